@@ -1,0 +1,231 @@
+"""YOLOv5 detectors of releases 6 and 7 (6x6 stem, SPPF), sizes n, s, m, l and x.
+
+The modules carry the names of the published checkpoints' state dicts (``model.0.conv.weight`` to
+``model.24.m.2.bias``), so that such a state dict loads with ``strict=True``. Architecture facts
+(channels, repeats, kernel sizes, anchors, the box decoding) are those of the published model
+configurations; the code is this project's own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+STRIDES = (8, 16, 32)
+"""Input pixels per grid cell of the three output scales."""
+
+COCO_ANCHORS = (
+    ((10.0, 13.0), (16.0, 30.0), (33.0, 23.0)),
+    ((30.0, 61.0), (62.0, 45.0), (59.0, 119.0)),
+    ((116.0, 90.0), (156.0, 198.0), (373.0, 326.0)),
+)
+"""Anchor widths and heights in input pixels, per scale: the published k-means result on COCO at 640."""
+
+
+class Size(NamedTuple):
+    """How one size scales the repeats (depth) and the channels (width) of the base network."""
+
+    depth: float
+    width: float
+
+
+SIZES = {
+    "yolov5n": Size(0.33, 0.25),
+    "yolov5s": Size(0.33, 0.50),
+    "yolov5m": Size(0.67, 0.75),
+    "yolov5l": Size(1.00, 1.00),
+    "yolov5x": Size(1.33, 1.25),
+}
+
+
+class Conv(nn.Module):
+    """Convolution, batch norm and SiLU; halves the image when ``stride`` is 2."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, pad: int | None = None):
+        super().__init__()
+        pad = kernel // 2 if pad is None else pad
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, pad, bias=False)
+        self.bn = nn.BatchNorm2d(c_out, eps=1e-3, momentum=0.03)
+        self.act = nn.SiLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.act(self.bn(self.conv(x))))
+
+
+class Bottleneck(nn.Module):
+    """A 1x1 and a 3x3 convolution, added to the input where ``shortcut`` is set."""
+
+    def __init__(self, channels: int, shortcut: bool):
+        super().__init__()
+        self.cv1 = Conv(channels, channels, 1)
+        self.cv2 = Conv(channels, channels, 3)
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = cast(Tensor, self.cv2(self.cv1(x)))
+        return x + y if self.shortcut else y
+
+
+class C3(nn.Module):
+    """Cross-stage block: one half of the channels through ``repeats`` bottlenecks, one half past them."""
+
+    def __init__(self, c_in: int, c_out: int, repeats: int, shortcut: bool = True):
+        super().__init__()
+        hidden = c_out // 2
+        self.cv1 = Conv(c_in, hidden)
+        self.cv2 = Conv(c_in, hidden)
+        self.cv3 = Conv(2 * hidden, c_out)
+        self.m = nn.Sequential(*(Bottleneck(hidden, shortcut) for _ in range(repeats)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1)))
+
+
+class SPPF(nn.Module):
+    """Spatial pyramid pooling: 5x5 max pooling applied once, twice and three times, concatenated."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__()
+        hidden = c_in // 2
+        self.cv1 = Conv(c_in, hidden)
+        self.cv2 = Conv(hidden * 4, c_out)
+        self.m = nn.MaxPool2d(5, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.cv1(x)
+        once = self.m(x)
+        twice = self.m(once)
+        return cast(Tensor, self.cv2(torch.cat((x, once, twice, self.m(twice)), 1)))
+
+
+class Concat(nn.Module):
+    """Joins two feature maps along the channels; a module so that it keeps its layer number."""
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return torch.cat((x, other), 1)
+
+
+class Detect(nn.Module):
+    """Turns three feature maps into boxes.
+
+    In training mode ``forward`` returns the raw maps, one ``[N, anchors, H, W, 5 + classes]`` each.
+    In evaluation mode it returns ``[N, boxes, 5 + classes]`` float: box centre x and y, width and
+    height in input pixels, objectness and class scores in 0..1. Boxes run scale by scale (stride 8
+    first), then anchor, row, column, as in the published model.
+    """
+
+    anchors: Tensor
+
+    def __init__(self, classes: int, channels: tuple[int, int, int], per_cell: int = 3):
+        super().__init__()
+        self.outputs = 5 + classes
+        self.per_cell = per_cell
+        self.m = nn.ModuleList(nn.Conv2d(c, self.outputs * per_cell, 1) for c in channels)
+        pixels = torch.tensor(COCO_ANCHORS) if per_cell == 3 else torch.ones(3, per_cell, 2)
+        self.register_buffer("anchors", pixels / torch.tensor(STRIDES).view(3, 1, 1))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor] | Tensor:
+        raw = []
+        for head, x in zip(self.m, maps, strict=True):
+            y = head(x)
+            n, _, height, width = y.shape
+            raw.append(
+                y.view(n, self.per_cell, self.outputs, height, width).permute(0, 1, 3, 4, 2).contiguous()
+            )
+        if self.training:
+            return raw
+        return torch.cat([self.decode(y, i) for i, y in enumerate(raw)], 1)
+
+    def decode(self, raw: Tensor, scale: int) -> Tensor:
+        """Boxes of one scale: ``[N, anchors, H, W, 5 + classes]`` to ``[N, boxes, 5 + classes]``."""
+        n, _, height, width, _ = raw.shape
+        stride = STRIDES[scale]
+        y = raw.sigmoid()
+        rows, columns = torch.meshgrid(
+            torch.arange(height, device=raw.device, dtype=raw.dtype),
+            torch.arange(width, device=raw.device, dtype=raw.dtype),
+            indexing="ij",
+        )
+        cells = torch.stack((columns, rows), 2).view(1, 1, height, width, 2) - 0.5
+        anchors = (self.anchors[scale] * stride).to(raw.dtype).view(1, self.per_cell, 1, 1, 2)
+        centre = (y[..., 0:2] * 2 + cells) * stride
+        size = (y[..., 2:4] * 2) ** 2 * anchors
+        return torch.cat((centre, size, y[..., 4:]), 4).view(
+            n, self.per_cell * height * width, self.outputs
+        )
+
+
+class YOLOv5(nn.Module):
+    """One YOLOv5 detector.
+
+    Input: ``[N, 3, H, W]`` float, RGB, 0..1, H and W multiples of 32.
+    Output: as ``Detect``.
+
+    Args:
+        size: a key of ``SIZES``.
+        classes: how many classes, at least 1.
+        per_cell: anchors per grid cell and scale, 3 in every published model.
+
+    Raises:
+        KeyError: an unknown size.
+    """
+
+    def __init__(self, size: str, classes: int, per_cell: int = 3):
+        super().__init__()
+        scale = SIZES[size]
+
+        def ch(channels: int) -> int:
+            return math.ceil(channels * scale.width / 8) * 8
+
+        def rep(repeats: int) -> int:
+            return max(round(repeats * scale.depth), 1)
+
+        self.size = size
+        self.classes = classes
+        self.model = nn.ModuleList(
+            [
+                Conv(3, ch(64), 6, 2, 2),
+                Conv(ch(64), ch(128), 3, 2),
+                C3(ch(128), ch(128), rep(3)),
+                Conv(ch(128), ch(256), 3, 2),
+                C3(ch(256), ch(256), rep(6)),
+                Conv(ch(256), ch(512), 3, 2),
+                C3(ch(512), ch(512), rep(9)),
+                Conv(ch(512), ch(1024), 3, 2),
+                C3(ch(1024), ch(1024), rep(3)),
+                SPPF(ch(1024), ch(1024)),
+                Conv(ch(1024), ch(512)),
+                nn.Upsample(scale_factor=2, mode="nearest"),
+                Concat(),
+                C3(2 * ch(512), ch(512), rep(3), shortcut=False),
+                Conv(ch(512), ch(256)),
+                nn.Upsample(scale_factor=2, mode="nearest"),
+                Concat(),
+                C3(2 * ch(256), ch(256), rep(3), shortcut=False),
+                Conv(ch(256), ch(256), 3, 2),
+                Concat(),
+                C3(2 * ch(256), ch(512), rep(3), shortcut=False),
+                Conv(ch(512), ch(512), 3, 2),
+                Concat(),
+                C3(2 * ch(512), ch(1024), rep(3), shortcut=False),
+                Detect(classes, (ch(256), ch(512), ch(1024)), per_cell),
+            ]
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor] | Tensor:
+        layer = self.model
+        for i in range(5):
+            x = layer[i](x)
+        stride8 = x
+        x = layer[6](layer[5](x))
+        stride16 = x
+        top = layer[10](layer[9](layer[8](layer[7](x))))
+        x = layer[13](layer[12](layer[11](top), stride16))
+        middle = layer[14](x)
+        small = layer[17](layer[16](layer[15](middle), stride8))
+        medium = layer[20](layer[19](layer[18](small), middle))
+        large = layer[23](layer[22](layer[21](medium), top))
+        return cast("list[Tensor] | Tensor", layer[24]([small, medium, large]))
