@@ -1,0 +1,1 @@
+"""Everything that travels inside an archive and runs in a TorchServe worker."""

@@ -1,0 +1,189 @@
+"""The flow that all handlers share: decode each -> infer the good ones -> encode each."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+from handlers import payload
+from handlers.context import Context
+from handlers.errors import InternalFault, ItemError, OutOfMemory
+from handlers.passport import Passport
+from handlers.runtimes import Loaded
+from handlers.stages import Stages
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+T = TypeVar("T")
+
+
+class Handler(ABC, Generic[Item, Result]):
+    """Answers batches of requests with one loaded model.
+
+    Subclasses say how one payload is decoded, how a list of items is inferred, and how one result
+    is encoded. An item that raises ``ItemError`` gets that error's status; the others are answered.
+
+    Args:
+        passport: the archive's record.
+        loaded: the runtime, activated, and why it is not the accelerated one, if so.
+        threads: how many items are decoded side by side.
+    """
+
+    def __init__(self, passport: Passport, loaded: Loaded, threads: int = 1):
+        self.passport = passport
+        self.runtime = loaded.runtime
+        self.artefact = loaded.artefact
+        self.fallback = loaded.fallback
+        self.stages = Stages()
+        self._pool = ThreadPoolExecutor(threads, "decode") if threads > 1 else None
+
+    def read(self, row: Mapping[str, Any]) -> bytes:
+        """The bytes that a request carries; raises ``ItemError``."""
+        return payload.read(row)
+
+    @abstractmethod
+    def decode(self, data: bytes) -> Item:
+        """One request's bytes to an item; raises ``ItemError``."""
+
+    @abstractmethod
+    def infer(self, items: Sequence[Item]) -> Sequence[Result]:
+        """As many results as items, in the same order."""
+
+    @abstractmethod
+    def encode(self, item: Item, result: Result, accept: str) -> tuple[bytes, str]:
+        """One answer's bytes and media type.
+
+        Args:
+            accept: the request's Accept header in lower case, or "".
+        """
+
+    def handle(self, rows: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
+        """Answers one batch: as many answers as rows, each with its own status."""
+        with self.stages.measure("decode"):
+            decoded = self._each(lambda row: self.decode(self.read(row)), rows)
+        good = [i for i, item in enumerate(decoded) if not isinstance(item, ItemError)]
+        results = self._infer_good([decoded[i] for i in good])
+        outcomes: list[Any] = list(decoded)
+        for i, result in zip(good, results, strict=True):
+            outcomes[i] = result
+        with self.stages.measure("encode"):
+            answers = [
+                self._answer(i, item, outcome, context)
+                for i, (item, outcome) in enumerate(zip(decoded, outcomes, strict=True))
+            ]
+        self.stages.count([status for _, status in answers])
+        self.stages.report(context)
+        return [body for body, _ in answers]
+
+    def describe(self) -> dict[str, Any]:
+        """What is loaded, for the management API and for every answer's reader."""
+        p = self.passport
+        return {
+            "model": self.model_info(),
+            "runtime": self.runtime_info(),
+            "precision_asked": self.artefact.precision_asked,
+            "source": p.source,
+            "inputs": [spec.__dict__ for spec in p.inputs],
+            "outputs": [spec.__dict__ for spec in p.outputs],
+            "labels": list(p.labels),
+            "settings": p.settings,
+            "gate": p.gate,
+        }
+
+    def model_info(self) -> dict[str, str]:
+        p = self.passport
+        return {"name": p.name, "version": p.version, "task": p.task}
+
+    def runtime_info(self) -> dict[str, str | None]:
+        return {
+            "name": self.runtime.name,
+            "precision": self.runtime.precision,
+            "fallback": self.fallback,
+        }
+
+    def _each(self, function: Callable[[Any], T], values: Sequence[Any]) -> list[T | ItemError]:
+        def guarded(value: Any) -> T | ItemError:
+            return _guard(lambda: function(value))
+
+        if self._pool and len(values) > 1:
+            return list(self._pool.map(guarded, values))
+        return [guarded(v) for v in values]
+
+    def _infer_good(self, items: list[Any]) -> list[Result | ItemError]:
+        """Infers all items at once; if that fails, each alone, so that one cannot fail the others."""
+        if not items:
+            return []
+        results = _guard(lambda: self._infer_counted(items))
+        if not isinstance(results, ItemError):
+            return list(results)
+        if len(items) == 1:
+            return [results]
+        singles = [_guard(lambda item=item: self._infer_counted([item])) for item in items]  # type: ignore[misc]
+        return [s if isinstance(s, ItemError) else s[0] for s in singles]
+
+    def _infer_counted(self, items: list[Any]) -> Sequence[Result]:
+        results = self.infer(items)
+        if len(results) != len(items):
+            raise InternalFault(
+                f"{len(results)} results for {len(items)} items: none is given, "
+                "since they could be another request's"
+            )
+        return results
+
+    def _answer(self, i: int, item: Any, outcome: Any, context: Context) -> tuple[bytes, int]:
+        if not isinstance(outcome, ItemError):
+            accept = header(context.get_all_request_header(i), "accept")
+            encoded = _guard(lambda: self.encode(item, outcome, accept))
+            if not isinstance(encoded, ItemError):
+                body, media_type = encoded
+                context.set_response_status(200, idx=i)
+                context.set_response_content_type(i, media_type)
+                return body, 200
+            outcome = encoded
+        context.set_response_status(outcome.status, type(outcome).__name__, idx=i)
+        context.set_response_content_type(i, "application/json")
+        return error_body(outcome), outcome.status
+
+
+def error_body(error: ItemError) -> bytes:
+    """The JSON answer for a refused item, in the shape of TorchServe's own errors."""
+    return json.dumps(
+        {"code": error.status, "type": type(error).__name__, "message": str(error)}
+    ).encode()
+
+
+def header(headers: Mapping[str, Any], name: str) -> str:
+    """A request header's value in lower case, whatever case its name was sent in; "" if absent."""
+    for key, value in headers.items():
+        if key.lower() == name and isinstance(value, str):
+            return value.lower()
+    return ""
+
+
+def threads_per_worker() -> int:
+    """How many threads one worker may use: ``OMP_NUM_THREADS``, else every usable core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(asked)) if asked.isdigit() else len(os.sched_getaffinity(0))
+
+
+def _guard(function: Callable[[], T]) -> T | ItemError:
+    try:
+        return function()
+    except ItemError as e:
+        return e
+    except MemoryError:
+        logger.exception("out of memory")
+        return OutOfMemory("the worker ran out of memory for this batch: send fewer or smaller items")
+    except Exception as e:
+        if "out of memory" in str(e).lower():
+            logger.exception("out of memory")
+            return OutOfMemory("the device ran out of memory for this batch: send fewer items at once")
+        logger.exception("a request failed inside the handler")
+        return InternalFault(f"a fault inside the handler ({type(e).__name__}): see the worker's log")

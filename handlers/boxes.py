@@ -1,0 +1,66 @@
+"""Boxes of a detector: suppression of duplicates, and back to the picture's own pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers.images import Letterbox
+
+Boxes = NDArray[np.float32]
+"""``[M, 6]``: x1, y1, x2, y2 in pixels, confidence in 0..1, class index."""
+
+MAX_CANDIDATES = 30_000
+"""Most confident boxes that enter suppression; YOLOv5 has the same bound."""
+
+CLASS_OFFSET = 7680.0
+"""Pixels between the classes' copies of the plane, so that one pass keeps classes apart."""
+
+
+def nms(prediction: Boxes, confidence: float, iou: float, max_detections: int) -> Boxes:
+    """Greedy non-maximum suppression within each class, best class per box.
+
+    Args:
+        prediction: ``[B, 5 + classes]`` float32: centre x and y, width and height in pixels,
+            objectness and class scores in 0..1.
+        confidence: boxes of at most this confidence (objectness times class score) are dropped.
+        iou: a box is dropped when its overlap with a better one of its class is larger than this.
+        max_detections: the best so many are kept.
+
+    Returns:
+        ``[M, 6]``, most confident first.
+    """
+    prediction = prediction[prediction[:, 4] > confidence]
+    scores = prediction[:, 5:] * prediction[:, 4:5]
+    classes = scores.argmax(1) if len(scores) else np.zeros(0, np.int64)
+    best = scores[np.arange(len(scores)), classes]
+    keep = best > confidence
+    centre, half = prediction[keep, 0:2], prediction[keep, 2:4] / 2
+    found = np.concatenate(
+        (centre - half, centre + half, best[keep, None], classes[keep, None]), axis=1
+    ).astype(np.float32)
+    found = found[np.argsort(-found[:, 4], kind="stable")[:MAX_CANDIDATES]]
+    return found[_greedy(found, iou, max_detections)]
+
+
+def _greedy(found: Boxes, threshold: float, limit: int) -> list[int]:
+    corners = found[:, :4] + found[:, 5:6] * np.float32(CLASS_OFFSET)
+    area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+    left = np.arange(len(found))
+    kept: list[int] = []
+    while left.size and len(kept) < limit:
+        first, left = left[0], left[1:]
+        kept.append(int(first))
+        low = np.maximum(corners[first, :2], corners[left, :2])
+        high = np.minimum(corners[first, 2:], corners[left, 2:])
+        shared = np.clip(high - low, 0, None).prod(1)
+        left = left[shared <= threshold * (area[first] + area[left] - shared)]
+    return kept
+
+
+def to_picture(boxes: Boxes, place: Letterbox, width: int, height: int) -> Boxes:
+    """From pixels of the letterboxed input to pixels of the picture, cut at its borders."""
+    result = boxes.copy()
+    result[:, [0, 2]] = ((boxes[:, [0, 2]] - place.left) / place.scale).clip(0, width)
+    result[:, [1, 3]] = ((boxes[:, [1, 3]] - place.top) / place.scale).clip(0, height)
+    return result

@@ -1,0 +1,49 @@
+"""Detections drawn into their picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+COLOURS = (
+    (230, 57, 70),
+    (29, 120, 190),
+    (42, 157, 100),
+    (231, 111, 20),
+    (120, 80, 180),
+    (190, 150, 10),
+    (20, 150, 160),
+    (200, 60, 140),
+)
+
+
+def draw(image: NDArray[np.uint8], detections: Sequence[Mapping[str, Any]]) -> NDArray[np.uint8]:
+    """A copy of the picture with each box, its class name and its confidence.
+
+    Args:
+        image: ``[H, W, 3]`` uint8 RGB.
+        detections: as in the JSON answer: "class", "class_id", "confidence", "box" (xyxy, pixels).
+
+    Returns:
+        ``[H, W, 3]`` uint8 RGB.
+    """
+    canvas = image.copy()
+    height, width = canvas.shape[:2]
+    line = max(1, round((height + width) / 800))
+    size = max(0.4, (height + width) / 3200)
+    for d in reversed(detections):
+        colour = COLOURS[int(d["class_id"]) % len(COLOURS)]
+        x1, y1, x2, y2 = (round(v) for v in d["box"])
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, line, cv2.LINE_AA)
+        text = f"{d['class']} {d['confidence']:.2f}"
+        (w, h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, line)
+        x = min(max(x1, 0), max(width - w - 4, 0))
+        y = y1 - base - 2 if y1 - h - base - 4 >= 0 else min(y1 + h + 4, height - base)
+        cv2.rectangle(canvas, (x, y - h - 2), (x + w + 4, y + base), colour, -1)
+        white = (255, 255, 255)
+        cv2.putText(canvas, text, (x + 2, y), cv2.FONT_HERSHEY_SIMPLEX, size, white, line, cv2.LINE_AA)
+    return canvas

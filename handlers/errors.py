@@ -1,0 +1,75 @@
+"""What can go wrong, in words for the person who can mend it.
+
+Every message is one line that names what came, what was expected and, where there is one, the
+next action. A ``KitError`` is a user's mistake or a refused input; anything else is a bug.
+"""
+
+from __future__ import annotations
+
+
+class KitError(Exception):
+    """A mistake of the user or a refused input; ``str(error)`` is one line."""
+
+
+class ArchiveError(KitError):
+    """An archive or its passport is damaged, foreign or unsafe."""
+
+
+class RuntimeMissing(KitError):
+    """A runtime's library is not installed.
+
+    Args:
+        library: the package's name as pip knows it.
+        reason: the import's own message.
+    """
+
+    def __init__(self, library: str, reason: object):
+        first = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+        super().__init__(f"{library} cannot be loaded ({first}): pip install {library}")
+        self.library = library
+
+
+class ItemError(KitError):
+    """One request of a batch cannot be answered; the others can.
+
+    Attributes:
+        status: the HTTP status of the answer.
+    """
+
+    status = 500
+
+
+class BadInput(ItemError):
+    """The bytes are not what they should be (empty, truncated, not decodable)."""
+
+    status = 400
+
+
+class TooLarge(ItemError):
+    """The input would need more memory than the archive allows."""
+
+    status = 413
+
+
+class UnsupportedFormat(ItemError):
+    """A format that is not on the allow-list."""
+
+    status = 415
+
+
+class Unprocessable(ItemError):
+    """Readable, but of a shape, type or value that the model does not take."""
+
+    status = 422
+
+
+class InternalFault(ItemError):
+    """A fault of the kit itself; the worker's log has the traceback."""
+
+    status = 500
+
+
+class OutOfMemory(ItemError):
+    """The worker or the device ran out of memory for this batch."""
+
+    status = 507

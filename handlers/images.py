@@ -1,0 +1,141 @@
+"""From the bytes of a picture to the pixels that a detector or classifier takes."""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from handlers.errors import BadInput, TooLarge, UnsupportedFormat
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""The formats that are decoded; every other one is refused."""
+
+MAX_PIXELS = 50_000_000
+"""Largest picture that is decoded: 150 MB as RGB."""
+
+PADDING = 114
+"""Grey value around a letterboxed picture, as in YOLOv5's training."""
+
+OTHER_FORMATS = {
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"%!PS": "PostScript",
+    b"\xc5\xd0\xd3\xc6": "EPS",
+    b"GIF8": "GIF",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+    b"<?xm": "XML or SVG",
+    b"<!DO": "HTML",
+    b"<htm": "HTML",
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"\x00\x00\x01\x00": "ICO",
+    b"\x00\x00\x00\x0cjP": "JPEG 2000",
+}
+
+Image.MAX_IMAGE_PIXELS = None  # this module's own limit answers with a status instead of a warning
+
+
+class Letterbox(NamedTuple):
+    """How a picture was fitted into the model's input: ``model = picture * scale + (left, top)``."""
+
+    scale: float
+    left: int
+    top: int
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Pixels of a JPEG, PNG, WebP or BMP, turned upright as its EXIF orientation says.
+
+    Returns:
+        ``[H, W, 3]`` uint8, RGB. Transparency is dropped, 16-bit grey keeps its upper 8 bits.
+
+    Raises:
+        UnsupportedFormat: a known format that is not on the allow-list.
+        BadInput: no picture, or a truncated one.
+        TooLarge: the header claims more than ``max_pixels`` (checked before pixels are allocated).
+    """
+    picture = _open(data)
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise TooLarge(
+            f"the {picture.format} claims {width}x{height} = {width * height:,} pixels; "
+            f"at most {max_pixels:,} are decoded"
+        )
+    try:
+        picture.load()
+    except MemoryError:
+        raise TooLarge(f"no memory for the {width}x{height} pixels of the picture") from None
+    except Exception as e:  # decoders raise many types for damaged data
+        raise BadInput(f"the {picture.format} is damaged or truncated ({_first_line(e)})") from None
+    return _rgb(_upright(picture))
+
+
+def letterbox(
+    image: NDArray[np.uint8], height: int, width: int
+) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Scales a picture to fit ``height`` x ``width``, centred on grey.
+
+    Args:
+        image: ``[H, W, 3]`` uint8.
+
+    Returns:
+        ``[height, width, 3]`` uint8, and where the picture lies in it.
+    """
+    h, w = image.shape[:2]
+    scale = min(height / h, width / w)
+    new_w, new_h = max(1, round(w * scale)), max(1, round(h * scale))
+    if (new_h, new_w) != (h, w):
+        image = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
+    left, top = (width - new_w) // 2, (height - new_h) // 2
+    canvas = np.full((height, width, 3), PADDING, np.uint8)
+    canvas[top : top + new_h, left : left + new_w] = image
+    return canvas, Letterbox(scale, left, top)
+
+
+def encode_jpeg(image: NDArray[np.uint8], quality: int = 90) -> bytes:
+    """JPEG file of ``[H, W, 3]`` uint8 RGB."""
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise BadInput("an empty picture: 0 bytes came")
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception as e:  # header parsers raise many types for damaged data
+        head = data.lstrip()[:8]
+        for magic, name in OTHER_FORMATS.items():
+            if head.startswith(magic):
+                raise UnsupportedFormat(f"{name} came; expected {', '.join(FORMATS)}") from None
+        if data[4:8] == b"ftyp":
+            raise UnsupportedFormat(f"HEIC, AVIF or MP4 came; expected {', '.join(FORMATS)}") from None
+        reason = "" if isinstance(e, Image.UnidentifiedImageError) else f" ({_first_line(e)})"
+        raise BadInput(
+            f"{len(data)} bytes that are no picture{reason}; expected {', '.join(FORMATS)}"
+        ) from None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # broken EXIF data is no reason to refuse good pixels
+        return picture
+
+
+def _rgb(picture: Image.Image) -> NDArray[np.uint8]:
+    if picture.mode.startswith("I;16"):
+        grey = (np.asarray(picture) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.ascontiguousarray(picture.convert("RGB"))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,79 @@
+"""The programs that run a model, behind one interface.
+
+A runtime is made from an archive's folder without touching the device, and loads the model when
+it is activated. Its library is imported only then, so a worker holds in memory just the one it uses.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from handlers.errors import ArchiveError, RuntimeMissing
+from handlers.passport import Artefact, Passport
+from handlers.runtimes.base import Runtime
+
+logger = logging.getLogger(__name__)
+
+RUNTIMES = {
+    "torchscript": "handlers.runtimes.torchscript:TorchScript",
+    "onnxruntime": "handlers.runtimes.onnxruntime_:OnnxRuntime",
+    "openvino": "handlers.runtimes.openvino_:OpenVino",
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An activated runtime, the artefact it runs, and why it is not the accelerated one, if so."""
+
+    runtime: Runtime
+    artefact: Artefact
+    fallback: str | None = None
+
+
+def make(folder: Path, passport: Passport, artefact: Artefact, threads: int) -> Runtime:
+    """The runtime for one artefact, not yet activated.
+
+    Raises:
+        ArchiveError: a runtime that this kit does not know.
+    """
+    if artefact.runtime not in RUNTIMES:
+        raise ArchiveError(
+            f"the archive asks for runtime {artefact.runtime!r}; known: {', '.join(RUNTIMES)}"
+        )
+    module, _, name = RUNTIMES[artefact.runtime].partition(":")
+    runtime: type[Runtime] = getattr(importlib.import_module(module), name)
+    return runtime(folder, artefact, passport.inputs, threads)
+
+
+def load(folder: Path, passport: Passport, wanted: str, threads: int) -> Loaded:
+    """Activates the wanted artefact, or the portable one where the wanted one's library is missing.
+
+    Args:
+        wanted: a key of ``passport.artefacts``.
+        threads: how many threads the runtime may use.
+
+    Raises:
+        ArchiveError: no such artefact.
+        RuntimeMissing: its library is missing and there is no portable module.
+    """
+    if wanted not in passport.artefacts:
+        raise ArchiveError(f"no artefact {wanted!r}; it holds {', '.join(passport.artefacts)}")
+    artefact = passport.artefacts[wanted]
+    try:
+        runtime = make(folder, passport, artefact, threads)
+        runtime.activate()
+    except RuntimeMissing as e:
+        portable = passport.artefacts.get("portable")
+        if portable is None or portable is artefact:
+            raise
+        runtime = make(folder, passport, portable, threads)
+        runtime.activate()
+        return Loaded(runtime, portable, f"{e}; the portable {runtime.name} module serves instead")
+    asked = artefact.precision_found.get("label", runtime.precision)
+    if runtime.precision != asked:
+        note = f"packed as {asked}, but this machine runs it in {runtime.precision}"
+        return Loaded(runtime, artefact, note)
+    return Loaded(runtime, artefact)

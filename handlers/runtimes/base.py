@@ -1,0 +1,80 @@
+"""What every runtime offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers.passport import Artefact, TensorSpec
+
+
+class Runtime(ABC):
+    """Runs one artefact.
+
+    Args:
+        folder: where the archive was unpacked.
+        artefact: what to load.
+        inputs: the model's inputs.
+        threads: how many threads it may use.
+
+    Attributes:
+        name: the runtime's key in ``RUNTIMES``.
+        precision: element type that the model runs in here: "f32", "bf16" or "int8"; what the
+            artefact was packed with, until ``activate`` has asked the library.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, folder: Path, artefact: Artefact, inputs: tuple[TensorSpec, ...], threads: int = 1
+    ):
+        self.folder = folder
+        self.artefact = artefact
+        self.inputs = inputs
+        self.threads = threads
+        self.precision = artefact.precision_asked
+
+    @abstractmethod
+    def activate(self) -> None:
+        """Imports the library and loads the model.
+
+        Raises:
+            RuntimeMissing: the library is not installed.
+        """
+
+    @abstractmethod
+    def infer(
+        self, inputs: dict[str, NDArray[Any]], every: bool = False
+    ) -> dict[str, NDArray[Any]]:
+        """Runs the model once.
+
+        Args:
+            inputs: a contiguous array for each input, of its dtype and shape.
+            every: all outputs of the graph; otherwise only those that the handler reads
+                (``wanted``).
+
+        Returns:
+            An array for each output, by name; valid until the next call.
+        """
+
+    def wanted(self, outputs: Sequence[str]) -> list[str]:
+        """The outputs that the handler reads: the one that the artefact ends in, or all tensors."""
+        end = self.artefact.output
+        return [end] if end in outputs else list(outputs)
+
+    def warm_up(self) -> None:
+        """Two calls on mid-range values, where the input's size is known: the first calls are slow."""
+        feed = {}
+        for spec in self.inputs:
+            if any(isinstance(n, str) for n in spec.shape[1:]):
+                return
+            shape = tuple(n if isinstance(n, int) else 1 for n in spec.shape)
+            low, high = spec.range or (0, 1)
+            feed[spec.name] = np.full(shape, (low + high) // 2 if high > 1 else high / 2, spec.dtype)
+        for _ in range(2):
+            self.infer(feed)

@@ -1,0 +1,138 @@
+"""Raw tensors in, raw tensors out: any ONNX or TorchScript model."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers.base import Handler
+from handlers.errors import BadInput, TooLarge, Unprocessable
+from handlers.passport import TensorSpec
+
+Tensors = dict[str, NDArray[Any]]
+
+MAX_BYTES = 1 << 30
+"""Largest array that a request may claim, in bytes."""
+
+
+class TensorHandler(Handler[Tensors, Tensors]):
+    """One request is one call of the model: every axis is the client's, the batch axis too.
+
+    Taken: a ``.npy`` file (models with one input), a ``.npz`` file, or JSON
+    ``{"inputs": {"name": nested lists}}``. Answered: JSON, or ``.npz`` where the client accepts
+    ``application/x-npz``.
+    """
+
+    def read(self, row: Mapping[str, Any]) -> bytes:
+        value = row.get("body", row.get("data"))
+        if isinstance(value, Mapping) and "inputs" in value:
+            return json.dumps(value).encode()
+        if isinstance(value, (bytes, bytearray)) and value[:1] == b"{":
+            return bytes(value)
+        return super().read(row)
+
+    def decode(self, data: bytes) -> Tensors:
+        given = _read(data, [spec.name for spec in self.passport.inputs])
+        return {s.name: check(given, s) for s in self.passport.inputs}
+
+    def infer(self, items: Sequence[Tensors]) -> Sequence[Tensors]:
+        with self.stages.measure("infer"):
+            return [self.runtime.infer(item) for item in items]
+
+    def encode(self, item: Tensors, result: Tensors, accept: str) -> tuple[bytes, str]:
+        if "application/x-npz" in accept:
+            out = io.BytesIO()
+            np.savez(out, **result)  # type: ignore[arg-type]
+            return out.getvalue(), "application/x-npz"
+        bad = [name for name, value in result.items() if not np.isfinite(value).all()]
+        if bad:
+            raise Unprocessable(
+                f"output {', '.join(bad)} holds NaN or infinity, which JSON cannot carry: "
+                "ask with 'Accept: application/x-npz', or check the input's values"
+            )
+        answer = {
+            "model": self.model_info(),
+            "runtime": self.runtime_info(),
+            "outputs": {
+                name: {"shape": v.shape, "dtype": str(v.dtype), "data": v.tolist()}
+                for name, v in result.items()
+            },
+        }
+        return json.dumps(answer).encode(), "application/json"
+
+
+def check(given: Tensors, spec: TensorSpec) -> NDArray[Any]:
+    """The array for one input, contiguous and of the input's own type.
+
+    Raises:
+        BadInput: the input is missing.
+        Unprocessable: another rank, size, or a type that does not convert without loss of meaning.
+    """
+    if spec.name not in given:
+        raise BadInput(f"inputs {', '.join(given) or 'none'} came; expected {spec.name}")
+    value = given[spec.name]
+    fits = len(value.shape) == len(spec.shape) and all(
+        isinstance(want, str) or want == got
+        for want, got in zip(spec.shape, value.shape, strict=True)
+    )
+    if not fits:
+        raise Unprocessable(
+            f"{spec.name}: shape {list(value.shape)} came; expected {list(spec.shape)}"
+        )
+    if value.size == 0:
+        raise Unprocessable(f"{spec.name}: shape {list(value.shape)} holds no values")
+    if not np.can_cast(value.dtype, spec.dtype, "same_kind"):
+        raise Unprocessable(f"{spec.name}: {value.dtype} came; expected {spec.dtype}")
+    return np.ascontiguousarray(value, dtype=spec.dtype)
+
+
+def _read(data: bytes, names: list[str]) -> Tensors:
+    try:
+        if data[:6] == b"\x93NUMPY":
+            if len(names) != 1:
+                raise BadInput(f"one .npy array came; the model has inputs {', '.join(names)}: send .npz")
+            return {names[0]: _npy(data)}
+        if data[:4] == b"PK\x03\x04":
+            with zipfile.ZipFile(io.BytesIO(data)) as z:
+                if sum(info.file_size for info in z.infolist()) > MAX_BYTES:
+                    raise TooLarge(f"the .npz unpacks to more than {MAX_BYTES:,} bytes")
+                return {i.filename.removesuffix(".npy"): _npy(z.read(i)) for i in z.infolist()}
+        inputs = json.loads(data)["inputs"]
+        if not isinstance(inputs, dict):
+            inputs = {names[0]: inputs}
+        return {name: _array(value) for name, value in inputs.items()}
+    except (BadInput, TooLarge):
+        raise
+    except Exception as e:  # NumPy, zip and JSON readers raise many types for damaged data
+        reason = (str(e) or type(e).__name__).splitlines()[0]
+        raise BadInput(
+            f"{len(data)} bytes that are no .npy, .npz or JSON with \"inputs\" ({reason})"
+        ) from None
+
+
+def _npy(data: bytes) -> NDArray[Any]:
+    f = io.BytesIO(data)
+    version = np.lib.format.read_magic(f)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(f)
+    claimed = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if claimed > MAX_BYTES:
+        raise TooLarge(f"the array claims {claimed:,} bytes; at most {MAX_BYTES:,}")
+    if claimed > len(data):
+        raise BadInput(f"the array's header claims {claimed:,} bytes, {len(data):,} came: truncated")
+    return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+
+
+def _array(value: Any) -> NDArray[Any]:
+    array = np.asarray(value)
+    if array.dtype.kind == "f":
+        return array.astype(np.float32)
+    if array.dtype.kind not in "iub":
+        raise BadInput(f"lists of {array.dtype} came; expected numbers in equally long rows")
+    return array
