@@ -1,0 +1,79 @@
+"""Send a picture to the server, print what it detects or save it with the boxes drawn.
+
+python examples/client.py img.jpg
+python examples/client.py img.jpg --save out.jpg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import requests
+
+JSON, JPEG = "application/json", "image/jpeg"
+
+
+class ClientError(Exception):
+    """One line for the user."""
+
+
+def predict(url: str, picture: bytes, accept: str = JSON, token: str | None = None) -> bytes:
+    """The server's answer to one picture (JPEG, PNG, WebP or BMP bytes).
+
+    Args:
+        url: ``http://host:port/predictions/model``.
+        accept: ``application/json`` for detections, ``image/jpeg`` for the drawn picture.
+        token: only where the server asks for one.
+    """
+    headers = {"Accept": accept}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        answer = requests.post(url, data=picture, headers=headers, timeout=60)
+    except requests.ConnectionError:
+        raise ClientError(f"nothing answers at {url}: start it with bash run.sh") from None
+    except requests.RequestException as e:
+        raise ClientError(f"{url}: {e}") from None
+    if answer.ok:
+        return answer.content
+    try:
+        reason = answer.json()["message"]
+    except (ValueError, KeyError, TypeError):
+        reason = answer.text[:200]
+    raise ClientError(f"{url} answered {answer.status_code}: {reason}")
+
+
+def detect(url: str, picture: bytes, token: str | None = None) -> list[dict[str, Any]]:
+    """Detections as in the answer: class, class_id, confidence, box (x1, y1, x2, y2 in pixels)."""
+    found: list[dict[str, Any]] = json.loads(predict(url, picture, JSON, token))["detections"]
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Detect objects in a picture.")
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("--url", default="http://127.0.0.1:8080/predictions/fd1")
+    parser.add_argument("--save", type=Path, help="write the picture with its boxes here")
+    parser.add_argument("--token", help="where the server asks for one")
+    args = parser.parse_args()
+    try:
+        picture = args.picture.read_bytes()
+        if args.save:
+            args.save.write_bytes(predict(args.url, picture, JPEG, args.token))
+            print(args.save)
+            return 0
+        for d in detect(args.url, picture, args.token):
+            x1, y1, x2, y2 = d["box"]
+            print(f"{d['class']:<16} {d['confidence']:.2f}  {x1:.1f},{y1:.1f} - {x2:.1f},{y2:.1f}")
+    except (ClientError, OSError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""The .mar file: written whole or not at all, and checked before anything of it is used.
+
+A .mar is a zip with ``MAR-INF/MANIFEST.json``, as TorchServe reads it. It is written here and not by
+torch-model-archiver, because that one flattens folders, works in a shared temporary folder named
+after the model and writes the archive in place.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from handlers import passport as passports
+from handlers.errors import ArchiveError, KitError
+from handlers.passport import Passport
+
+MANIFEST = "MAR-INF/MANIFEST.json"
+ARCHIVER_VERSION = "0.12.0"
+"""The torch-model-archiver whose manifest layout this follows."""
+
+MAX_MEMBERS = 10_000
+MAX_UNPACKED = 16 << 30
+MAX_RATIO = 200
+"""Bounds of an archive: files, bytes unpacked, and bytes unpacked per byte packed."""
+
+STORED = {".pt", ".bin", ".onnx", ".engine", ".plan"}
+"""Weights hardly shrink and are read at every start: they are stored, not compressed."""
+
+HANDLERS = Path(passports.__file__).parent
+
+
+def stage_handlers(stage: Path) -> None:
+    """Copies the ``handlers`` package into an archive's staging folder."""
+    for path in sorted(HANDLERS.rglob("*.py")):
+        target = stage / "handlers" / path.relative_to(HANDLERS)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def finish_stage(stage: Path, passport: Passport) -> Passport:
+    """Writes the manifest and the passport, with the hash of every file staged before it."""
+    manifest = {
+        "runtime": "python",
+        "model": {
+            "modelName": passport.name,
+            "modelVersion": passport.version,
+            "handler": "handlers.entry",
+        },
+        "archiverVersion": ARCHIVER_VERSION,
+    }
+    (stage / "MAR-INF").mkdir()
+    (stage / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    hashes = {
+        str(p.relative_to(stage).as_posix()): passports.sha256(p)
+        for p in sorted(stage.rglob("*"))
+        if p.is_file()
+    }
+    passport = Passport(**{**passport.__dict__, "files": hashes})
+    (stage / passports.FILE).write_text(passport.to_json(), encoding="utf-8")
+    return passport
+
+
+def pack(stage: Path, temporary: Path) -> None:
+    """Zips a staging folder; the same files give the same bytes."""
+    with zipfile.ZipFile(temporary, "w") as z:
+        for path in sorted(p for p in stage.rglob("*") if p.is_file()):
+            info = zipfile.ZipInfo(str(path.relative_to(stage).as_posix()), (1980, 1, 1, 0, 0, 0))
+            info.external_attr = (stat.S_IFREG | 0o644) << 16
+            info.create_system = 3
+            stored = path.suffix in STORED
+            info.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
+            with path.open("rb") as source, z.open(info, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+
+class Draft:
+    """A temporary file beside the archive that takes its place only when all went well.
+
+    Use as a context manager; ``commit`` renames. Without it, or after an error, the draft is removed
+    and an older archive of the same name stays as it was.
+    """
+
+    def __init__(self, target: Path):
+        self.target = target
+        self.path = Path()
+
+    def __enter__(self) -> Draft:
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            ".tmp", f".{self.target.name}.", self.target.parent
+        )
+        os.close(handle)
+        self.path = Path(name)
+        self.path.chmod(0o644)
+        return self
+
+    def commit(self) -> None:
+        """Makes the draft the archive, in one step."""
+        with self.path.open("rb") as f:
+            os.fsync(f.fileno())
+        self.path.replace(self.target)
+
+    def __exit__(self, *_: object) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def verify(path: Path) -> Passport:
+    """Checks a finished archive without unpacking it anywhere.
+
+    Structure (a readable zip, plain files inside their own folder, no links, within the bounds),
+    a passport, and every file's SHA-256 against it.
+
+    Returns:
+        The archive's passport.
+
+    Raises:
+        ArchiveError: one line with the archive's name and what is wrong.
+    """
+    try:
+        with zipfile.ZipFile(path) as z:
+            members = _members(z, path)
+            if passports.FILE not in members:
+                raise ArchiveError(
+                    f"{path.name}: no {passports.FILE}: not made by this kit; repack its model with "
+                    "python repack/model_repack.py"
+                )
+            with z.open(members[passports.FILE]) as f:
+                passport = Passport.from_json(f.read(MAX_MEMBERS * 1024), path.name)
+            _check_hashes(z, members, passport, path)
+            return passport
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as e:
+        raise ArchiveError(
+            f"{path.name}: no whole archive ({e}): truncated or damaged, copy or repack it again"
+        ) from None
+    except OSError as e:
+        raise ArchiveError(f"{path}: cannot be read ({e.strerror or e})") from None
+
+
+def unpack(path: Path, folder: Path) -> Passport:
+    """Checks an archive and unpacks it into a folder.
+
+    Raises:
+        ArchiveError: as ``verify``.
+        KitError: the folder's disk is full or not writable.
+    """
+    passport = verify(path)
+    try:
+        with zipfile.ZipFile(path) as z:
+            z.extractall(folder, [*passport.files, passports.FILE])
+    except OSError as e:
+        raise KitError(f"{folder}: cannot unpack {path.name} ({e.strerror or e})") from None
+    return passport
+
+
+def disk_error(e: OSError, where: Path) -> KitError:
+    """The user's line for a failed write."""
+    if e.errno == errno.ENOSPC:
+        return KitError(f"{where}: the disk is full; the archives there are as they were")
+    return KitError(f"{where}: cannot be written ({e.strerror or e})")
+
+
+def _members(z: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+    infos = z.infolist()
+    if len(infos) > MAX_MEMBERS:
+        raise ArchiveError(f"{path.name}: {len(infos):,} files, at most {MAX_MEMBERS:,}")
+    total = sum(i.file_size for i in infos)
+    bound = min(MAX_UNPACKED, MAX_RATIO * path.stat().st_size)
+    if total > bound:
+        raise ArchiveError(
+            f"{path.name}: unpacks to {total:,} bytes from {path.stat().st_size:,}; "
+            f"at most {bound:,} are allowed"
+        )
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in infos:
+        name = PurePosixPath(info.filename)
+        if name.is_absolute() or ".." in name.parts or "\\" in info.filename or ":" in info.filename:
+            raise ArchiveError(f"{path.name}: member {info.filename!r} points outside the archive")
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise ArchiveError(f"{path.name}: member {info.filename!r} is a link or device")
+        if info.filename in members:
+            raise ArchiveError(f"{path.name}: member {info.filename!r} is there twice")
+        members[info.filename] = info
+    return members
+
+
+def _check_hashes(
+    z: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], passport: Passport, path: Path
+) -> None:
+    import hashlib
+
+    present = {name for name in members if not name.endswith("/")} - {passports.FILE}
+    for names, what in (
+        (present - set(passport.files), "not named in its passport"),
+        (set(passport.files) - present, "named in its passport but missing"),
+    ):
+        if names:
+            raise ArchiveError(f"{path.name}: {sorted(names)[0]!r} is {what}")
+    for name, expected in passport.files.items():
+        digest = hashlib.sha256()
+        with z.open(members[name]) as f:
+            while block := f.read(1 << 20):
+                digest.update(block)
+        if digest.hexdigest() != expected:
+            raise ArchiveError(
+                f"{path.name}: {name} has checksum {digest.hexdigest()[:12]}..., its passport says "
+                f"{expected[:12]}...: changed since it was packed"
+            )

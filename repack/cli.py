@@ -1,0 +1,179 @@
+"""The command line of ``model_repack.py``: its flags, its table and its exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from handlers.errors import KitError
+from handlers.passport import Passport
+from repack.progress import say
+
+if TYPE_CHECKING:
+    from repack.candidates import Candidate
+    from repack.verify import GateResult
+
+__all__ = ["KitError", "Options", "Passport", "main", "table"]
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ROOT / "examples" / "shapes" / "yolov5n_shapes.pt"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for."""
+
+    weights: Path
+    name: str
+    version: str
+    imgsz: int
+    backend: str
+    precision: str
+    samples: Path | None
+    calibration: Path | None
+    model_store: Path
+    network: str | None
+    input_shapes: dict[str, tuple[int | str, ...]]
+    confidence: float
+    iou: float
+    max_detections: int
+    command: str
+
+
+def main(repack: Callable[[Options], Path], arguments: Sequence[str] | None = None) -> int:
+    """Runs ``repack`` and turns its outcome into an exit code: 0, 1 (mistake) or 3 (gate)."""
+    try:
+        options = parse(arguments)
+        target = repack(options)
+    except KitError as e:
+        gate: GateResult | None = getattr(e, "result", None)
+        if gate is not None:
+            say(gate_table(gate))
+        say(f"error: {e}")
+        return 1 if gate is None else 3
+    except ModuleNotFoundError as e:
+        if e.name and e.name.partition(".")[0] in ("handlers", "repack"):
+            raise
+        say(f"error: {e.name} is not installed: run 'bash run.sh' once and use .venv/bin/python")
+        return 1
+    except KeyboardInterrupt:
+        say("stopped; the model store is as it was")
+        return 130
+    print(target)
+    return 0
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """The flags, checked.
+
+    Raises:
+        KitError: flags that contradict each other, or a value that cannot be.
+    """
+    parser = argparse.ArgumentParser(
+        prog="model_repack.py",
+        description="Turn a checkpoint into a verified TorchServe archive.",
+        epilog="Exit codes: 0 done, 1 a mistake in what was given, 2 wrong flags, 3 the converted "
+        "model does not answer like the original (nothing is written or replaced then).",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--weights", type=Path, default=SHIPPED, help="YOLOv5, TorchScript, ONNX or state-dict file")
+    add("--name", default="fd1", help="the model's name in TorchServe and of the archive")
+    add("--version", default="1.0", help="the model's version in TorchServe")
+    add("--imgsz", type=int, default=640, help="side of a detector's square input, pixels")
+    add("--backend", choices=["auto", "torchscript", "onnxruntime", "openvino"], help="what runs the "
+        "model; auto measures all and keeps the fastest that passes the gate (default: auto)")
+    add("--precision", default="auto", choices=["auto", "f32", "bf16", "int8"],
+        help="auto takes every one that can be built; int8 needs --calibration")
+    add("--trt", type=int, choices=[0, 1], help="1: TensorRT on an NVIDIA GPU; 0: TorchScript")
+    add("--samples", type=Path, metavar="DIR", help="pictures (.npy/.npz for other models) that the "
+        "gate compares on, with YOLO label files for mAP")
+    add("--calibration", type=Path, metavar="DIR", help="pictures or arrays that int8 is calibrated on")
+    add("--model-store", type=Path, default=ROOT / "model_store", metavar="DIR")
+    add("--network", metavar="MODULE:CLASS", help="the network of a plain state dict")
+    add("--input-shape", action="append", default=[], metavar="[NAME=]1x3x224x224",
+        help="an input's shape, where the file does not carry it; a word is an axis of any length")
+    add("--conf", type=float, default=0.25, help="least confidence of an answered box")
+    add("--iou", type=float, default=0.45, help="overlap above which boxes of a class are merged")
+    add("--max-det", type=int, default=300, help="most boxes per picture")
+    given = parser.parse_args(arguments)
+    if not NAME.fullmatch(given.name):
+        raise KitError(f"--name {given.name!r}: expected letters, digits, '.', '_' and '-'")
+    for flag, value in (("--conf", given.conf), ("--iou", given.iou)):
+        if not 0 < value < 1:
+            raise KitError(f"{flag} {value}: expected a number between 0 and 1")
+    if given.max_det < 1:
+        raise KitError(f"--max-det {given.max_det}: expected at least 1")
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    return Options(
+        weights=given.weights,
+        name=given.name,
+        version=given.version,
+        imgsz=given.imgsz,
+        backend=_backend(given.trt, given.backend),
+        precision=given.precision,
+        samples=given.samples,
+        calibration=given.calibration,
+        model_store=given.model_store,
+        network=given.network,
+        input_shapes=_shapes(given.input_shape),
+        confidence=given.conf,
+        iou=given.iou,
+        max_detections=given.max_det,
+        command=shlex.join(["python", "repack/model_repack.py", *words]),
+    )
+
+
+def table(candidates: Sequence[Candidate]) -> str:
+    """What was tried: precision found, error, mAP where known, time, verdict."""
+    lines = [f"    {'backend':<12}{'asked':<6}{'found':<7}{'ms':>8}  {'L2 error':<10}verdict"]
+    for c in candidates:
+        found, error = "-", "-"
+        if c.gate is not None:
+            found = c.gate.precision_found["label"]
+            errors = [v["relative_l2"] for v in c.gate.outputs.values()]
+            error = f"{max(errors):.2g}" if errors else "-"
+        time = f"{c.ms:.1f}" if c.ms else "-"
+        lines.append(f"    {c.backend:<12}{c.precision:<6}{found:<7}{time:>8}  {error:<10}{c.verdict}")
+    return "\n".join(lines)
+
+
+def gate_table(gate: GateResult) -> str:
+    """What differs, for a person."""
+    lines = ["  the gate failed:"]
+    for name, figures in gate.outputs.items():
+        shown = ", ".join(f"{k} {v:g}" for k, v in figures.items())
+        lines.append(f"    output {name}: {shown}")
+    lines += [f"    {key}: {value}" for key, value in gate.task.items()]
+    lines += [f"    differs: {failure}" for failure in gate.failures]
+    return "\n".join(lines)
+
+
+def _backend(trt: int | None, backend: str | None) -> str:
+    if trt is None:
+        return backend or "auto"
+    if backend is not None:
+        raise KitError(f"--trt {trt} and --backend {backend} both name what runs the model: give one")
+    if trt == 0:
+        return "torchscript"
+    if Path("/dev/nvidia0").exists():
+        raise KitError("--trt 1: this release has no TensorRT route yet: use --backend auto")
+    raise KitError("--trt 1 needs an NVIDIA GPU, and this machine has none: use --backend auto")
+
+
+def _shapes(given: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
+    shapes: dict[str, tuple[int | str, ...]] = {}
+    for i, text in enumerate(given):
+        name, _, axes = text.rpartition("=")
+        parts = axes.split("x")
+        if not all(re.fullmatch(r"[1-9]\d*|[A-Za-z_]+", part) for part in parts):
+            raise KitError(f"--input-shape {text!r}: expected [NAME=]1x3x224x224, or words for free axes")
+        shapes[name or f"input_{i}"] = tuple(int(p) if p.isdigit() else p for p in parts)
+    return shapes

@@ -1,0 +1,127 @@
+"""From converted artefacts to a checked archive in the model store."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handlers import images
+from handlers.errors import KitError
+from handlers.passport import Artefact, Passport
+from repack import archive
+from repack.samples import Sample
+from repack.subjects import HANDLERS, Subject
+
+LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy", "torchserve")
+
+CLEAN_START = (
+    "import runpy, sys; sys.path.insert(0, sys.argv[1]); "
+    "runpy.run_module('handlers.selfcheck', run_name='__main__')"
+)
+
+
+def passport(
+    subject: Subject,
+    name: str,
+    version: str,
+    artefacts: dict[str, Artefact],
+    gate: Mapping[str, Any],
+) -> Passport:
+    """The archive's record, without file hashes yet; nothing in it changes from run to run."""
+    source = subject.source
+    return Passport(
+        name=name,
+        version=version,
+        task=subject.task,
+        handler=HANDLERS[subject.task],
+        source={
+            "file": source.path.name,
+            "sha256": source.sha256,
+            "family": source.family,
+            "network": source.network,
+        },
+        inputs=subject.inputs,
+        outputs=subject.outputs,
+        labels=source.labels,
+        settings=subject.settings,
+        artefacts=artefacts,
+        gate=dict(gate),
+        versions={"python": platform.python_version()}
+        | {n: importlib.metadata.version(n) for n in LIBRARIES},
+    )
+
+
+def write(stage: Path, record: Passport, store: Path, sample: Path) -> Path:
+    """Packs the stage, opens the result again from an empty folder, and puts it into the store.
+
+    Args:
+        stage: folder with the artefacts' files.
+        sample: an input that the finished archive must answer.
+
+    Raises:
+        KitError: the disk is full or not writable, or the archive does not work on its own; an older
+            archive of the same name stays.
+    """
+    target = store / f"{record.name}.mar"
+    archive.stage_handlers(stage)
+    try:
+        archive.finish_stage(stage, record)
+        with archive.Draft(target) as draft:
+            archive.pack(stage, draft.path)
+            _try_alone(draft.path, sample)
+            draft.commit()
+    except OSError as e:
+        raise archive.disk_error(e, store) from None
+    return target
+
+
+def _try_alone(packed: Path, sample: Path) -> None:
+    """Unpacks the archive into an empty folder and answers one input in a clean process."""
+    with tempfile.TemporaryDirectory(prefix="repack-check-") as empty:
+        folder = Path(empty) / "archive"
+        archive.unpack(packed, folder)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", CLEAN_START, str(folder), str(sample)],
+            capture_output=True,
+            text=True,
+            cwd=empty,
+            env=environment,
+            check=False,
+        )
+        last = (done.stdout.strip().splitlines() or ["{}"])[-1]
+        report = json.loads(last) if last.startswith("{") else {}
+        reason = report.get("error") or (done.stderr.strip().splitlines() or ["no output"])[-1]
+        if done.returncode or report.get("status") != 200:
+            raise KitError(f"the finished archive does not work on its own ({reason}): not kept")
+        if Path(report["handlers"]).resolve() != (folder / "handlers").resolve():
+            raise KitError("the finished archive ran code from outside itself: not kept")
+        if report["runtime"]["fallback"]:
+            raise KitError(f"the finished archive falls back here: {report['runtime']['fallback']}")
+
+
+def example_input(subject: Subject, samples: list[Sample], folder: Path) -> Path:
+    """A file that the archive should answer: the first sample, or one made from the input's spec."""
+    if samples:
+        return samples[0].path.resolve()
+    given = subject.random_inputs(seed=2)
+    if subject.task == "detection":
+        path = folder / "example.jpg"
+        path.write_bytes(images.encode_jpeg(next(iter(given.values()))[0]))
+        return path
+    path = folder / "example.npz"
+    out = io.BytesIO()
+    np.savez(out, **given)  # type: ignore[arg-type]
+    path.write_bytes(out.getvalue())
+    return path

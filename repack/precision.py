@@ -1,0 +1,155 @@
+"""Which precision a converted model really runs in, read back from the runtime that loaded it."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from handlers.runtimes.base import Runtime
+
+HEAVY = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"}
+"""OpenVINO's operations whose multiplications make up a network's cost."""
+
+HEAVY_ONNX = {"Conv", "FusedConv", "ConvTranspose", "MatMul", "Gemm", "FusedGemm", "FusedMatMul"}
+QUANTISED_ONNX = {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm"}
+QUANTISED_ONNX |= {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
+
+NAMES = {"i8": "int8", "u8": "int8", "float32": "f32"}
+
+PROVEN = {"f32": 1.0, "bf16": 0.9, "int8": 0.8}
+"""Least share of the multiplications that must run in the precision asked."""
+
+
+def found(runtime: Runtime) -> dict[str, Any]:
+    """Shares of the heavy layers and of their multiply-adds by precision, batch 1.
+
+    Returns:
+        ``{"label": str, "layers": {"bf16": 0.98, ...}, "flops": {...}}``, shares of 1; "label" is
+        what the runtime calls itself.
+    """
+    readers = {"openvino": _openvino, "onnxruntime": _onnxruntime, "torchscript": _torchscript}
+    layers, flops = readers[runtime.name](runtime)
+    return {"label": runtime.precision, "layers": _shares(layers), "flops": _shares(flops)}
+
+
+def shortfall(asked: str, report: dict[str, Any]) -> str | None:
+    """Why the precision asked is not the one that runs, or None where it is."""
+    share = report["flops"].get(asked, 0.0)
+    if report["label"] == asked and share >= PROVEN[asked]:
+        return None
+    shown = ", ".join(f"{k} {v:.0%}" for k, v in report["flops"].items()) or "none known"
+    return f"asked {asked}, found {report['label']} (multiply-adds: {shown})"
+
+
+def _shares(counts: Counter[str]) -> dict[str, float]:
+    total = sum(counts.values())
+    return {k: round(v / total, 4) for k, v in sorted(counts.items())} if total else {}
+
+
+def _openvino(runtime: Any) -> tuple[Counter[str], Counter[str]]:
+    import openvino as ov
+
+    model = ov.Core().read_model(str(runtime.folder / runtime.artefact.files[0]))
+    for port in model.inputs:
+        sizes = [d.get_length() if d.is_static else 1 for d in port.partial_shape]
+        model.reshape({port.get_any_name(): sizes})
+    cost = {op.get_friendly_name(): _multiplies(op) for op in model.get_ops() if _heavy(op)}
+    layers: Counter[str] = Counter()
+    flops: Counter[str] = Counter()
+    for node in runtime.compiled.get_runtime_model().get_ops():
+        info = node.get_rt_info()
+        for name in str(info["originalLayersNames"].value).split(","):
+            if name in cost:
+                kind = str(info["runtimePrecision"].value)
+                kind = NAMES.get(kind, kind)
+                layers[kind] += 1
+                flops[kind] += cost.pop(name)
+    if cost:
+        layers["unknown"] = len(cost)
+        flops["unknown"] = sum(cost.values())
+    return layers, flops
+
+
+def _heavy(op: Any) -> bool:
+    return op.get_type_name() in HEAVY
+
+
+def _multiplies(op: Any) -> int:
+    out = math.prod(op.output(0).shape)
+    kind = op.get_type_name()
+    weights = list(op.input(1).get_shape())
+    if kind == "MatMul":
+        return out * int(list(op.input(0).get_shape())[-1])
+    if kind == "GroupConvolution":
+        return out * math.prod(weights[2:])
+    if kind == "ConvolutionBackpropData":
+        return math.prod(op.input(0).get_shape()) * math.prod(weights[1:])
+    return out * math.prod(weights[1:])
+
+
+def _onnxruntime(runtime: Any) -> tuple[Counter[str], Counter[str]]:
+    """From the graph after optimisation, and from the shapes that a profiled run reports."""
+    import numpy as np
+    import onnx
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as tmp:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(tmp) / "profile")
+        options.optimized_model_filepath = str(Path(tmp) / "optimised.onnx")
+        path = str(runtime.folder / runtime.artefact.files[0])
+        session = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
+        feed = {
+            s.name: np.zeros([n if isinstance(n, int) else 1 for n in s.shape], s.dtype)
+            for s in runtime.inputs
+        }
+        session.run(None, feed)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        graph = onnx.load(Path(tmp) / "optimised.onnx", load_external_data=False).graph
+    sizes = {t.name: list(t.dims) for t in graph.initializer}
+    shapes = {
+        e["name"].removesuffix("_kernel_time"): e["args"].get("output_type_shape")
+        for e in events
+        if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")
+    }
+    layers: Counter[str] = Counter()
+    flops: Counter[str] = Counter()
+    for node in graph.node:
+        if node.op_type not in HEAVY_ONNX | QUANTISED_ONNX:
+            continue
+        kind = "int8" if node.op_type in QUANTISED_ONNX else "f32"
+        output = shapes.get(node.name) or []
+        out = math.prod(next(iter(output[0].values()))) if output else 0
+        weights = [sizes[i] for i in node.input if len(sizes.get(i, ())) >= 2]
+        depth = math.prod(weights[0][1:] if "Conv" in node.op_type else weights[0][:1]) if weights else 1
+        layers[kind] += 1
+        flops[kind] += out * depth
+    return layers, flops
+
+
+def _torchscript(runtime: Any) -> tuple[Counter[str], Counter[str]]:
+    """TorchScript runs each layer in the type of its weights: counted by their number of values."""
+    import torch
+
+    module = torch.jit.load(str(runtime.folder / runtime.artefact.files[0]), "cpu")
+    layers: Counter[str] = Counter()
+    flops: Counter[str] = Counter()
+    constants = [
+        node.t("value")
+        for node in module.inlined_graph.nodes()
+        if node.kind() == "prim::Constant" and node.hasAttribute("value") and node.kindOf("value") == "t"
+    ]
+    for value in [*constants, *module.parameters()]:
+        if value.dim() >= 2 and value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            kind = NAMES.get(kind, kind)
+            layers[kind] += 1
+            flops[kind] += value.numel()
+    return layers, flops

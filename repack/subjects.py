@@ -1,0 +1,201 @@
+"""What is converted: a model with named inputs and outputs, and the original's own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from handlers.errors import KitError
+from handlers.passport import TensorSpec
+from repack.sources import Source
+
+Arrays = dict[str, NDArray[Any]]
+
+HANDLERS = {
+    "detection": "handlers.detection:DetectionHandler",
+    "tensors": "handlers.tensors:TensorHandler",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model on its way into an archive.
+
+    Attributes:
+        source: where it came from.
+        inputs: what the converted model takes.
+        outputs: what it gives before any task-specific end of the graph.
+        module: what is traced or exported; None where the source is an ONNX file.
+        original: the unconverted model's answer to inputs as in ``inputs``; the gate's reference.
+        settings: what the handler needs to know, as written into the passport.
+    """
+
+    source: Source
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    module: nn.Module | None
+    original: Callable[[Arrays], Arrays]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def task(self) -> str:
+        return self.source.task
+
+    def random_inputs(self, seed: int, batch: int = 1) -> Arrays:
+        """Values spread over each input's range (or a standard normal), the same for the same seed."""
+        rng = np.random.default_rng(seed)
+        return {spec.name: _random(spec, rng, batch) for spec in self.inputs}
+
+
+class PixelDetector(nn.Module):
+    """A detector that takes pictures as they are decoded.
+
+    Input: ``[N, H, W, 3]`` uint8, RGB. Output: ``[N, boxes, 5 + classes]`` as the detector's own.
+    A byte per value crosses into the runtime instead of four, and scaling runs inside the graph.
+    """
+
+    def __init__(self, detector: nn.Module):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> Tensor:
+        scaled = images.permute(0, 3, 1, 2).to(torch.float32) / 255
+        result: Tensor = self.detector(scaled)
+        return result
+
+
+def detector(source: Source, imgsz: int, settings: Mapping[str, Any]) -> Subject:
+    """A detector on square pictures.
+
+    Args:
+        imgsz: side of the input in pixels, a multiple of 32.
+
+    Raises:
+        KitError: a size that is no positive multiple of 32.
+    """
+    if imgsz <= 0 or imgsz % 32:
+        raise KitError(f"--imgsz {imgsz}: expected a positive multiple of 32, such as 640")
+    if source.module is None:
+        raise KitError(f"{source.path}: a detector needs its module, a {source.family} file has none")
+    module = PixelDetector(source.module).eval()
+    spec = TensorSpec("images", "uint8", ("batch", imgsz, imgsz, 3), (0, 255), "NHWC")
+    with torch.inference_mode():
+        shape = module(torch.zeros(1, imgsz, imgsz, 3, dtype=torch.uint8)).shape
+    boxes = TensorSpec("boxes", "float32", ("batch", *shape[1:]))
+    original = _torch_original(module, (spec,), (boxes,))
+    return Subject(source, (spec,), (boxes,), module, original, dict(settings))
+
+
+def tensors(source: Source, shapes: Mapping[str, tuple[int | str, ...]]) -> Subject:
+    """Any other model: raw tensors in, raw tensors out.
+
+    Args:
+        shapes: shape per input name, as given by the user; TorchScript files and state dicts do not
+            carry theirs. A word instead of a number is an axis of any length.
+
+    Raises:
+        KitError: shapes are missing, or the model does not run on them.
+    """
+    if source.module is None:
+        return _onnx_subject(source, shapes)
+    if not shapes:
+        raise KitError(
+            f"{source.path}: a {source.family} file does not carry its input's shape: "
+            "add --input-shape 1x3x224x224 (or batchx3x224x224)"
+        )
+    specs = tuple(TensorSpec(name, "float32", shape) for name, shape in shapes.items())
+    module = source.module.eval()
+    example = {s.name: _random(s, np.random.default_rng(0), 2) for s in specs}
+    try:
+        with torch.inference_mode():
+            result = module(*(torch.from_numpy(example[s.name]) for s in specs))
+    except Exception as e:
+        reason = str(e).strip().splitlines()[-1] if str(e).strip() else type(e).__name__
+        given = ", ".join(f"{s.name}={'x'.join(map(str, s.shape))}" for s in specs)
+        raise KitError(f"{source.path}: the model does not run on {given} ({reason})") from None
+    values = result if isinstance(result, (tuple, list)) else (result,)
+    if not all(isinstance(v, Tensor) for v in values):
+        raise KitError(f"{source.path}: the model answers {type(result).__name__}; expected tensors")
+    names = ["output"] if len(values) == 1 else [f"output_{i}" for i in range(len(values))]
+    outputs = tuple(
+        TensorSpec(n, str(v.dtype).removeprefix("torch."), ("any",) * v.dim())
+        for n, v in zip(names, values, strict=True)
+    )
+    return Subject(source, specs, outputs, module, _torch_original(module, specs, outputs))
+
+
+def _torch_original(
+    module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> Callable[[Arrays], Arrays]:
+    def run(given: Arrays) -> Arrays:
+        with torch.inference_mode():
+            result = module(*(torch.from_numpy(given[s.name]) for s in inputs))
+        values = result if isinstance(result, (tuple, list)) else (result,)
+        return {s.name: v.numpy() for s, v in zip(outputs, values, strict=True)}
+
+    return run
+
+
+def _onnx_subject(source: Source, shapes: Mapping[str, tuple[int | str, ...]]) -> Subject:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(str(source.path), options, ["CPUExecutionProvider"])
+    except Exception as e:
+        reason = str(e).strip().splitlines()[0]
+        raise KitError(f"{source.path}: ONNX Runtime does not load it ({reason})") from None
+    inputs = tuple(_onnx_spec(i, shapes.get(i.name), source.path) for i in session.get_inputs())
+    unknown = set(shapes) - {s.name for s in inputs}
+    if unknown:
+        names = ", ".join(s.name for s in inputs)
+        raise KitError(f"--input-shape names {', '.join(sorted(unknown))}; the model has {names}")
+    outputs = tuple(_onnx_spec(o, None, source.path) for o in session.get_outputs())
+
+    def original(given: Arrays) -> Arrays:
+        values = session.run(None, given)
+        return dict(zip((o.name for o in outputs), values, strict=True))
+
+    return Subject(source, inputs, outputs, None, original)
+
+
+ONNX_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+def _onnx_spec(node: Any, shape: tuple[int | str, ...] | None, path: Path) -> TensorSpec:
+    if node.type not in ONNX_TYPES:
+        raise KitError(f"{path}: {node.name} is {node.type}; expected a tensor of numbers")
+    own = tuple(n if isinstance(n, int) else str(n or "any") for n in node.shape)
+    if shape is not None and len(shape) != len(own):
+        raise KitError(f"--input-shape {node.name}={shape}: the model's own shape is {own}")
+    return TensorSpec(node.name, ONNX_TYPES[node.type], shape or own)
+
+
+def _random(spec: TensorSpec, rng: np.random.Generator, batch: int) -> NDArray[Any]:
+    sizes = [n if isinstance(n, int) else (batch if i == 0 else 8) for i, n in enumerate(spec.shape)]
+    kind = np.dtype(spec.dtype).kind
+    if spec.range and kind in "iu":
+        return rng.integers(int(spec.range[0]), int(spec.range[1]) + 1, sizes).astype(spec.dtype)
+    if kind in "iub":
+        return rng.integers(0, 2, sizes).astype(spec.dtype)
+    if spec.range:
+        return rng.uniform(*spec.range, sizes).astype(spec.dtype)
+    return rng.standard_normal(sizes).astype(spec.dtype)
