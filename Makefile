@@ -1,0 +1,40 @@
+# The kit's chores; `make` lists them.
+SHELL := /bin/bash
+PY := .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-slow test-gpu lint format bench clean clean-all
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## .venv with everything pinned, also for the tests
+	@bash run.sh --setup
+
+test: setup ## all tests but the slow and the GPU ones
+	$(PY) -m pytest -m "not slow and not gpu and not soak"
+
+test-slow: setup ## the slow and the soak tests
+	$(PY) -m pytest -m "slow or soak"
+
+test-gpu: setup ## the tests that need an NVIDIA GPU
+	$(PY) -m pytest -m gpu
+
+lint: setup ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: setup ## ruff's formatter and safe fixes
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: setup ## the figures in benchmarks/, measured on this machine
+	$(PY) benchmarks/bench.py
+
+clean: ## stops the server; removes its run folder and the caches
+	@bash run.sh --stop
+	rm -rf .run .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+clean-all: clean ## also .venv and the archives
+	rm -rf .venv model_store/*.mar

@@ -1,0 +1,33 @@
+"""Serves the model store: what ``bash run.sh`` runs once the environment is set up."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from deploy.settings import parse  # noqa: E402
+from handlers.errors import KitError  # noqa: E402
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one action; a mistake is one line on stderr and exit status 1."""
+    try:
+        action, settings = parse(argv, os.environ)
+        # Only now: --help works before anything is installed.
+        from deploy import flow  # noqa: PLC0415
+
+        return flow.run(action, settings)
+    except KitError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: run it again to continue", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,214 @@
+"""Starts, watches and stops TorchServe."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from deploy import config, ports, state, worker_log
+from deploy.archives import Archive
+from deploy.client import Client
+from deploy.drain import drain
+from deploy.settings import Settings
+from deploy.state import State
+from handlers.errors import KitError
+from repack.archive import unpack
+
+TERM_WAIT_S = 15
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that was started by this process or an earlier one.
+
+    Attributes:
+        logs: sizes of the log files at its start, so that only its own lines are read.
+    """
+
+    settings: Settings
+    state: State
+    logs: int = 0
+
+    @property
+    def client(self) -> Client:
+        return Client(self.settings)
+
+    @property
+    def workers_log(self) -> Path:
+        return self.settings.run_dir / "logs" / "workers.log"
+
+    def wait_ready(self, model: str, tell: Callable[[float], None] = lambda s: None) -> None:
+        """Waits until every worker of the model is READY.
+
+        Args:
+            tell: called with the seconds waited so far, about once a second.
+
+        Raises:
+            KitError: it cannot be loaded, with the reason from the workers' log; or the front end
+                ended; or ``startup_timeout`` went by.
+        """
+        begin = time.monotonic()
+        told = 0.0
+        while not self.client.is_ready(model):
+            waited = time.monotonic() - begin
+            if self.state.process() is None:
+                raise KitError(f"the server ended while starting: {self.last_words()}")
+            if why := worker_log.reason(self.workers_log, self.logs, model):
+                raise KitError(f"model {model} cannot be loaded: {why}")
+            if waited > self.settings.startup_timeout:
+                raise KitError(
+                    f"model {model} was not READY after {waited:.0f} s: see {self.workers_log},"
+                    " or allow more with STARTUP_TIMEOUT="
+                )
+            if waited - told >= 1:
+                told = waited
+                tell(waited)
+            time.sleep(0.1)
+
+    def last_words(self) -> str:
+        """The last line that the front end wrote, for an error message."""
+        for name in ("java.log", "server.log"):
+            try:
+                text = (self.settings.run_dir / "logs" / name).read_text(errors="replace")
+            except OSError:
+                continue
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            telling = [line for line in lines if re.search("[Ee]rror|xception|nvalid", line)]
+            if telling:
+                return telling[0]
+            if lines and name == "java.log":
+                return lines[-1]
+        return f"see {self.settings.run_dir / 'logs'}"
+
+
+def start(settings: Settings, archives: Sequence[Archive]) -> Server:
+    """Unpacks the archives and starts the front end; does not wait for the models.
+
+    Call it with ``state.lock`` held and no other server running from this run folder.
+
+    Raises:
+        KitError: a port is taken, the disk is too full, an archive was changed meanwhile, or
+            Java cannot be run.
+    """
+    clean_up(settings)
+    ports.require_free(settings)
+    temp = state.new_temp()
+    try:
+        require_space(temp, archives)
+        for archive in archives:
+            unpack(archive.path, temp / config.STORE / archive.name)
+        text = config.properties_text(config.properties(settings, archives))
+        (settings.run_dir / "config.properties").write_text(text)
+        logged = log_size(settings)
+        process = launch(settings, temp)
+    except BaseException:
+        shutil.rmtree(temp, ignore_errors=True)
+        raise
+    started = State(
+        pid=process.pid,
+        started=psutil.Process(process.pid).create_time(),
+        temp=str(temp),
+        settings=settings.record(),
+        archives={a.path.name: a.sha256 for a in archives},
+    )
+    state.write(settings.run_dir, started)
+    return Server(settings, started, logged)
+
+
+def launch(settings: Settings, temp: Path) -> subprocess.Popen[bytes]:
+    """Runs Java in a session of its own, so that Ctrl-C reaches only the kit."""
+    with (settings.run_dir / "logs" / "java.log").open("wb") as log:
+        try:
+            return subprocess.Popen(
+                config.java_command(settings, temp),
+                cwd=settings.run_dir,
+                env=config.environment(settings, temp, os.environ),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as e:
+            raise KitError(f"Java cannot be run ({e}): delete .venv and run again") from None
+
+
+def log_size(settings: Settings) -> int:
+    try:
+        return (settings.run_dir / "logs" / "workers.log").stat().st_size
+    except OSError:
+        return 0
+
+
+def require_space(temp: Path, archives: Sequence[Archive]) -> None:
+    """Checks that the archives can be unpacked.
+
+    Raises:
+        KitError: names the folder, what is free and what is needed.
+    """
+    needed = sum(a.unpacked for a in archives) + (16 << 20)
+    free = shutil.disk_usage(temp).free
+    if free < needed:
+        raise KitError(
+            f"{temp.parent} has {free >> 20} MiB free and unpacking takes {needed >> 20} MiB:"
+            " free some, or set TMPDIR to a folder on a larger disk"
+        )
+
+
+def running(settings: Settings) -> Server | None:
+    """The server that was started from this run folder, where it still runs."""
+    found = state.read(settings.run_dir)
+    if found is None or found.process() is None:
+        return None
+    return Server(settings, found)
+
+
+def stop(server: Server, drain_s: float | None = None) -> bool:
+    """Lets requests in flight finish, then ends the front end and its workers.
+
+    Args:
+        drain_s: how long to wait for them; default: the settings' ``drain_timeout``.
+
+    Returns:
+        Whether nothing was in flight when the front end was told to end.
+    """
+    process = server.state.process()
+    idle = True
+    workers = server.state.workers()
+    if process is not None:
+        wait_s = server.settings.drain_timeout if drain_s is None else drain_s
+        idle = drain(server.client, process.pid, wait_s)
+        end(process)
+    for worker in {*workers, *server.state.workers()}:
+        end(worker, term_wait_s=2)
+    state.forget(server.settings.run_dir, server.state)
+    return idle
+
+
+def end(process: psutil.Process, term_wait_s: float = TERM_WAIT_S) -> None:
+    """Ends one process: asks first, then insists."""
+    try:
+        process.terminate()
+        process.wait(term_wait_s)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait(5)
+    except psutil.NoSuchProcess:
+        pass
+
+
+def clean_up(settings: Settings) -> None:
+    """Removes what a server that was killed left behind: workers, sockets, keys, state."""
+    left = state.read(settings.run_dir)
+    if left is None or left.process() is not None:
+        return
+    for worker in left.workers():
+        end(worker, term_wait_s=2)
+    state.forget(settings.run_dir, left)
