@@ -1,0 +1,135 @@
+"""What runs in each child process: it loads its target, then makes load in windows."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import psutil
+
+from handlers.errors import KitError
+from qpstest.board import Board
+from qpstest.http_api import HttpSession, HttpTarget
+from qpstest.load import Reply, Session, Tally, run_batches, run_callers
+from qpstest.local_api import LocalModel, LocalTarget
+
+Target = HttpTarget | LocalTarget | Any
+"""``GrpcTarget`` as well, whose library is imported only when it is used."""
+
+
+class Served:
+    """Load over the network."""
+
+    def __init__(self, make: Callable[[], Session]):
+        self._make = make
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+    def run(self, callers: int, board: Board) -> Tally:
+        return run_callers(self._make, callers, board)
+
+    def ask(self, number: int) -> Reply:
+        session = self._make()
+        with contextlib.closing(session):
+            return session.call(number)
+
+
+class Local:
+    """Load on a handler in this process."""
+
+    def __init__(self, target: LocalTarget):
+        self._model = LocalModel(target)
+        self._batch = target.batch
+
+    def info(self) -> dict[str, Any]:
+        return self._model.info()
+
+    def run(self, callers: int, board: Board) -> Tally:
+        before = self._model.counters()
+        tally = run_batches(self._model.handle, callers, self._batch, board)
+        grown = self._model.counters()
+        grown.subtract(before)
+        tally.stage_items = grown.pop("items", 0)
+        tally.batches = grown.pop("batches", 0)
+        tally.stages_ms = dict(grown)
+        return tally
+
+    def ask(self, number: int) -> Reply:
+        return self._model.handle([number])[0]
+
+
+def open_target(target: Target) -> Served | Local:
+    """The driver for a target."""
+    if isinstance(target, LocalTarget):
+        return Local(target)
+    if isinstance(target, HttpTarget):
+        return Served(lambda: HttpSession(target))
+    from qpstest import grpc_api  # noqa: PLC0415 (a library of its own)
+
+    return Served(grpc_api.sessions(target))
+
+
+def main(connection: Connection, board: Board, target: Target) -> None:
+    """A child process from start to end.
+
+    It answers ("run", callers), ("ask", number) and ("end",); each answer is ("done", value),
+    ("error", line) for a user's mistake, or ("bug", traceback).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children
+    os.dup2(2, 1)  # what a library prints must not get into the parent's table
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        driver = open_target(target)
+        connection.send(("done", driver.info()))
+        while True:
+            command = connection.recv()
+            if command[0] == "end":
+                return
+            connection.send(("done", _obey(driver, command, board)))
+    except EOFError:
+        return
+    except KitError as e:
+        connection.send(("error", str(e)))
+    except Exception:
+        connection.send(("bug", traceback.format_exc()))
+    finally:
+        sys.stdout.flush()
+
+
+def _obey(driver: Served | Local, command: tuple[str, int], board: Board) -> Tally | Reply:
+    action, value = command
+    if action == "ask":
+        return driver.ask(value)
+    gc.collect()
+    gc.freeze()
+    cpu = time.process_time()
+    tally = driver.run(value, board)
+    tally.cpu = time.process_time() - cpu
+    tally.rss = resident_bytes(os.getpid())
+    return tally
+
+
+def resident_bytes(pid: int) -> int:
+    """A process's resident memory, 0 where it cannot be read."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,160 @@
+"""Figures for people (tables on the screen) and for programs (JSON)."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from handlers.errors import KitError
+from qpstest.options import LABELS, LOCAL_ACCELERATED, LOCAL_PORTABLE, SERVED
+from qpstest.server_metrics import STAGES
+
+Run = Mapping[str, Any]
+NONE = "-"
+PERCENTILES = ("mean", "p50", "p90", "p95", "p99")
+
+
+def check_writable(flag: str, path: Path) -> None:
+    """Raise ``KitError`` where ``path`` cannot be written, before minutes are spent measuring."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise KitError(f"{flag} {path}: a folder is there; the name of a file was expected")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as e:
+        raise KitError(f"{flag} {path} cannot be written: {e.strerror}") from None
+
+
+def write_json(path: Path, report: Mapping[str, Any]) -> None:
+    """Write to a temporary file beside ``path``, then rename; raises ``KitError``."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(report, file, indent=2, allow_nan=False)
+                file.write("\n")
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as e:
+        raise KitError(f"{path} cannot be written: {e.strerror}") from None
+
+
+def tables(runs: Sequence[Run]) -> str:
+    """The runs as two tables, at most 100 columns wide, and what is to be said about them."""
+    if not runs:
+        return "nothing was measured"
+    parts = [_latencies(runs), _shares(runs), *_comparison(runs), *_remarks(runs)]
+    return "\n".join(part for part in parts if part)
+
+
+def _latencies(runs: Sequence[Run]) -> str:
+    head = ("latency, ms", "runtime", "precision", "conc", "req/s", *PERCENTILES, "errors")
+    rows = [
+        (
+            LABELS[run["mode"]],
+            run["runtime"] or NONE,
+            run["precision"] or NONE,
+            str(run["concurrency"]),
+            _number(run["throughput"]),
+            *(_number(run["latency_ms"][p]) for p in PERCENTILES),
+            str(sum(run["errors"].values())),
+        )
+        for run in runs
+    ]
+    return _table(head, rows, left=3)
+
+
+def _shares(runs: Sequence[Run]) -> str:
+    """Where the time of a request goes, and what it took."""
+    stages = [s for s in ("queue", *STAGES) if any(s in run["stages_ms"] for run in runs)]
+    short = {"preprocess": "prep", "postprocess": "post"}
+    head = (
+        "per item, ms", "conc", *(short.get(s, s) for s in stages), "send", "wait", "recv",
+        "client CPU", "batch", "RSS MB each",
+    )  # fmt: skip
+    rows = []
+    for run in runs:
+        client = run["client_ms"] or {}
+        memory = run["worker_rss_mb"]
+        rows.append(
+            (
+                LABELS[run["mode"]],
+                str(run["concurrency"]),
+                *(_number(run["stages_ms"].get(s)) for s in stages),
+                *(_number(client.get(part)) for part in ("send", "wait", "receive")),
+                _number(run["client_cpu_ms"]),
+                _number(run["items_per_batch"]),
+                f"{min(memory):.0f}-{max(memory):.0f}" if memory else NONE,
+            )
+        )
+    return "\n" + _table(head, rows, left=1)
+
+
+def _comparison(runs: Sequence[Run]) -> list[str]:
+    """Served against local, where both were measured."""
+    lines = []
+    for mode in (LOCAL_ACCELERATED, LOCAL_PORTABLE):
+        local = {r["concurrency"]: r for r in runs if r["mode"] == mode}
+        served = {r["concurrency"]: r for r in runs if r["mode"] == SERVED}
+        both = [c for c in served if c in local and local[c]["throughput"]]
+        if not both:
+            continue
+        ratios = (
+            f"{served[c]['throughput'] / local[c]['throughput']:.2f} (concurrency {c})"
+            for c in both
+        )
+        lines.append(f"\nserved / local {LABELS[mode][2:]} throughput: {', '.join(ratios)}")
+        if 1 in both and local[1]["runtime"] == served[1]["runtime"]:
+            ours, theirs = (r[1]["latency_ms"]["p50"] for r in (served, local))
+            if ours is not None and theirs is not None:
+                lines.append(
+                    f"server adds at p50, concurrency 1: {ours - theirs:.2f} ms "
+                    f"({theirs:.2f} -> {ours:.2f})"
+                )
+    return lines
+
+
+def _remarks(runs: Sequence[Run]) -> list[str]:
+    lines: list[str] = []
+    for run in runs:
+        where = f"{LABELS[run['mode']]}, concurrency {run['concurrency']}"
+        for kind, messages in run["error_messages"].items():
+            count = run["errors"][kind]
+            text = "; ".join(messages)
+            if kind == "overload":
+                text = "the server's queue was full"
+            lines.append(f"{where}: {count} x {kind}{f': {text}' if text else ''}")
+        lines.extend(f"{where}: {note}" for note in run["notes"])
+    for run in {r["mode"]: r for r in runs}.values():
+        if run["fallback"]:
+            lines.append(f"{LABELS[run['mode']]}: {run['fallback']}")
+    return ["", *dict.fromkeys(lines)] if lines else []
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return NONE
+    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
+    return f"{value:.{digits}f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    """Aligned columns, the first ``left`` of them to the left."""
+    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    lines = []
+    for row in (head, *rows):
+        cells = (
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

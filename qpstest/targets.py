@@ -1,0 +1,177 @@
+"""From a mode to the processes that measure it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy.settings import cores
+from handlers.errors import KitError
+from qpstest import running, server_metrics
+from qpstest.agent import Target
+from qpstest.http_api import HttpTarget
+from qpstest.local_api import LocalTarget
+from qpstest.options import LOCAL_PORTABLE, ROOT, Options
+from qpstest.server_metrics import ModelStatus
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one mode is measured.
+
+    Attributes:
+        mode: 1, 2 or 3.
+        targets: one for each process.
+        environment: of those processes.
+        processes: local processes, or the server's workers (None where it does not say).
+        batch: most items at once.
+        about: further fields of the report.
+        notes: lines for the reader.
+    """
+
+    mode: int
+    targets: Sequence[Target]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    processes: int | None = None
+    batch: int | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def plan_served(options: Options, bodies: Sequence[bytes]) -> Plan:
+    """The server's plan; raises ``KitError`` where it does not answer or lacks the model."""
+    server = options.server
+    server_metrics.fetch(server.url, "/ping", server.token)
+    if options.protocol == "grpc":
+        _connect(server.grpc_address)
+    notes: list[str] = []
+    status = None
+    try:
+        status = server_metrics.model_status(
+            server.management_url, options.name, server.management_token
+        )
+    except KitError as e:
+        if "has no model" in str(e):
+            raise
+        notes.append(f"no worker figures: {e}")
+    target = _served_target(options, bodies)
+    ready = [w for w in status.workers if w.status == "READY"] if status else []
+    if status and not ready:
+        raise KitError(
+            f"model {options.name!r} has no worker that is ready at {server.url}: "
+            "look into the server's log"
+        )
+    return Plan(
+        mode=3,
+        targets=[target] * options.clients,
+        processes=len(ready) if status else None,
+        batch=status.batch if status else None,
+        about={
+            "protocol": options.protocol,
+            "clients": options.clients,
+            "model_version": status.version if status else None,
+            "max_batch_delay_ms": status.delay_ms if status else None,
+            "summary_runtime": (status.summary.get("runtime") if status else None),
+        },
+        notes=tuple(notes),
+    )
+
+
+def _connect(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), 10.0).close()
+    except OSError as e:
+        raise KitError(
+            f"nothing answers gRPC at {address}: {server_metrics.START_HINT} ({e})"
+        ) from None
+
+
+def _served_target(options: Options, bodies: Sequence[bytes]) -> Target:
+    server = options.server
+    if options.protocol == "http":
+        return HttpTarget(
+            server.url, options.name, bodies, options.timeout, server.token, options.accept
+        )
+    try:
+        from qpstest.grpc_api import GrpcTarget  # noqa: PLC0415 (a library of its own)
+    except ImportError as e:
+        raise KitError(f"--protocol grpc: {e}: pip install grpcio protobuf") from None
+    return GrpcTarget(server.grpc_address, options.name, bodies, options.timeout, server.token)
+
+
+def plan_local(options: Options, mode: int, folder: Path, bodies: Sequence[bytes]) -> Plan:
+    """The plan for an unpacked archive, with as many processes as the server has workers."""
+    processes, threads, batch = _shape(options)
+    artefact = "portable" if mode == LOCAL_PORTABLE else "accelerated"
+    target = LocalTarget(folder, options.name, artefact, bodies, batch)
+    return Plan(
+        mode=mode,
+        targets=[target] * processes,
+        environment={"OMP_NUM_THREADS": str(threads)},
+        processes=processes,
+        batch=batch,
+        about={"protocol": None, "threads": threads},
+    )
+
+
+def unpack_archive(options: Options, folder: Path) -> str | None:
+    """Unpack the model's archive into ``folder``.
+
+    Returns:
+        a line to show where the checkout's handlers are not those of the archive, else None.
+
+    Raises:
+        KitError: there is no archive, or it is damaged.
+    """
+    path = options.model_store / f"{options.name}.mar"
+    if not path.is_file():
+        raise KitError(
+            f"no archive {path}: make it with python repack/model_repack.py --name {options.name}"
+        )
+    from repack.archive import unpack  # noqa: PLC0415 (modes 1 and 2 only)
+
+    passport = unpack(path, folder)
+    differing = [
+        name
+        for name, digest in passport.files.items()
+        if name.startswith("handlers/") and _digest(ROOT / name) != digest
+    ]
+    if not differing:
+        return None
+    return (
+        f"{len(differing)} of the checkout's handlers differ from the archive's "
+        f"({differing[0]}, ...): local modes run the checkout's; repack to compare like with like"
+    )
+
+
+def _digest(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return ""
+
+
+def _shape(options: Options) -> tuple[int, int, int]:
+    """(processes, threads of each, batch size) of local modes: as served, unless flags say more."""
+    planned = running.planned()
+    status = _status(options)
+    workers = len(status.workers) if status else planned.workers
+    batch = status.batch if status else planned.batch_size
+    processes = options.processes or workers or 1
+    threads = options.threads or max(1, cores() // processes)
+    return processes, threads, options.batch or batch
+
+
+def _status(options: Options) -> ModelStatus | None:
+    """What the running server says of the model; None where it says nothing."""
+    with contextlib.suppress(KitError):
+        server = options.server
+        return server_metrics.model_status(
+            server.management_url, options.name, server.management_token
+        )
+    return None
