@@ -8,10 +8,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from repack.archive import verify
-
 from deploy.settings import NAME
 from handlers.errors import ArchiveError, KitError
+from repack.archive import verify
 
 
 @dataclass(frozen=True)

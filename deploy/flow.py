@@ -145,6 +145,7 @@ def wait_ready(server: Server, archives: Sequence[Archive]) -> None:
                 say("model", f"{archive.name} READY")
             except KitError as e:
                 say("model", f"not served: {e}")
+                server.client.set_workers(archive.name, 0)
 
 
 def show_answer(server: Server, archives: Sequence[Archive]) -> int:

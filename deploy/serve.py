@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         action, settings = parse(argv, os.environ)
         # Only now: --help works before anything is installed.
-        from deploy import flow  # noqa: PLC0415
+        from deploy import flow
 
         return flow.run(action, settings)
     except KitError as e:

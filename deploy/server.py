@@ -174,30 +174,37 @@ def stop(server: Server, drain_s: float | None = None) -> bool:
     """Lets requests in flight finish, then ends the front end and its workers.
 
     Args:
-        drain_s: how long to wait for them; default: the settings' ``drain_timeout``.
+        drain_s: how long to wait for them, default the settings' ``drain_timeout``; with 0 all is
+            ended at once.
 
     Returns:
         Whether nothing was in flight when the front end was told to end.
     """
     process = server.state.process()
+    wait_s = server.settings.drain_timeout if drain_s is None else drain_s
     idle = True
     workers = server.state.workers()
     if process is not None:
-        wait_s = server.settings.drain_timeout if drain_s is None else drain_s
-        idle = drain(server.client, process.pid, wait_s)
-        end(process)
+        idle = wait_s > 0 and drain(server.client, process.pid, wait_s)
+        end(process, TERM_WAIT_S if wait_s else 0)
     for worker in {*workers, *server.state.workers()}:
-        end(worker, term_wait_s=2)
+        end(worker, 0)
     state.forget(server.settings.run_dir, server.state)
     return idle
 
 
-def end(process: psutil.Process, term_wait_s: float = TERM_WAIT_S) -> None:
-    """Ends one process: asks first, then insists."""
+def end(process: psutil.Process, term_wait_s: float) -> None:
+    """Ends one process: asks first, where there is time to wait, then insists."""
     try:
-        process.terminate()
-        process.wait(term_wait_s)
+        if term_wait_s:
+            process.terminate()
+            process.wait(term_wait_s)
+            return
     except psutil.TimeoutExpired:
+        pass
+    except psutil.NoSuchProcess:
+        return
+    try:
         process.kill()
         process.wait(5)
     except psutil.NoSuchProcess:
@@ -210,5 +217,5 @@ def clean_up(settings: Settings) -> None:
     if left is None or left.process() is not None:
         return
     for worker in left.workers():
-        end(worker, term_wait_s=2)
+        end(worker, 0)
     state.forget(settings.run_dir, left)

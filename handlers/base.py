@@ -117,7 +117,7 @@ class Handler(ABC, Generic[Item, Result]):
         return [guarded(v) for v in values]
 
     def _infer_good(self, items: list[Any]) -> list[Result | ItemError]:
-        """Infers all items at once; if that fails, each alone, so that one cannot fail the others."""
+        """Infers all items at once; if that fails, each alone: one cannot fail the others."""
         if not items:
             return []
         results = _guard(lambda: self._infer_counted(items))
@@ -180,10 +180,16 @@ def _guard(function: Callable[[], T]) -> T | ItemError:
         return e
     except MemoryError:
         logger.exception("out of memory")
-        return OutOfMemory("the worker ran out of memory for this batch: send fewer or smaller items")
+        return OutOfMemory(
+            "the worker ran out of memory for this batch: send fewer or smaller items"
+        )
     except Exception as e:
         if "out of memory" in str(e).lower():
             logger.exception("out of memory")
-            return OutOfMemory("the device ran out of memory for this batch: send fewer items at once")
+            return OutOfMemory(
+                "the device ran out of memory for this batch: send fewer items at once"
+            )
         logger.exception("a request failed inside the handler")
-        return InternalFault(f"a fault inside the handler ({type(e).__name__}): see the worker's log")
+        return InternalFault(
+            f"a fault inside the handler ({type(e).__name__}): see the worker's log"
+        )

@@ -36,7 +36,7 @@ def nms(prediction: Boxes, confidence: float, iou: float, max_detections: int) -
     best = scores[np.arange(len(scores)), classes]
     keep = best > confidence
     centre, half = prediction[keep, 0:2], prediction[keep, 2:4] / 2
-    found = np.concatenate(
+    found: Boxes = np.concatenate(
         (centre - half, centre + half, best[keep, None], classes[keep, None]), axis=1
     ).astype(np.float32)
     found = found[np.argsort(-found[:, 4], kind="stable")[:MAX_CANDIDATES]]
@@ -60,7 +60,7 @@ def _greedy(found: Boxes, threshold: float, limit: int) -> list[int]:
 
 def to_picture(boxes: Boxes, place: Letterbox, width: int, height: int) -> Boxes:
     """From pixels of the letterboxed input to pixels of the picture, cut at its borders."""
-    result = boxes.copy()
+    result: Boxes = boxes.copy()
     result[:, [0, 2]] = ((boxes[:, [0, 2]] - place.left) / place.scale).clip(0, width)
     result[:, [1, 3]] = ((boxes[:, [1, 3]] - place.top) / place.scale).clip(0, height)
     return result

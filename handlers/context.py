@@ -1,4 +1,4 @@
-"""What a handler needs to know of its surroundings: TorchServe's context, or a local stand-in for it."""
+"""What a handler needs of its surroundings: TorchServe's context, or a local one like it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Metrics(Protocol):
         value: float,
         unit: str,
         idx: str | None = None,
-        dimensions: list[Any] = ...,
+        dimensions: Sequence[Any] = ...,
     ) -> None: ...
 
 
@@ -24,8 +24,12 @@ class Context(Protocol):
     """The part of ``ts.context.Context`` that the handlers use."""
 
     model_name: str
-    system_properties: Mapping[str, Any]
-    metrics: Metrics
+
+    @property
+    def system_properties(self) -> Mapping[str, Any]: ...
+
+    @property
+    def metrics(self) -> Metrics: ...
 
     def get_all_request_header(self, idx: int) -> Mapping[str, Any]: ...
     def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None: ...

@@ -56,7 +56,7 @@ class DetectionHandler(Handler[Picture, boxes.Boxes]):
         return json.dumps(answer).encode(), "application/json"
 
     def detections(self, found: boxes.Boxes) -> list[dict[str, Any]]:
-        """Boxes as the answer has them, most confident first; coordinates to a hundredth of a pixel."""
+        """Boxes as the answer has them, most confident first, coordinates to 0.01 px."""
         labels = self.passport.labels
         return [
             {
@@ -68,9 +68,7 @@ class DetectionHandler(Handler[Picture, boxes.Boxes]):
             for row in found
         ]
 
-    def _preprocess(
-        self, items: Sequence[Picture]
-    ) -> tuple[NDArray[Any], list[images.Letterbox]]:
+    def _preprocess(self, items: Sequence[Picture]) -> tuple[NDArray[Any], list[images.Letterbox]]:
         spec = self.passport.inputs[0]
         axes = dict(zip(spec.layout, spec.shape, strict=True))
         height, width = int(axes["H"]), int(axes["W"])

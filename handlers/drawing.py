@@ -45,5 +45,7 @@ def draw(image: NDArray[np.uint8], detections: Sequence[Mapping[str, Any]]) -> N
         y = y1 - base - 2 if y1 - h - base - 4 >= 0 else min(y1 + h + 4, height - base)
         cv2.rectangle(canvas, (x, y - h - 2), (x + w + 4, y + base), colour, -1)
         white = (255, 255, 255)
-        cv2.putText(canvas, text, (x + 2, y), cv2.FONT_HERSHEY_SIMPLEX, size, white, line, cv2.LINE_AA)
-    return canvas
+        cv2.putText(
+            canvas, text, (x + 2, y), cv2.FONT_HERSHEY_SIMPLEX, size, white, line, cv2.LINE_AA
+        )
+    return np.asarray(canvas)

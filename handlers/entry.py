@@ -41,10 +41,11 @@ class Entry:
             raise
 
     def handle(self, rows: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
-        """Answers one batch; a describe request of the management API gets the passport's summary."""
+        """Answers one batch; the management API's describe request gets the passport."""
         from handlers.base import header
 
-        if header(context.get_all_request_header(0), "describe") == "true":
+        # A describe request is always alone; in a batch, the header is some client's own.
+        if len(rows) == 1 and header(context.get_all_request_header(0), "describe") == "true":
             return [json.dumps(self.handler.describe()).encode()]
         return self.handler.handle(rows, context)
 

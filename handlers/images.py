@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from handlers.errors import BadInput, TooLarge, UnsupportedFormat
 
@@ -42,7 +42,7 @@ Image.MAX_IMAGE_PIXELS = None  # this module's own limit answers with a status i
 
 
 class Letterbox(NamedTuple):
-    """How a picture was fitted into the model's input: ``model = picture * scale + (left, top)``."""
+    """How a picture lies in the model's input: ``model = picture * scale + (left, top)``."""
 
     scale: float
     left: int
@@ -91,7 +91,7 @@ def letterbox(
     scale = min(height / h, width / w)
     new_w, new_h = max(1, round(w * scale)), max(1, round(h * scale))
     if (new_h, new_w) != (h, w):
-        image = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
+        image = np.asarray(cv2.resize(image, (new_w, new_h)), np.uint8)
     left, top = (width - new_w) // 2, (height - new_h) // 2
     canvas = np.full((height, width, 3), PADDING, np.uint8)
     canvas[top : top + new_h, left : left + new_w] = image
@@ -116,8 +116,10 @@ def _open(data: bytes) -> Image.Image:
             if head.startswith(magic):
                 raise UnsupportedFormat(f"{name} came; expected {', '.join(FORMATS)}") from None
         if data[4:8] == b"ftyp":
-            raise UnsupportedFormat(f"HEIC, AVIF or MP4 came; expected {', '.join(FORMATS)}") from None
-        reason = "" if isinstance(e, Image.UnidentifiedImageError) else f" ({_first_line(e)})"
+            raise UnsupportedFormat(
+                f"HEIC, AVIF or MP4 came; expected {', '.join(FORMATS)}"
+            ) from None
+        reason = "" if isinstance(e, UnidentifiedImageError) else f" ({_first_line(e)})"
         raise BadInput(
             f"{len(data)} bytes that are no picture{reason}; expected {', '.join(FORMATS)}"
         ) from None

@@ -96,10 +96,11 @@ class Passport:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise ArchiveError(f"{where}: passport format {found}, this kit reads {FORMAT}")
         try:
-            specs = {k: tuple(_spec(s) for s in data.pop(k)) for k in ("inputs", "outputs")}
-            artefacts = {k: _artefact(a) for k, a in data.pop("artefacts").items()}
-            labels = tuple(data.pop("labels"))
-            return cls(**specs, artefacts=artefacts, labels=labels, **data)
+            data["inputs"] = tuple(_spec(s) for s in data["inputs"])
+            data["outputs"] = tuple(_spec(s) for s in data["outputs"])
+            data["artefacts"] = {k: _artefact(a) for k, a in data["artefacts"].items()}
+            data["labels"] = tuple(data["labels"])
+            return cls(**data)
         except (KeyError, TypeError, AttributeError) as e:
             raise ArchiveError(f"{where}: the passport lacks or misnames a field ({e})") from None
 

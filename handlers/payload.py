@@ -11,7 +11,7 @@ from typing import Any
 from handlers.errors import BadInput, UnsupportedFormat
 
 FIELDS = ("body", "data", "file", "image", "b64")
-"""Names under which the input is looked for, in this order, in a request, a form or a JSON object."""
+"""Names of the input in a request, a form or a JSON object, looked for in this order."""
 
 
 def read(row: Mapping[str, Any]) -> bytes:
@@ -56,7 +56,7 @@ def _field(row: Mapping[str, Any]) -> Any:
 def _json(data: bytes) -> Any:
     try:
         return json.loads(data)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise BadInput(f"the body begins like JSON but is not ({e})") from None
 
 

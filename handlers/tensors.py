@@ -96,7 +96,9 @@ def _read(data: bytes, names: list[str]) -> Tensors:
     try:
         if data[:6] == b"\x93NUMPY":
             if len(names) != 1:
-                raise BadInput(f"one .npy array came; the model has inputs {', '.join(names)}: send .npz")
+                raise BadInput(
+                    f"one .npy array came; the model has inputs {', '.join(names)}: send .npz"
+                )
             return {names[0]: _npy(data)}
         if data[:4] == b"PK\x03\x04":
             with zipfile.ZipFile(io.BytesIO(data)) as z:
@@ -112,20 +114,26 @@ def _read(data: bytes, names: list[str]) -> Tensors:
     except Exception as e:  # NumPy, zip and JSON readers raise many types for damaged data
         reason = (str(e) or type(e).__name__).splitlines()[0]
         raise BadInput(
-            f"{len(data)} bytes that are no .npy, .npz or JSON with \"inputs\" ({reason})"
+            f'{len(data)} bytes that are no .npy, .npz or JSON with "inputs" ({reason})'
         ) from None
 
 
 def _npy(data: bytes) -> NDArray[Any]:
     f = io.BytesIO(data)
     version = np.lib.format.read_magic(f)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     shape, _, dtype = read(f)
     claimed = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if claimed > MAX_BYTES:
         raise TooLarge(f"the array claims {claimed:,} bytes; at most {MAX_BYTES:,}")
     if claimed > len(data):
-        raise BadInput(f"the array's header claims {claimed:,} bytes, {len(data):,} came: truncated")
+        raise BadInput(
+            f"the array's header claims {claimed:,} bytes, {len(data):,} came: truncated"
+        )
     return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
 
 

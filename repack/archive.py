@@ -1,7 +1,7 @@
 """The .mar file: written whole or not at all, and checked before anything of it is used.
 
-A .mar is a zip with ``MAR-INF/MANIFEST.json``, as TorchServe reads it. It is written here and not by
-torch-model-archiver, because that one flattens folders, works in a shared temporary folder named
+A .mar is a zip with ``MAR-INF/MANIFEST.json``, as TorchServe reads it. It is written here and not
+by torch-model-archiver, because that one flattens folders, works in a shared temporary folder named
 after the model and writes the archive in place.
 """
 
@@ -82,8 +82,8 @@ def pack(stage: Path, temporary: Path) -> None:
 class Draft:
     """A temporary file beside the archive that takes its place only when all went well.
 
-    Use as a context manager; ``commit`` renames. Without it, or after an error, the draft is removed
-    and an older archive of the same name stays as it was.
+    Use as a context manager; ``commit`` renames. Without it, or after an error, the draft is
+    removed and an older archive of the same name stays as it was.
     """
 
     def __init__(self, target: Path):
@@ -92,9 +92,7 @@ class Draft:
 
     def __enter__(self) -> Draft:
         self.target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            ".tmp", f".{self.target.name}.", self.target.parent
-        )
+        handle, name = tempfile.mkstemp(".tmp", f".{self.target.name}.", self.target.parent)
         os.close(handle)
         self.path = Path(name)
         self.path.chmod(0o644)
@@ -127,8 +125,8 @@ def verify(path: Path) -> Passport:
             members = _members(z, path)
             if passports.FILE not in members:
                 raise ArchiveError(
-                    f"{path.name}: no {passports.FILE}: not made by this kit; repack its model with "
-                    "python repack/model_repack.py"
+                    f"{path.name}: no {passports.FILE}: not made by this kit; repack its model "
+                    "with python repack/model_repack.py"
                 )
             with z.open(members[passports.FILE]) as f:
                 passport = Passport.from_json(f.read(MAX_MEMBERS * 1024), path.name)
@@ -179,7 +177,12 @@ def _members(z: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         name = PurePosixPath(info.filename)
-        if name.is_absolute() or ".." in name.parts or "\\" in info.filename or ":" in info.filename:
+        if (
+            name.is_absolute()
+            or ".." in name.parts
+            or "\\" in info.filename
+            or ":" in info.filename
+        ):
             raise ArchiveError(f"{path.name}: member {info.filename!r} points outside the archive")
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from handlers.errors import KitError
-from handlers.passport import Artefact, Passport
+from handlers.passport import Artefact
 from handlers.runtimes import make
 from handlers.runtimes.base import Runtime
 from repack.converters import (
@@ -23,10 +23,25 @@ from repack.converters import (
 )
 from repack.progress import step
 from repack.subjects import Arrays, Subject
-from repack.verify import GateResult, Reference, check
+from repack.verify import GateFailed, GateResult, Reference, check
 
 ROUNDS, CALLS = 6, 4
 """Candidates are timed in turns, so that a slow moment of the machine meets all of them."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A candidate that was built, loaded and compared.
+
+    Attributes:
+        artefact: with the precision that was found.
+        gate: what the comparison saw.
+        runtime: the artefact, loaded in the runtime that will serve it.
+    """
+
+    artefact: Artefact
+    gate: GateResult
+    runtime: Runtime
 
 
 @dataclass
@@ -34,30 +49,44 @@ class Candidate:
     """One backend and precision, and what became of it.
 
     Attributes:
-        artefact: set once it is built.
-        gate: set once it was compared.
-        error: why it could not be built or loaded, in one line.
+        proof: None where it could not be built or loaded.
+        error: why not, in one line.
         ms: median milliseconds of one call, batch 1, one thread; 0 where not measured.
     """
 
     backend: str
     precision: str
-    artefact: Artefact | None = None
-    gate: GateResult | None = None
+    proof: Proof | None = None
     error: str = ""
     ms: float = 0.0
-    runtime: Runtime | None = field(default=None, repr=False)
+
+    @property
+    def form(self) -> tuple[str, str]:
+        """Backend and precision."""
+        return self.backend, self.precision
 
     @property
     def passed(self) -> bool:
-        return self.gate is not None and self.gate.passed
+        return self.proof is not None and self.proof.gate.passed
 
     @property
     def verdict(self) -> str:
-        if self.error:
+        if self.proof is None:
             return self.error
-        assert self.gate is not None
-        return "passed" if self.gate.passed else "; ".join(self.gate.failures)
+        return "passed" if self.passed else "; ".join(self.proof.gate.failures)
+
+    def proven(self) -> Proof:
+        """The proof of a candidate that passed.
+
+        Raises:
+            GateFailed: it was compared and differs.
+            KitError: it could not be built or loaded.
+        """
+        if self.proof is None:
+            raise KitError(f"{self.backend} {self.precision}: {self.error}")
+        if not self.passed:
+            raise GateFailed(f"{self.backend} {self.precision}: {self.verdict}", self.proof.gate)
+        return self.proof
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -65,7 +94,7 @@ class Candidate:
             "precision": self.precision,
             "verdict": self.verdict,
             "ms": round(self.ms, 2) or None,
-            "gate": self.gate.to_dict() if self.gate else None,
+            "gate": self.proof.gate.to_dict() if self.proof else None,
         }
 
 
@@ -107,14 +136,15 @@ class Workshop:
         self.calibration = calibration
         self._onnx: Path | None = None
 
-    def build(self, candidate: Candidate) -> None:
-        """Sets ``candidate.artefact``; a ``KitError`` is kept in ``candidate.error``."""
+    def build(self, candidate: Candidate) -> Artefact:
+        """Converts the model into the candidate's form, in a folder of its own.
+
+        Raises:
+            KitError: the model has something that the form cannot hold.
+        """
         folder = f"{candidate.backend}-{candidate.precision}"
         (self.stage / folder).mkdir(parents=True)
-        try:
-            candidate.artefact = self._artefact(candidate, folder)
-        except KitError as e:
-            candidate.error = str(e)
+        return self._artefact(candidate, folder)
 
     def onnx(self) -> Path:
         """The model as ONNX, with suppression at its end where it is a detector."""
@@ -126,8 +156,7 @@ class Workshop:
             folder = self.stage / "onnx"
             folder.mkdir()
             exported = folder / "exported.onnx"
-            with step("exporting to ONNX"):
-                onnx_from_module.convert(subject, exported)
+            onnx_from_module.convert(subject, exported)
             self._onnx = exported
             if subject.task == "detection":
                 s = subject.settings
@@ -157,37 +186,39 @@ class Workshop:
         return Artefact("openvino", files, precision, {}, output, {"execution_type": execution})
 
 
-def examine(
-    candidate: Candidate, subject: Subject, stage: Path, record: Passport, reference: Reference
-) -> None:
-    """Loads a built candidate in the runtime that will serve it and puts it through the gate."""
-    assert candidate.artefact is not None
+def try_one(candidate: Candidate, workshop: Workshop, reference: Reference) -> None:
+    """Builds a candidate, loads it in the runtime that will serve it, and compares it.
+
+    Sets ``candidate.proof``, or ``candidate.error`` where it could not be built or loaded.
+    """
+    subject, name = workshop.subject, f"{candidate.backend} {candidate.precision}"
     try:
-        runtime = make(stage, record, candidate.artefact, threads=1)
-        runtime.activate()
-        candidate.gate = check(subject, runtime, candidate.precision, reference)
+        with step(f"converting to {name}"):
+            artefact = workshop.build(candidate)
+        with step(f"comparing {name} with the original"):
+            runtime = make(workshop.stage, subject.inputs, artefact, threads=1)
+            runtime.activate()
+            gate = check(subject, runtime, candidate.precision, reference)
     except KitError as e:
         candidate.error = str(e)
-        return
     except Exception as e:  # runtimes raise many types for models that they do not take
         reason = (str(e).strip().splitlines() or [type(e).__name__])[-1]
-        candidate.error = f"{candidate.backend} does not run this model ({reason})"
-        return
-    candidate.runtime = runtime
-    found = candidate.gate.precision_found
-    candidate.artefact = Artefact(**{**candidate.artefact.__dict__, "precision_found": found})
+        candidate.error = f"does not run this model ({reason})"
+    else:
+        proven = replace(artefact, precision_found=gate.precision_found)
+        candidate.proof = Proof(proven, gate, runtime)
 
 
 def measure(candidates: Sequence[Candidate], given: Arrays) -> None:
     """Times the candidates that passed, in turns: one thread, batch 1, model call only."""
-    times: dict[int, list[float]] = {i: [] for i, c in enumerate(candidates) if c.passed}
+    passed = [c for c in candidates if c.passed]
+    times: list[list[float]] = [[] for _ in passed]
     for _ in range(ROUNDS):
-        for i, taken in times.items():
-            runtime = candidates[i].runtime
-            assert runtime is not None
+        for candidate, taken in zip(passed, times, strict=True):
+            runtime = candidate.proven().runtime
             for _ in range(CALLS):
                 begin = time.perf_counter()
                 runtime.infer(given)
                 taken.append((time.perf_counter() - begin) * 1e3)
-    for i, taken in times.items():
-        candidates[i].ms = median(taken)
+    for candidate, taken in zip(passed, times, strict=True):
+        candidate.ms = median(taken)

@@ -1,4 +1,4 @@
-"""The command line of ``model_repack.py``: its flags, its table and its exit codes."""
+"""The command line of ``model_repack.py``: its flags, and what it shows."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.errors import KitError
-from handlers.passport import Passport
-from repack.progress import say
 
 if TYPE_CHECKING:
     from repack.candidates import Candidate
     from repack.verify import GateResult
-
-__all__ = ["KitError", "Options", "Passport", "main", "table"]
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "examples" / "shapes" / "yolov5n_shapes.pt"
@@ -47,29 +43,6 @@ class Options:
     command: str
 
 
-def main(repack: Callable[[Options], Path], arguments: Sequence[str] | None = None) -> int:
-    """Runs ``repack`` and turns its outcome into an exit code: 0, 1 (mistake) or 3 (gate)."""
-    try:
-        options = parse(arguments)
-        target = repack(options)
-    except KitError as e:
-        gate: GateResult | None = getattr(e, "result", None)
-        if gate is not None:
-            say(gate_table(gate))
-        say(f"error: {e}")
-        return 1 if gate is None else 3
-    except ModuleNotFoundError as e:
-        if e.name and e.name.partition(".")[0] in ("handlers", "repack"):
-            raise
-        say(f"error: {e.name} is not installed: run 'bash run.sh' once and use .venv/bin/python")
-        return 1
-    except KeyboardInterrupt:
-        say("stopped; the model store is as it was")
-        return 130
-    print(target)
-    return 0
-
-
 def parse(arguments: Sequence[str] | None = None) -> Options:
     """The flags, checked.
 
@@ -84,22 +57,47 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--weights", type=Path, default=SHIPPED, help="YOLOv5, TorchScript, ONNX or state-dict file")
+    add(
+        "--weights", type=Path, default=SHIPPED, help="YOLOv5, TorchScript, ONNX or state-dict file"
+    )
     add("--name", default="fd1", help="the model's name in TorchServe and of the archive")
     add("--version", default="1.0", help="the model's version in TorchServe")
     add("--imgsz", type=int, default=640, help="side of a detector's square input, pixels")
-    add("--backend", choices=["auto", "torchscript", "onnxruntime", "openvino"], help="what runs the "
-        "model; auto measures all and keeps the fastest that passes the gate (default: auto)")
-    add("--precision", default="auto", choices=["auto", "f32", "bf16", "int8"],
-        help="auto takes every one that can be built; int8 needs --calibration")
+    add(
+        "--backend",
+        choices=["auto", "torchscript", "onnxruntime", "openvino"],
+        help="what runs the "
+        "model; auto measures all and keeps the fastest that passes the gate (default: auto)",
+    )
+    add(
+        "--precision",
+        default="auto",
+        choices=["auto", "f32", "bf16", "int8"],
+        help="auto takes every one that can be built; int8 needs --calibration",
+    )
     add("--trt", type=int, choices=[0, 1], help="1: TensorRT on an NVIDIA GPU; 0: TorchScript")
-    add("--samples", type=Path, metavar="DIR", help="pictures (.npy/.npz for other models) that the "
-        "gate compares on, with YOLO label files for mAP")
-    add("--calibration", type=Path, metavar="DIR", help="pictures or arrays that int8 is calibrated on")
+    add(
+        "--samples",
+        type=Path,
+        metavar="DIR",
+        help="pictures (.npy/.npz for other models) that the "
+        "gate compares on, with YOLO label files for mAP",
+    )
+    add(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="pictures or arrays that int8 is calibrated on",
+    )
     add("--model-store", type=Path, default=ROOT / "model_store", metavar="DIR")
     add("--network", metavar="MODULE:CLASS", help="the network of a plain state dict")
-    add("--input-shape", action="append", default=[], metavar="[NAME=]1x3x224x224",
-        help="an input's shape, where the file does not carry it; a word is an axis of any length")
+    add(
+        "--input-shape",
+        action="append",
+        default=[],
+        metavar="[NAME=]1x3x224x224",
+        help="an input's shape, where the file does not carry it; a word is an axis of any length",
+    )
     add("--conf", type=float, default=0.25, help="least confidence of an answered box")
     add("--iou", type=float, default=0.45, help="overlap above which boxes of a class are merged")
     add("--max-det", type=int, default=300, help="most boxes per picture")
@@ -136,12 +134,14 @@ def table(candidates: Sequence[Candidate]) -> str:
     lines = [f"    {'backend':<12}{'asked':<6}{'found':<7}{'ms':>8}  {'L2 error':<10}verdict"]
     for c in candidates:
         found, error = "-", "-"
-        if c.gate is not None:
-            found = c.gate.precision_found["label"]
-            errors = [v["relative_l2"] for v in c.gate.outputs.values()]
+        if c.proof is not None:
+            found = c.proof.gate.precision_found["label"]
+            errors = [v["relative_l2"] for v in c.proof.gate.outputs.values()]
             error = f"{max(errors):.2g}" if errors else "-"
         time = f"{c.ms:.1f}" if c.ms else "-"
-        lines.append(f"    {c.backend:<12}{c.precision:<6}{found:<7}{time:>8}  {error:<10}{c.verdict}")
+        lines.append(
+            f"    {c.backend:<12}{c.precision:<6}{found:<7}{time:>8}  {error:<10}{c.verdict}"
+        )
     return "\n".join(lines)
 
 
@@ -160,7 +160,9 @@ def _backend(trt: int | None, backend: str | None) -> str:
     if trt is None:
         return backend or "auto"
     if backend is not None:
-        raise KitError(f"--trt {trt} and --backend {backend} both name what runs the model: give one")
+        raise KitError(
+            f"--trt {trt} and --backend {backend} both name what runs the model: give one"
+        )
     if trt == 0:
         return "torchscript"
     if Path("/dev/nvidia0").exists():
@@ -174,6 +176,8 @@ def _shapes(given: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
         name, _, axes = text.rpartition("=")
         parts = axes.split("x")
         if not all(re.fullmatch(r"[1-9]\d*|[A-Za-z_]+", part) for part in parts):
-            raise KitError(f"--input-shape {text!r}: expected [NAME=]1x3x224x224, or words for free axes")
+            raise KitError(
+                f"--input-shape {text!r}: expected [NAME=]1x3x224x224, or words for free axes"
+            )
         shapes[name or f"input_{i}"] = tuple(int(p) if p.isdigit() else p for p in parts)
     return shapes

@@ -70,8 +70,8 @@ def write(stage: Path, record: Passport, store: Path, sample: Path) -> Path:
         sample: an input that the finished archive must answer.
 
     Raises:
-        KitError: the disk is full or not writable, or the archive does not work on its own; an older
-            archive of the same name stays.
+        KitError: the disk is full or not writable, or the archive does not work on its own; an
+            older archive of the same name stays.
     """
     target = store / f"{record.name}.mar"
     archive.stage_handlers(stage)
@@ -112,7 +112,7 @@ def _try_alone(packed: Path, sample: Path) -> None:
 
 
 def example_input(subject: Subject, samples: list[Sample], folder: Path) -> Path:
-    """A file that the archive should answer: the first sample, or one made from the input's spec."""
+    """A file that the archive should answer: the first sample, or one made up."""
     if samples:
         return samples[0].path.resolve()
     given = subject.random_inputs(seed=2)

@@ -81,14 +81,14 @@ def _heavy(op: Any) -> bool:
 def _multiplies(op: Any) -> int:
     out = math.prod(op.output(0).shape)
     kind = op.get_type_name()
-    weights = list(op.input(1).get_shape())
+    left, right = ([int(n) for n in op.input(i).get_shape()] for i in (0, 1))
     if kind == "MatMul":
-        return out * int(list(op.input(0).get_shape())[-1])
+        return int(out * left[-1])
     if kind == "GroupConvolution":
-        return out * math.prod(weights[2:])
+        return int(out * math.prod(right[2:]))
     if kind == "ConvolutionBackpropData":
-        return math.prod(op.input(0).get_shape()) * math.prod(weights[1:])
-    return out * math.prod(weights[1:])
+        return math.prod(left) * math.prod(right[1:])
+    return int(out * math.prod(right[1:]))
 
 
 def _onnxruntime(runtime: Any) -> tuple[Counter[str], Counter[str]]:
@@ -128,7 +128,11 @@ def _onnxruntime(runtime: Any) -> tuple[Counter[str], Counter[str]]:
         output = shapes.get(node.name) or []
         out = math.prod(next(iter(output[0].values()))) if output else 0
         weights = [sizes[i] for i in node.input if len(sizes.get(i, ())) >= 2]
-        depth = math.prod(weights[0][1:] if "Conv" in node.op_type else weights[0][:1]) if weights else 1
+        depth = (
+            math.prod(weights[0][1:] if "Conv" in node.op_type else weights[0][:1])
+            if weights
+            else 1
+        )
         layers[kind] += 1
         flops[kind] += out * depth
     return layers, flops
@@ -144,7 +148,9 @@ def _torchscript(runtime: Any) -> tuple[Counter[str], Counter[str]]:
     constants = [
         node.t("value")
         for node in module.inlined_graph.nodes()
-        if node.kind() == "prim::Constant" and node.hasAttribute("value") and node.kindOf("value") == "t"
+        if node.kind() == "prim::Constant"
+        and node.hasAttribute("value")
+        and node.kindOf("value") == "t"
     ]
     for value in [*constants, *module.parameters()]:
         if value.dim() >= 2 and value.is_floating_point():

@@ -38,8 +38,8 @@ class Sample:
 def read(folder: Path, subject: Subject, flag: str) -> list[Sample]:
     """Every picture (detectors) or ``.npy``/``.npz`` file (other models) of a folder, by name.
 
-    A picture's labels are looked for beside it and in ``labels/``, as ``NAME.txt`` in YOLO's format:
-    class, centre x, centre y, width, height on each line, as shares of the picture's size.
+    A picture's labels are looked for beside it and in ``labels/``, as ``NAME.txt`` in YOLO's
+    format: class, centre x, centre y, width, height on each line, as shares of the picture's size.
 
     Raises:
         KitError: no such folder, nothing usable in it, or a file that cannot be read.
@@ -95,7 +95,15 @@ def _truth(path: Path, width: int, height: int, place: images.Letterbox) -> NDAr
             kind, x, y, w, h = (float(v) for v in line.split())
         except ValueError:
             raise KitError(f"{path}, line {number}: {line!r}; expected: class cx cy w h") from None
-        rows.append([(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height, kind])
+        rows.append(
+            [
+                (x - w / 2) * width,
+                (y - h / 2) * height,
+                (x + w / 2) * width,
+                (y + h / 2) * height,
+                kind,
+            ]
+        )
     truth = np.array(rows, np.float32).reshape(-1, 5)
     truth[:, :4] *= place.scale
     truth[:, [0, 2]] += place.left

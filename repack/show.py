@@ -20,7 +20,9 @@ from repack import archive
 
 def main() -> int:
     """Prints one archive's passport; 1 if it is refused."""
-    parser = argparse.ArgumentParser(prog="python -m repack.show", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m repack.show", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("archive", type=Path)
     parser.add_argument("--json", action="store_true", help="the passport itself")
     given = parser.parse_args()

@@ -49,7 +49,7 @@ class Subject:
         return self.source.task
 
     def random_inputs(self, seed: int, batch: int = 1) -> Arrays:
-        """Values spread over each input's range (or a standard normal), the same for the same seed."""
+        """Values spread over each input's range (or standard normal), the same for one seed."""
         rng = np.random.default_rng(seed)
         return {spec.name: _random(spec, rng, batch) for spec in self.inputs}
 
@@ -83,7 +83,9 @@ def detector(source: Source, imgsz: int, settings: Mapping[str, Any]) -> Subject
     if imgsz <= 0 or imgsz % 32:
         raise KitError(f"--imgsz {imgsz}: expected a positive multiple of 32, such as 640")
     if source.module is None:
-        raise KitError(f"{source.path}: a detector needs its module, a {source.family} file has none")
+        raise KitError(
+            f"{source.path}: a detector needs its module, a {source.family} file has none"
+        )
     module = PixelDetector(source.module).eval()
     spec = TensorSpec("images", "uint8", ("batch", imgsz, imgsz, 3), (0, 255), "NHWC")
     with torch.inference_mode():
@@ -122,7 +124,9 @@ def tensors(source: Source, shapes: Mapping[str, tuple[int | str, ...]]) -> Subj
         raise KitError(f"{source.path}: the model does not run on {given} ({reason})") from None
     values = result if isinstance(result, (tuple, list)) else (result,)
     if not all(isinstance(v, Tensor) for v in values):
-        raise KitError(f"{source.path}: the model answers {type(result).__name__}; expected tensors")
+        raise KitError(
+            f"{source.path}: the model answers {type(result).__name__}; expected tensors"
+        )
     names = ["output"] if len(values) == 1 else [f"output_{i}" for i in range(len(values))]
     outputs = tuple(
         TensorSpec(n, str(v.dtype).removeprefix("torch."), ("any",) * v.dim())
@@ -190,7 +194,9 @@ def _onnx_spec(node: Any, shape: tuple[int | str, ...] | None, path: Path) -> Te
 
 
 def _random(spec: TensorSpec, rng: np.random.Generator, batch: int) -> NDArray[Any]:
-    sizes = [n if isinstance(n, int) else (batch if i == 0 else 8) for i, n in enumerate(spec.shape)]
+    sizes = [
+        n if isinstance(n, int) else (batch if i == 0 else 8) for i, n in enumerate(spec.shape)
+    ]
     kind = np.dtype(spec.dtype).kind
     if spec.range and kind in "iu":
         return rng.integers(int(spec.range[0]), int(spec.range[1]) + 1, sizes).astype(spec.dtype)

@@ -42,7 +42,7 @@ TOLERANCES = {
     "int8": Tolerance(None, None, 1.5e-1),
 }
 """f32 as the working notes ask. bf16 keeps 8 bits of mantissa (2**-8 = 0.4 % a value), int8 has 256
-levels a tensor: for these the whole output's error is bounded, and the task's own metric decides."""
+levels a tensor: for these the whole output's error is bounded, and the task's metric decides."""
 
 
 class GateFailed(KitError):
@@ -100,9 +100,7 @@ class Reference:
             for i in range(RANDOM_INPUTS)
         ]
         inputs += [s.inputs for s in samples]
-        answers = [
-            {k: np.array(v) for k, v in subject.original(given).items()} for given in inputs
-        ]
+        answers = [{k: np.array(v) for k, v in subject.original(given).items()} for given in inputs]
         return cls(inputs, answers, list(samples))
 
 

@@ -1,7 +1,7 @@
 """The programs that run a model, behind one interface.
 
 A runtime is made from an archive's folder without touching the device, and loads the model when
-it is activated. Its library is imported only then, so a worker holds in memory just the one it uses.
+it is activated. Its library is imported only then: a worker holds just the one it uses.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handlers.errors import ArchiveError, RuntimeMissing
-from handlers.passport import Artefact, Passport
+from handlers.passport import Artefact, Passport, TensorSpec
 from handlers.runtimes.base import Runtime
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Loaded:
     fallback: str | None = None
 
 
-def make(folder: Path, passport: Passport, artefact: Artefact, threads: int) -> Runtime:
+def make(folder: Path, inputs: tuple[TensorSpec, ...], artefact: Artefact, threads: int) -> Runtime:
     """The runtime for one artefact, not yet activated.
 
     Raises:
@@ -45,7 +45,7 @@ def make(folder: Path, passport: Passport, artefact: Artefact, threads: int) -> 
         )
     module, _, name = RUNTIMES[artefact.runtime].partition(":")
     runtime: type[Runtime] = getattr(importlib.import_module(module), name)
-    return runtime(folder, artefact, passport.inputs, threads)
+    return runtime(folder, artefact, inputs, threads)
 
 
 def load(folder: Path, passport: Passport, wanted: str, threads: int) -> Loaded:
@@ -63,13 +63,13 @@ def load(folder: Path, passport: Passport, wanted: str, threads: int) -> Loaded:
         raise ArchiveError(f"no artefact {wanted!r}; it holds {', '.join(passport.artefacts)}")
     artefact = passport.artefacts[wanted]
     try:
-        runtime = make(folder, passport, artefact, threads)
+        runtime = make(folder, passport.inputs, artefact, threads)
         runtime.activate()
     except RuntimeMissing as e:
         portable = passport.artefacts.get("portable")
         if portable is None or portable is artefact:
             raise
-        runtime = make(folder, passport, portable, threads)
+        runtime = make(folder, passport.inputs, portable, threads)
         runtime.activate()
         return Loaded(runtime, portable, f"{e}; the portable {runtime.name} module serves instead")
     asked = artefact.precision_found.get("label", runtime.precision)

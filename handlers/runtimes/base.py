@@ -68,13 +68,15 @@ class Runtime(ABC):
         return [end] if end in outputs else list(outputs)
 
     def warm_up(self) -> None:
-        """Two calls on mid-range values, where the input's size is known: the first calls are slow."""
+        """Two calls on mid-range values, where the input's size is known: first calls are slow."""
         feed = {}
         for spec in self.inputs:
             if any(isinstance(n, str) for n in spec.shape[1:]):
                 return
             shape = tuple(n if isinstance(n, int) else 1 for n in spec.shape)
             low, high = spec.range or (0, 1)
-            feed[spec.name] = np.full(shape, (low + high) // 2 if high > 1 else high / 2, spec.dtype)
+            feed[spec.name] = np.full(
+                shape, (low + high) // 2 if high > 1 else high / 2, spec.dtype
+            )
         for _ in range(2):
             self.infer(feed)

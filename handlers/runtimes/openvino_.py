@@ -16,7 +16,7 @@ LABELS = {"f32": "f32", "float": "f32", "float32": "f32", "bf16": "bf16", "bfloa
 class OpenVino(Runtime):
     """Runs an OpenVINO IR.
 
-    The execution type is set on purpose: left alone, OpenVINO takes bfloat16 wherever the CPU has it.
+    The execution type is set on purpose: left alone, OpenVINO takes bfloat16 where the CPU has it.
     """
 
     name = "openvino"
@@ -50,9 +50,9 @@ class OpenVino(Runtime):
         return {name: result[self._outputs.index(name)] for name in names}
 
     def _found(self, hint: str) -> str:
-        """The precision that the compiled model really has: int8 layers keep theirs on every CPU."""
+        """The precision that the compiled model has; int8 layers keep theirs on every CPU."""
         element = self.compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        found = LABELS.get(element, element)
+        found = LABELS.get(element, str(element))
         if self.artefact.precision_asked == "int8" and found == hint:
             return "int8"
         return found

@@ -35,6 +35,4 @@ class TorchScript(Runtime):
             given = [self._torch.from_numpy(inputs[s.name]) for s in self.inputs]
             result = self._module(*given)
         values = result if isinstance(result, (tuple, list)) else [result]
-        return {
-            name: np.asarray(v.numpy()) for name, v in zip(self._names, values, strict=True)
-        }
+        return {name: np.asarray(v.numpy()) for name, v in zip(self._names, values, strict=True)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -26,7 +27,11 @@ def convert(subject: Subject, path: Path) -> None:
     example = subject.random_inputs(seed=1, batch=2)
     given = tuple(torch.from_numpy(example[s.name]) for s in subject.inputs)
     axes = tuple(
-        {i: torch.export.Dim(n, min=1, max=4096) for i, n in enumerate(s.shape) if isinstance(n, str)}
+        {
+            i: torch.export.Dim(n, min=1, max=4096)
+            for i, n in enumerate(s.shape)
+            if isinstance(n, str)
+        }
         for s in subject.inputs
     )
     with warnings.catch_warnings(), torch.no_grad():
@@ -60,7 +65,8 @@ def convert(subject: Subject, path: Path) -> None:
 def _drop_traces(model: onnx.ModelProto) -> None:
     """Removes the exporter's notes: they hold folder names of the machine that exported."""
     graph = model.graph
-    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+    parts: list[Any] = [model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info]
+    for part in parts:
         del part.metadata_props[:]
     for tensor in graph.initializer:
         del tensor.metadata_props[:]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from handlers.boxes import CLASS_OFFSET
@@ -15,9 +17,9 @@ def append(source: Path, target: Path, confidence: float, iou: float, limit: int
     """Adds output "detections" beside "boxes".
 
     Args:
-        source: ONNX file with output "boxes" ``[N, B, 5 + classes]``, as ``handlers.boxes.nms`` takes.
-        target: the new file, with output "detections" ``[M, 7]`` float32 too: picture's index in the
-            batch, x1, y1, x2, y2 in pixels, confidence, class index. The same boxes as
+        source: ONNX file with output "boxes" ``[N, B, 5 + classes]``, as ``handlers.boxes.nms``.
+        target: the new file, with output "detections" ``[M, 7]`` float32 too: index in the batch,
+            x1, y1, x2, y2 in pixels, confidence, class index. The same boxes as
             ``handlers.boxes.nms`` gives: classes are kept apart by an offset per class.
         confidence: boxes of at most this confidence are dropped.
         iou: overlap above which the less confident box of a class is dropped.
@@ -25,7 +27,7 @@ def append(source: Path, target: Path, confidence: float, iou: float, limit: int
     """
     model = onnx.load(source)
     graph = model.graph
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "nms_0": np.array([0], np.int64),
         "nms_2": np.array([2], np.int64),
         "nms_4": np.array([4], np.int64),
@@ -40,8 +42,10 @@ def append(source: Path, target: Path, confidence: float, iou: float, limit: int
     }
     graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items())
 
-    def node(op: str, inputs: list[str], output: str, **attributes: object) -> None:
-        graph.node.append(helper.make_node(op, inputs, [output], f"nms_{op}_{output}", **attributes))
+    def node(op: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        graph.node.append(
+            helper.make_node(op, inputs, [output], f"nms_{op}_{output}", **attributes)
+        )
 
     def columns(first: str, last: str, output: str) -> None:
         node("Slice", ["boxes", first, last, "nms_2"], output)
@@ -77,6 +81,8 @@ def append(source: Path, target: Path, confidence: float, iou: float, limit: int
         "detections",
         axis=1,
     )
-    graph.output.append(helper.make_tensor_value_info("detections", TensorProto.FLOAT, ["found", 7]))
+    graph.output.append(
+        helper.make_tensor_value_info("detections", TensorProto.FLOAT, ["found", 7])
+    )
     onnx.checker.check_model(model)
     onnx.save(model, target)

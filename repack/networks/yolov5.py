@@ -22,7 +22,7 @@ COCO_ANCHORS = (
     ((30.0, 61.0), (62.0, 45.0), (59.0, 119.0)),
     ((116.0, 90.0), (156.0, 198.0), (373.0, 326.0)),
 )
-"""Anchor widths and heights in input pixels, per scale: the published k-means result on COCO at 640."""
+"""Anchor widths and heights in input pixels, per scale: published, fitted to COCO at 640."""
 
 
 class Size(NamedTuple):
@@ -44,7 +44,9 @@ SIZES = {
 class Conv(nn.Module):
     """Convolution, batch norm and SiLU; halves the image when ``stride`` is 2."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, pad: int | None = None):
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, pad: int | None = None
+    ):
         super().__init__()
         pad = kernel // 2 if pad is None else pad
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, pad, bias=False)
@@ -70,7 +72,7 @@ class Bottleneck(nn.Module):
 
 
 class C3(nn.Module):
-    """Cross-stage block: one half of the channels through ``repeats`` bottlenecks, one half past them."""
+    """Cross-stage block: half of the channels through ``repeats`` bottlenecks, half past them."""
 
     def __init__(self, c_in: int, c_out: int, repeats: int, shortcut: bool = True):
         super().__init__()
@@ -85,7 +87,7 @@ class C3(nn.Module):
 
 
 class SPPF(nn.Module):
-    """Spatial pyramid pooling: 5x5 max pooling applied once, twice and three times, concatenated."""
+    """Spatial pyramid pooling: 5x5 max pooling once, twice and three times, concatenated."""
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
@@ -132,15 +134,14 @@ class Detect(nn.Module):
         for head, x in zip(self.m, maps, strict=True):
             y = head(x)
             n, _, height, width = y.shape
-            raw.append(
-                y.view(n, self.per_cell, self.outputs, height, width).permute(0, 1, 3, 4, 2).contiguous()
-            )
+            y = y.view(n, self.per_cell, self.outputs, height, width)
+            raw.append(y.permute(0, 1, 3, 4, 2).contiguous())
         if self.training:
             return raw
         return torch.cat([self.decode(y, i) for i, y in enumerate(raw)], 1)
 
     def decode(self, raw: Tensor, scale: int) -> Tensor:
-        """Boxes of one scale: ``[N, anchors, H, W, 5 + classes]`` to ``[N, boxes, 5 + classes]``."""
+        """One scale: ``[N, anchors, H, W, 5 + classes]`` to ``[N, boxes, 5 + classes]``."""
         n, _, height, width, _ = raw.shape
         stride = STRIDES[scale]
         y = raw.sigmoid()

@@ -53,10 +53,10 @@ def load(path: Path, network: str | None = None) -> Source:
             path, f"a {kind.value} file, which carries its own network: leave --network out"
         )
     if kind is Kind.TORCHSCRIPT:
-        from repack.sources import torchscript  # noqa: PLC0415 - only what the file needs
+        from repack.sources import torchscript
 
         return torchscript.load(path)
-    from repack.sources import onnx  # noqa: PLC0415 - only what the file needs
+    from repack.sources import onnx
 
     return onnx.load(path)
 

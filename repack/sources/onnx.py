@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
-from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, TensorProto
 
 from repack.sources.errors import SourceError, UnreadableFile, UnsupportedLayout, printable

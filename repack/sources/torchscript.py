@@ -22,7 +22,7 @@ def load(path: Path) -> Source:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit as a whole
-            module = cast(nn.Module, torch.jit.load(str(path), map_location="cpu"))  # type: ignore[no-untyped-call]
+            module = cast(nn.Module, torch.jit.load(str(path), map_location="cpu"))
     except (RuntimeError, ValueError, OSError) as error:
         raise UnreadableFile(
             path,
