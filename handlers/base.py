@@ -79,7 +79,7 @@ class Handler(ABC, Generic[Item, Result]):
                 for i, (item, outcome) in enumerate(zip(decoded, outcomes, strict=True))
             ]
         self.stages.count([status for _, status in answers])
-        self.stages.report(context)
+        self.stages.report(context, self.runtime.name, self.fallback is not None)
         return [body for body, _ in answers]
 
     def describe(self) -> dict[str, Any]:

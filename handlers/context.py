@@ -17,6 +17,7 @@ class Metrics(Protocol):
         unit: str,
         idx: str | None = None,
         dimensions: Sequence[Any] = ...,
+        **kind: Any,
     ) -> None: ...
 
 
@@ -49,9 +50,11 @@ class LocalMetrics:
         unit: str,
         idx: str | None = None,
         dimensions: Sequence[Any] = (),
+        **kind: Any,
     ) -> None:
         key = (name, dimensions[-1].value if dimensions else "")
-        self.totals[key] = self.totals.get(key, 0.0) + value
+        before = 0.0 if kind.get("metric_type") == "gauge" else self.totals.get(key, 0.0)
+        self.totals[key] = before + value
 
 
 class LocalContext:

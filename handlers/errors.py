@@ -15,15 +15,20 @@ class ArchiveError(KitError):
     """An archive or its passport is damaged, foreign or unsafe."""
 
 
+PIP_NAMES = {"cv2": "opencv-python-headless", "PIL": "pillow", "google": "protobuf"}
+"""Packages that pip knows by another name than Python's import."""
+
+
 class RuntimeMissing(KitError):
     """A runtime's library is not installed.
 
     Args:
-        library: the package's name as pip knows it.
+        library: the package's name, as Python's import or pip knows it.
         reason: the import's own message.
     """
 
     def __init__(self, library: str, reason: object):
+        library = PIP_NAMES.get(library.partition(".")[0], library)
         first = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
         super().__init__(f"{library} cannot be loaded ({first}): pip install {library}")
         self.library = library

@@ -90,7 +90,7 @@ class Passport:
         """
         try:
             data = json.loads(text)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise ArchiveError(f"{where}: the passport is not JSON ({e})") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
@@ -100,8 +100,9 @@ class Passport:
             data["outputs"] = tuple(_spec(s) for s in data["outputs"])
             data["artefacts"] = {k: _artefact(a) for k, a in data["artefacts"].items()}
             data["labels"] = tuple(data["labels"])
+            data["files"] = {k: _checksum(v) for k, v in data["files"].items()}
             return cls(**data)
-        except (KeyError, TypeError, AttributeError) as e:
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise ArchiveError(f"{where}: the passport lacks or misnames a field ({e})") from None
 
     @classmethod
@@ -142,6 +143,12 @@ def sha256(path: Path) -> str:
         while block := f.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _checksum(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} in place of a checksum")
+    return value
 
 
 def _spec(data: Mapping[str, Any]) -> TensorSpec:

@@ -6,9 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from handlers.context import Context
+from handlers.context import Context, LocalMetrics
 
 STAGES = ("decode", "preprocess", "infer", "postprocess", "encode")
 
@@ -26,8 +26,7 @@ class Dimension(NamedTuple):
 class Stages:
     """Adds up milliseconds per stage and outcomes per item, and reports them as counters.
 
-    Stage times are summed over the items of a batch; where items are decoded side by side, so are
-    their times.
+    A stage's time is the clock's, for the whole batch: items decoded side by side count once.
     """
 
     def __init__(self) -> None:
@@ -52,22 +51,38 @@ class Stages:
             kind = "ok" if status < 400 else "rejected" if status < 500 else "failed"
             self._outcomes[kind] += 1
 
-    def report(self, context: Context) -> None:
-        """Hands the sums to the server, at most every ``REPORT_EVERY_S`` seconds."""
+    def report(self, context: Context, runtime: str, fallback: bool) -> None:
+        """Hands the sums to the server, at most every ``REPORT_EVERY_S`` seconds.
+
+        Args:
+            runtime: what runs the model.
+            fallback: whether it runs in place of what the archive was packed for.
+        """
         now = time.monotonic()
         if now - self._reported < REPORT_EVERY_S:
             return
         self._reported = now
 
-        def add(name: str, value: float, unit: str, *last: Dimension) -> None:
+        def add(name: str, value: float, unit: str, *last: Dimension, **kind: Any) -> None:
             common = [Dimension("ModelName", context.model_name), Dimension("Level", "Model")]
-            context.metrics.add_metric(name, value, unit, dimensions=[*common, *last])
+            context.metrics.add_metric(name, value, unit, dimensions=[*common, *last], **kind)
 
         for stage, ms in self._ms.items():
             add("handler_stage_milliseconds", round(ms, 3), "ms", Dimension("Stage", stage))
         for outcome, items in self._outcomes.items():
             add("handler_items", items, "count", Dimension("Outcome", outcome))
         add("handler_batches", self._batches, "count")
+        gauge = _gauge(context)
+        add("handler_fallback", int(fallback), "count", Dimension("Runtime", runtime), **gauge)
         self._ms.clear()
         self._outcomes.clear()
         self._batches = 0
+
+
+def _gauge(context: Context) -> dict[str, Any]:
+    """TorchServe's argument that makes a metric a gauge; its counters are the default."""
+    if isinstance(context.metrics, LocalMetrics):
+        return {"metric_type": "gauge"}
+    from ts.metrics.metric_type_enum import MetricTypes
+
+    return {"metric_type": MetricTypes.GAUGE}

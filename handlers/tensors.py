@@ -87,9 +87,21 @@ def check(given: Tensors, spec: TensorSpec) -> NDArray[Any]:
         )
     if value.size == 0:
         raise Unprocessable(f"{spec.name}: shape {list(value.shape)} holds no values")
-    if not np.can_cast(value.dtype, spec.dtype, "same_kind"):
-        raise Unprocessable(f"{spec.name}: {value.dtype} came; expected {spec.dtype}")
+    _check_type(value, spec)
     return np.ascontiguousarray(value, dtype=spec.dtype)
+
+
+def _check_type(value: NDArray[Any], spec: TensorSpec) -> None:
+    """Whole numbers fit any whole type that can hold their values; JSON's are always 64 bits wide."""
+    wanted = np.dtype(spec.dtype)
+    if value.dtype.kind in "iu" and wanted.kind in "iu":
+        low, high, limits = value.min(), value.max(), np.iinfo(wanted)
+        if low < limits.min or high > limits.max:
+            raise Unprocessable(
+                f"{spec.name}: values from {low} to {high} came; expected {spec.dtype}"
+            )
+    elif not np.can_cast(value.dtype, wanted, "same_kind"):
+        raise Unprocessable(f"{spec.name}: {value.dtype} came; expected {spec.dtype}")
 
 
 def _read(data: bytes, names: list[str]) -> Tensors:

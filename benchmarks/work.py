@@ -1,0 +1,154 @@
+"""What the benchmark works on: models, pictures, accuracy and the table."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from examples.shapes import evaluate
+from examples.shapes.scenes import scene
+from handlers.images import encode_jpeg
+from handlers.passport import Passport
+from handlers.runtimes import load
+from repack import archive, sources, subjects
+from repack.converters import torchscript_from_module
+from repack.networks.yolov5 import COCO_ANCHORS, STRIDES, YOLOv5
+
+SCENES = 300
+QUALITY = 96
+"""JPEG quality that makes the 1280x720 scenes about 170 KB."""
+
+
+def pictures(folder: Path, count: int, seed: int) -> Path:
+    """1280x720 JPEG scenes."""
+    return scenes(folder, count, seed, 1280, 720)
+
+
+def scenes(folder: Path, count: int, seed: int, width: int = 640, height: int = 640) -> Path:
+    """JPEG scenes of the shapes' generator, without labels."""
+    folder.mkdir()
+    for i in range(count):
+        image, _, _ = scene(seed, i, width, height)
+        (folder / f"{i:03}.jpg").write_bytes(encode_jpeg(image, QUALITY))
+    return folder
+
+
+def untrained_yolov5s(path: Path) -> Path:
+    """YOLOv5s for 80 classes with seeded weights and the rare-object biases training starts from.
+
+    Speed does not depend on the weights, but for suppression, which sees as few boxes as usual.
+    """
+    torch.manual_seed(0)
+    module = YOLOv5("yolov5s", 80)
+    with torch.no_grad():
+        for head, stride in zip(module.model[24].m, STRIDES, strict=True):
+            bias = head.bias.view(3, -1)
+            bias[:, 4] = math.log(8 / (640 / stride) ** 2)
+            bias[:, 5:] = math.log(0.6 / (80 - 0.99))
+    checkpoint = {
+        "family": "yolov5",
+        "network": "yolov5s",
+        "names": [f"class {i}" for i in range(80)],
+        "anchors": torch.tensor(COCO_ANCHORS),
+        "state_dict": module.state_dict(),
+    }
+    torch.save(checkpoint, path)
+    return path
+
+
+def torchscript(weights: Path, path: Path) -> None:
+    """The plain TorchScript file that the stock design serves."""
+    subject = subjects.detector(sources.load(weights), 640, {})
+    torchscript_from_module.convert(subject, path)
+
+
+class Converted(nn.Module):
+    """An archive's accelerated form behind the original's interface."""
+
+    def __init__(self, folder: Path, passport: Passport):
+        super().__init__()
+        self.runtime = load(folder, passport, "accelerated", 2).runtime
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        answer = self.runtime.infer({"images": pixels}, every=True)
+        return torch.from_numpy(np.array(answer["boxes"]))
+
+
+def accuracy(path: Path, weights: Path, folder: Path) -> dict[str, Any]:
+    """mAP of a checkpoint and of its archive's accelerated form over held-out scenes."""
+    passport = archive.unpack(path, folder)
+    original = evaluate.evaluate(evaluate.load(weights), SCENES)
+    converted = evaluate.evaluate(Converted(folder, passport), SCENES)
+    form = passport.artefacts["accelerated"]
+    return {
+        "held_out_scenes": SCENES,
+        "form": f"{form.runtime} {form.precision_found['label']}",
+        "original": {"map50": original.map50, "map50_95": original.map50_95},
+        "converted": {"map50": converted.map50, "map50_95": converted.map50_95},
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as Markdown, with what must be shown computed from them."""
+    machine, a = result["machine"], result["accuracy_of_the_shipped_model"]
+    lines = [
+        "# CPU: the kit against the stock design",
+        "",
+        f"`{result['command']}`, {machine['cpu']}, {machine['cores']} cores, "
+        + ", ".join(f"{k} {v}" for k, v in result["versions"].items() if v),
+        "",
+        "| side | mode | runtime | conc. | req/s (all rounds) | p50 ms | p95 ms | worker MB | errors |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in result["runs"]:
+        speeds = ", ".join(f"{t:.1f}" for t in r["throughputs"])
+        memory = ", ".join(f"{m:.0f}" for m in r["worker_rss_mb"])
+        lines.append(
+            f"| {r['side']} | {r['mode']} | {r['runtime'] or 'torchscript'} {r['precision'] or 'f32'} "
+            f"| {r['concurrency']} | {r['throughput']:.1f} ({speeds}) "
+            f"| {r['latency_ms']['p50']:.1f} | {r['latency_ms']['p95']:.1f} "
+            f"| {memory} | {sum(r['errors'].values())} |"
+        )
+    lines += ["", *shown(result["runs"])]
+    for key in ("map50", "map50_95"):
+        lost = (a["original"][key] - a["converted"][key]) * 100
+        lines.append(
+            f"- {key} of the shipped model, {a['held_out_scenes']} held-out scenes: "
+            f"{a['original'][key]:.4f} -> {a['converted'][key]:.4f} as {a['form']} "
+            f"({lost:+.2f} points lost)"
+        )
+    lines += ["", "What `auto` chose from (ms: one call, batch 1, one thread):", ""]
+    lines += ["| backend | precision | ms | verdict |", "|---|---|---|---|"]
+    lines += [
+        f"| {c['backend']} | {c['precision']} | {c['ms']} | {c['verdict']} |"
+        for c in result["candidates"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def shown(runs: list[dict[str, Any]]) -> list[str]:
+    """The ratios, each at the concurrency that is best for its side."""
+
+    def best(side: str, mode: int) -> float:
+        return max(r["throughput"] for r in runs if (r["side"], r["mode"]) == (side, mode))
+
+    def p50(mode: int) -> float:
+        return next(
+            r["latency_ms"]["p50"]
+            for r in runs
+            if (r["side"], r["mode"], r["concurrency"]) == ("kit", mode, 1)
+        )
+
+    memory = [m for r in runs if (r["side"], r["mode"]) == ("kit", 3) for m in r["worker_rss_mb"]]
+    return [
+        f"- served, kit over stock: {best('kit', 3) / best('stock', 3):.2f}x",
+        f"- kit, served over its local loop on the same cores: {best('kit', 3) / best('kit', 2):.2f}",
+        f"- the server adds at concurrency 1, p50: {p50(3) - p50(2):.1f} ms",
+        f"- resident memory per accelerated worker, largest: {max(memory):.0f} MB",
+    ]
