@@ -25,7 +25,7 @@ _FOREIGN = (
 )
 _HTML = re.compile(rb"\s*(<!doctype html|<html|<head|<\?xml)", re.IGNORECASE)
 _SAFETENSORS = re.compile(rb".{6}\x00\x00\{\s*\"", re.DOTALL)
-_TEXT_PICKLE = re.compile(rb"\(*[ci][\w.]+\n[\w.]+\n|\([ldt]p|[\]}][q(.]")
+_TEXT_PICKLE = re.compile(rb"\(*[ci][\w.]+\n[\w.]+\n|\([ldt]p|\(S['\"]|[\]}][q(.]")
 _ONNX_START = re.compile(rb"\x08[\x01-\x7f]")
 
 

@@ -7,6 +7,7 @@ remembers its name, and the few functions that make tensors are this module's ow
 from __future__ import annotations
 
 import math
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -51,11 +52,8 @@ INERT = frozenset(
         "numpy._core.multiarray._reconstruct",
         "_codecs.encode",
         "builtins.bytearray",
-        "__builtin__.bytearray",
         "builtins.complex",
-        "__builtin__.complex",
         "builtins.slice",
-        "__builtin__.slice",
         "collections.Counter",
         "collections.defaultdict",
         "collections.deque",
@@ -231,9 +229,7 @@ def _table() -> dict[str, object]:
         "torch.Size": _size,
         "collections.OrderedDict": _ordered,
         "builtins.set": _set,
-        "__builtin__.set": _set,
         "builtins.frozenset": _set,
-        "__builtin__.frozenset": _set,
     }
     return table | {name: Builder(name, build) for name, build in builders.items()}
 
@@ -241,8 +237,14 @@ def _table() -> dict[str, object]:
 _TABLE = _table()
 
 
+def modern(module: str, name: str) -> tuple[str, str]:
+    """Where Python 3 looks for a name that a pickle of protocol 2 gives as in Python 2."""
+    module, name = NAME_MAPPING.get((module, name), (module, name))
+    return IMPORT_MAPPING.get(module, module), name
+
+
 def resolve(module: str, name: str) -> object | None:
-    """What ``module.name`` becomes, or None where it is not on the list.
+    """What ``module.name`` (``modern``) becomes, or None where it is not on the list.
 
     Dotted names (which a real unpickler would follow through attributes) are on no list.
     """

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from repack.sources.errors import SourceError, UnreadableFile, UnsafePickle, printable
-from repack.sources.pickle_names import Builder, Inert, InertClass, checked_key, resolve
+from repack.sources.pickle_names import Builder, Inert, InertClass, checked_key, modern, resolve
 
 _LITERALS = (
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -103,13 +103,16 @@ class PickleReader:
     # Names and calls
 
     def _mention(self, module: object, name: object) -> object:
-        found = resolve(module, name) if isinstance(module, str) and isinstance(name, str) else None
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a name that is no text")
+        module, name = modern(module, name)
+        found = resolve(module, name)
         if found is None:
             raise UnsafePickle(
                 self.path,
                 f"its pickle imports {printable(module, 80)}.{printable(name, 80)}, which is not "
-                "on the list of harmless names; refused, nothing of it was run. Where you trust the "
-                "file, save the network's state_dict() instead",
+                "on the list of harmless names; refused, nothing of it was run. Where you trust "
+                "the file, save the network's state_dict() instead",
             )
         return found
 

@@ -8,6 +8,7 @@ pickled) and ``<size>.npz`` (inputs, the package's raw outputs, the package's bo
     python make_yolov5_reference.py OUT --tiny      # the small files under tests/data/
 """
 
+# mypy: disable-error-code="import-not-found"
 from __future__ import annotations
 
 import argparse
@@ -26,53 +27,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torchvision_stand_in import stand_in_for_torchvision
 
 CONFIDENCE, IOU, MAX_DETECTIONS = 0.25, 0.45, 300
 SEEDS = {"n": 11, "s": 12, "m": 13}
 TINY_NAMES = ["circle", "square", "triangle"]
-
-
-NMS = """
-import torch
-
-
-def nms(boxes, scores, iou_threshold):
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    waiting = scores.argsort(descending=True, stable=True).tolist()
-    kept = []
-    while waiting:
-        best, rest = waiting[0], torch.tensor(waiting[1:], dtype=torch.long)
-        kept.append(best)
-        top_left = torch.maximum(boxes[best, :2], boxes[rest, :2])
-        bottom_right = torch.minimum(boxes[best, 2:], boxes[rest, 2:])
-        shared = (bottom_right - top_left).clamp(min=0).prod(1)
-        overlap = shared / (area[best] + area[rest] - shared)
-        waiting = rest[~(overlap > iou_threshold)].tolist()
-    return torch.tensor(kept, dtype=torch.long)
-"""
-
-
-def stand_in_for_torchvision(folder: Path) -> None:
-    """An importable ``torchvision``: there is none for this CPU torch.
-
-    The package only imports it, apart from ``torchvision.ops.nms``: the greedy suppression of one
-    list of boxes, written here from its documentation. Everything around it (which boxes enter, in
-    which form, which classes meet, how many stay) remains the package's own.
-    """
-    package = folder / "torchvision"
-    for name in ("datasets", "transforms", "ops"):
-        (package / name).mkdir(parents=True)
-        (package / name / "__init__.py").touch()
-    (package / "transforms" / "functional.py").touch()
-    (package / "datasets" / "__init__.py").write_text("class ImageFolder:\n    pass\n")
-    (package / "ops" / "__init__.py").write_text(NMS)
-    (package / "__init__.py").write_text(
-        '__version__ = "0.28.0"\nfrom torchvision import datasets, ops, transforms\n'
-    )
-    info = folder / "torchvision-0.28.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0\n")
-    sys.path.insert(0, str(folder))
 
 
 def pictures(side: int, count: int) -> list[np.ndarray[Any, Any]]:
@@ -96,8 +55,8 @@ def pictures(side: int, count: int) -> list[np.ndarray[Any, Any]]:
 
 def photographs(folder: Path, side: int) -> list[np.ndarray[Any, Any]]:
     """The folder's JPEGs, letterboxed by the package itself, RGB uint8 ``[side, side, 3]``."""
-    import cv2  # noqa: PLC0415
-    from yolov5.utils.augmentations import letterbox  # noqa: PLC0415
+    import cv2
+    from yolov5.utils.augmentations import letterbox
 
     files = sorted(folder.glob("*.jpg"))
     return [letterbox(cv2.imread(str(f)), side, auto=False)[0][:, :, ::-1].copy() for f in files]
@@ -109,22 +68,25 @@ def as_input(stack: np.ndarray[Any, Any]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def enliven(model: Any, seed: int, side: int, objectness: float = 5.0) -> None:
-    """Random weights whose activations keep their spread and whose head finds something."""
+def enliven(model: Any, seed: int, stack: np.ndarray[Any, Any], objectness: float = 5.0) -> None:
+    """Random weights whose activations keep their spread on ``stack`` and find something there.
+
+    ``stack``: pictures ``[N, H, W, 3]`` uint8. A network that is not fitted to its pictures lets
+    its activations grow from layer to layer, and their rounding with them.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def noise(tensor: torch.Tensor, spread: float) -> torch.Tensor:
         return torch.randn(tensor.shape, generator=generator) * spread
 
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    norms: list[Any] = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = None  # the mean over the calibration batches
+        norm.momentum = None  # the statistics of the one batch that follows
         norm.reset_running_stats()
         norm.weight.copy_(0.5 + noise(norm.weight, 0.1))
         norm.bias.copy_(noise(norm.bias, 0.1))
     model.train()
-    for start in range(0, 8, 4):
-        model(as_input(np.stack(pictures(side, 8)[start : start + 4])))
+    model(as_input(stack))
     for norm in norms:
         norm.momentum = 0.03
         norm.running_mean += noise(norm.running_mean, 0.02) * norm.running_var.sqrt()
@@ -134,7 +96,7 @@ def enliven(model: Any, seed: int, side: int, objectness: float = 5.0) -> None:
     for conv in head.m:
         conv.weight.copy_(noise(conv.weight, 1))
         conv.bias.zero_()
-    maps = model(as_input(np.stack(pictures(side, 4))))[1]  # [N, anchors, H, W, 5 + classes]
+    maps = model(as_input(stack))[1]  # [N, anchors, H, W, 5 + classes]
     wanted = torch.tensor([1.0, 1.0, 0.6, 0.6, 1.5] + [1.5] * (maps[0].shape[-1] - 5))
     for conv, logits in zip(head.m, maps, strict=True):
         middle, spread = logits.mean((0, 2, 3)), logits.std((0, 2, 3))
@@ -170,8 +132,8 @@ def widen(model: Any, seed: int) -> None:
 
 def build(size: str, names: list[str], seed: int) -> Any:
     """The package's own model of its own yaml file, and its weights made lively."""
-    import yolov5  # noqa: PLC0415
-    from yolov5.models.yolo import DetectionModel  # noqa: PLC0415
+    import yolov5
+    from yolov5.models.yolo import DetectionModel
 
     torch.manual_seed(seed)
     config = Path(yolov5.__file__).parent / "models" / f"yolov5{size}.yaml"
@@ -198,8 +160,8 @@ def checkpoint(model: Any, ema: Any) -> dict[str, Any]:
 @contextlib.contextmanager
 def published_names() -> Iterator[None]:
     """``models.common`` and ``models.yolo``, the modules' names in published checkpoints."""
-    import yolov5.models  # noqa: PLC0415
-    from yolov5.models import common, yolo  # noqa: PLC0415
+    import yolov5.models
+    from yolov5.models import common, yolo
 
     aliases: dict[str, types.ModuleType] = {
         "models": yolov5.models,
@@ -216,7 +178,7 @@ def published_names() -> Iterator[None]:
 
 def save(content: dict[str, Any], path: Path, official_names: bool) -> None:
     """``torch.save``; with ``official_names`` under ``models.*``, as the published files are."""
-    from yolov5.models import common, yolo  # noqa: PLC0415
+    from yolov5.models import common, yolo
 
     classes = [c for m in (common, yolo) for c in vars(m).values() if isinstance(c, type)]
     renamed = [c for c in classes if c.__module__.startswith("yolov5.models.")]
@@ -232,9 +194,9 @@ def save(content: dict[str, Any], path: Path, official_names: bool) -> None:
 
 
 @torch.no_grad()
-def reference(model: Any, inputs: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+def reference(model: Any, inputs: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Raw outputs and boxes of the package, one picture at a time."""
-    from yolov5.utils.general import non_max_suppression  # noqa: PLC0415
+    from yolov5.utils.general import non_max_suppression
 
     raw, boxes = [], []
     for picture in inputs:
@@ -254,7 +216,7 @@ def reference(model: Any, inputs: np.ndarray[Any, Any]) -> dict[str, np.ndarray[
 
 def loaded(path: Path, fuse: bool) -> Any:
     """``path`` through the package's own loader, as its users get it."""
-    from yolov5.models import experimental  # noqa: PLC0415
+    from yolov5.models import experimental
 
     plain_load = torch.load
     torch.load = lambda f, **kw: plain_load(f, **{"weights_only": False, **kw})  # our own file
@@ -270,27 +232,30 @@ def make(size: str, out: Path, images: Path | None) -> None:
     """One size: checkpoint with ``model`` and a differing ``ema``, and the reference."""
     model = build(size, [f"thing {i}" for i in range(80)], SEEDS[size])
     widen(model, SEEDS[size])
-    enliven(model, SEEDS[size], 320)
+    inputs = np.stack(pictures(640, 2) + (photographs(images, 640) if images else []))
+    enliven(model, SEEDS[size], inputs)
     ema = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.5)  # whoever reads "model" instead of "ema" shows at once
     path = out / f"yolov5{size}.pt"
     save(checkpoint(model.half(), ema.half()), path, official_names=size == "n")
-    inputs = np.stack(pictures(640, 2) + (photographs(images, 640) if images else []))
     fused = reference(loaded(path, True), inputs)
     plain = reference(loaded(path, False), inputs)
     difference = np.abs(fused["raw"] - plain["raw"]) / np.maximum(np.abs(plain["raw"]), 1)
     np.savez_compressed(out / f"yolov5{size}.npz", **plain)
-    print(f"{path.name}: {plain['counts'].tolist()} boxes per picture, spread of the scores "
-          f"{plain['raw'][..., 4:].std():.3f}; the package against itself fused {difference.max():.1e}")
+    spread = plain["raw"][..., 4:].std()
+    print(
+        f"{path.name}: {plain['counts'].tolist()} boxes per picture, spread of the scores "
+        f"{spread:.3f}; the package against itself fused {difference.max():.1e}"
+    )
 
 
 def make_tiny(out: Path) -> None:
     """The files under tests/data/: a yolov5n of three classes, stripped as for publication."""
     model = build("n", TINY_NAMES, 7)
     make_sparse(model, 7)
-    enliven(model, 7, 128, objectness=3.0)
+    enliven(model, 7, np.stack(pictures(96, 8)), objectness=3.0)
     model = model.half()
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "tiny.pt"
