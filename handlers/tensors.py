@@ -43,7 +43,11 @@ class TensorHandler(Handler[Tensors, Tensors]):
 
     def infer(self, items: Sequence[Tensors]) -> Sequence[Tensors]:
         with self.stages.measure("infer"):
-            return [self.runtime.infer(item) for item in items]
+            # Copied, because a runtime may use its output buffers again for the next item.
+            return [
+                {name: np.array(value) for name, value in self.runtime.infer(item).items()}
+                for item in items
+            ]
 
     def encode(self, item: Tensors, result: Tensors, accept: str) -> tuple[bytes, str]:
         if "application/x-npz" in accept:
@@ -92,7 +96,7 @@ def check(given: Tensors, spec: TensorSpec) -> NDArray[Any]:
 
 
 def _check_type(value: NDArray[Any], spec: TensorSpec) -> None:
-    """Whole numbers fit any whole type that can hold their values; JSON's are always 64 bits wide."""
+    """Whole numbers fit any whole type that holds their values; JSON's are always 64 bits."""
     wanted = np.dtype(spec.dtype)
     if value.dtype.kind in "iu" and wanted.kind in "iu":
         low, high, limits = value.min(), value.max(), np.iinfo(wanted)

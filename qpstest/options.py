@@ -67,11 +67,10 @@ def parse(arguments: list[str]) -> Options:
         KitError: a value that cannot be meant, in one line.
         SystemExit: an unknown flag (2), or ``--help`` (0).
     """
-    a = _parser().parse_args(arguments)
-    least_of = dict.fromkeys(
-        ("rounds", "max_windows", "clients", "processes", "threads", "batch"), 1
-    )
-    for flag, least in {"requests": 0, "duration": 0, "warmup": 0, **least_of}.items():
+    a = parser().parse_args(arguments)
+    counts = ("rounds", "max_windows", "clients", "processes", "threads", "batch")
+    least_of = {"requests": 0, "duration": 0, "warmup": 0, **dict.fromkeys(counts, 1)}
+    for flag, least in least_of.items():
         value = getattr(a, flag)
         if value is not None and (value < least or not math.isfinite(value)):
             raise KitError(f"--{flag.replace('_', '-')} {value}: at least {least} was expected")
@@ -105,10 +104,11 @@ def parse(arguments: list[str]) -> Options:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python qpstest",
         description="Measures a model of model_store/: in processes of its own, and served.",
+        epilog="qpstest/README.md says what each figure means.",
     )
     flag = p.add_argument
     flag("--mode", default="3",

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import errno
 import json
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from handlers import passport as passports
@@ -31,6 +34,12 @@ MAX_RATIO = 200
 
 STORED = {".pt", ".bin", ".onnx", ".engine", ".plan"}
 """Weights hardly shrink and are read at every start: they are stored, not compressed."""
+
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, IndexError, KeyError, NotImplementedError, RuntimeError, ValueError),
+)
+"""What zipfile raises for damaged archives."""
 
 HANDLERS = Path(passports.__file__).parent
 
@@ -132,7 +141,7 @@ def verify(path: Path) -> Passport:
                 passport = Passport.from_json(f.read(MAX_MEMBERS * 1024), path.name)
             _check_hashes(z, members, passport, path)
             return passport
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as e:
+    except DAMAGE as e:
         raise ArchiveError(
             f"{path.name}: no whole archive ({e}): truncated or damaged, copy or repack it again"
         ) from None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import onnx
 
 from handlers.errors import KitError
 from handlers.passport import Artefact
@@ -134,7 +136,6 @@ class Workshop:
         self.subject = subject
         self.stage = stage
         self.calibration = calibration
-        self._onnx: Path | None = None
 
     def build(self, candidate: Candidate) -> Artefact:
         """Converts the model into the candidate's form, in a folder of its own.
@@ -146,25 +147,24 @@ class Workshop:
         (self.stage / folder).mkdir(parents=True)
         return self._artefact(candidate, folder)
 
-    def onnx(self) -> Path:
-        """The model as ONNX, with suppression at its end where it is a detector."""
-        if self._onnx is None:
-            subject = self.subject
-            if subject.module is None:
-                self._onnx = subject.source.path
-                return self._onnx
-            folder = self.stage / "onnx"
-            folder.mkdir()
-            exported = folder / "exported.onnx"
+    @cached_property
+    def onnx(self) -> Path | KitError:
+        """The model as ONNX, with suppression at its end where it is a detector; or why not."""
+        subject = self.subject
+        if subject.module is None:
+            return subject.source.path
+        folder = self.stage / "onnx"
+        folder.mkdir(parents=True)
+        exported, ended = folder / "exported.onnx", folder / "detector.onnx"
+        try:
             onnx_from_module.convert(subject, exported)
-            self._onnx = exported
-            if subject.task == "detection":
-                s = subject.settings
-                self._onnx = folder / "detector.onnx"
-                suppression.append(
-                    exported, self._onnx, s["confidence"], s["iou"], s["max_detections"]
-                )
-        return self._onnx
+        except KitError as e:
+            return e
+        if subject.task != "detection":
+            return exported
+        s = subject.settings
+        suppression.append(exported, ended, s["confidence"], s["iou"], s["max_detections"])
+        return ended
 
     def _artefact(self, candidate: Candidate, folder: str) -> Artefact:
         precision, detector = candidate.precision, self.subject.task == "detection"
@@ -175,13 +175,16 @@ class Workshop:
             names = [s.name for s in self.subject.outputs]
             output = "boxes" if detector else "tensors"
             return Artefact("torchscript", (file,), precision, {}, output, {"outputs": names})
+        if isinstance(self.onnx, KitError):
+            raise self.onnx
         if candidate.backend == "onnxruntime":
             file = f"{folder}/model.onnx"
-            shutil.copyfile(self.onnx(), self.stage / file)
+            # Loaded and saved, because weights may lie in files beside the source.
+            onnx.save(onnx.load(self.onnx), self.stage / file)
             return Artefact("onnxruntime", (file,), precision, {}, output)
         files = (f"{folder}/model.xml", f"{folder}/model.bin")
         execution = openvino_from_onnx.convert(
-            self.onnx(), self.stage / files[0], precision, self.calibration
+            self.onnx, self.stage / files[0], precision, self.calibration
         )
         return Artefact("openvino", files, precision, {}, output, {"execution_type": execution})
 

@@ -43,20 +43,16 @@ class Options:
     command: str
 
 
-def parse(arguments: Sequence[str] | None = None) -> Options:
-    """The flags, checked.
-
-    Raises:
-        KitError: flags that contradict each other, or a value that cannot be.
-    """
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line's flags."""
+    found = argparse.ArgumentParser(
         prog="model_repack.py",
         description="Turn a checkpoint into a verified TorchServe archive.",
         epilog="Exit codes: 0 done, 1 a mistake in what was given, 2 wrong flags, 3 the converted "
         "model does not answer like the original (nothing is written or replaced then).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = parser.add_argument
+    add = found.add_argument
     add(
         "--weights", type=Path, default=SHIPPED, help="YOLOv5, TorchScript, ONNX or state-dict file"
     )
@@ -101,7 +97,16 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--conf", type=float, default=0.25, help="least confidence of an answered box")
     add("--iou", type=float, default=0.45, help="overlap above which boxes of a class are merged")
     add("--max-det", type=int, default=300, help="most boxes per picture")
-    given = parser.parse_args(arguments)
+    return found
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """The flags, checked.
+
+    Raises:
+        KitError: flags that contradict each other, or a value that cannot be.
+    """
+    given = parser().parse_args(arguments)
     if not NAME.fullmatch(given.name):
         raise KitError(f"--name {given.name!r}: expected letters, digits, '.', '_' and '-'")
     for flag, value in (("--conf", given.conf), ("--iou", given.iou)):
@@ -138,7 +143,7 @@ def table(candidates: Sequence[Candidate]) -> str:
             found = c.proof.gate.precision_found["label"]
             errors = [v["relative_l2"] for v in c.proof.gate.outputs.values()]
             error = f"{max(errors):.2g}" if errors else "-"
-        time = f"{c.ms:.1f}" if c.ms else "-"
+        time = f"{c.ms:.2f}" if c.ms else "-"
         lines.append(
             f"    {c.backend:<12}{c.precision:<6}{found:<7}{time:>8}  {error:<10}{c.verdict}"
         )

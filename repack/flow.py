@@ -9,7 +9,7 @@ from pathlib import Path
 
 from handlers.passport import Passport
 from repack import packing, samples, sources, subjects
-from repack.archive import disk_error
+from repack.archive import Draft, disk_error
 from repack.candidates import Candidate, Workshop, listed, measure, try_one
 from repack.cli import Options, table
 from repack.progress import say, step
@@ -139,7 +139,10 @@ def write_report(
         "timing": "median ms of one model call, batch 1, one thread, on the packing machine",
     }
     path = target.with_suffix(".report.json")
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    try:
+        with Draft(path) as draft:
+            draft.path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            draft.commit()
+    except OSError as e:
+        say(f"    note: {path} was not written ({e.strerror or e}); the archive is whole")
     say(f"  {target}: {target.stat().st_size / 1e6:.1f} MB, {chosen.backend} {chosen.precision}")

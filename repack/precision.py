@@ -57,25 +57,32 @@ def _openvino(runtime: Any) -> tuple[Counter[str], Counter[str]]:
     for port in model.inputs:
         sizes = [d.get_length() if d.is_static else 1 for d in port.partial_shape]
         model.reshape({port.get_any_name(): sizes})
-    cost = {op.get_friendly_name(): _multiplies(op) for op in model.get_ops() if _heavy(op)}
-    layers: Counter[str] = Counter()
-    flops: Counter[str] = Counter()
+    ran: dict[str, str] = {}
     for node in runtime.compiled.get_runtime_model().get_ops():
         info = node.get_rt_info()
+        kind = str(info["runtimePrecision"].value)
         for name in str(info["originalLayersNames"].value).split(","):
-            if name in cost:
-                kind = str(info["runtimePrecision"].value)
-                kind = NAMES.get(kind, kind)
-                layers[kind] += 1
-                flops[kind] += cost.pop(name)
-    if cost:
-        layers["unknown"] = len(cost)
-        flops["unknown"] = sum(cost.values())
+            ran[name] = NAMES.get(kind, kind)
+    layers: Counter[str] = Counter()
+    flops: Counter[str] = Counter()
+    for op in model.get_ops():
+        if op.get_type_name() in HEAVY:
+            kind = next((ran[n] for n in _merged_names(op) if n in ran), "unknown")
+            layers[kind] += 1
+            flops[kind] += _multiplies(op)
     return layers, flops
 
 
-def _heavy(op: Any) -> bool:
-    return op.get_type_name() in HEAVY
+def _merged_names(op: Any) -> list[str]:
+    """The operation's name, then those that OpenVINO may have merged it into: bias, activation."""
+    names = [op.get_friendly_name()]
+    for _ in range(3):
+        readers = [target.get_node() for target in op.output(0).get_target_inputs()]
+        if len(readers) != 1:
+            break
+        op = readers[0]
+        names.append(op.get_friendly_name())
+    return names
 
 
 def _multiplies(op: Any) -> int:

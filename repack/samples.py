@@ -85,12 +85,17 @@ def _picture(path: Path, subject: Subject) -> Sample:
     for labels in (path.with_suffix(".txt"), path.parent / "labels" / f"{path.stem}.txt"):
         if labels.is_file():
             truth = _truth(labels, pixels.shape[1], pixels.shape[0], place)
+            _check_classes(labels, truth, len(subject.source.labels))
     return Sample(path, {spec.name: fitted[None]}, truth)
 
 
 def _truth(path: Path, width: int, height: int, place: images.Letterbox) -> NDArray[np.float32]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise KitError(f"{path}: no label file ({e})") from None
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         try:
             kind, x, y, w, h = (float(v) for v in line.split())
         except ValueError:
@@ -111,11 +116,20 @@ def _truth(path: Path, width: int, height: int, place: images.Letterbox) -> NDAr
     return truth
 
 
+def _check_classes(path: Path, truth: NDArray[np.float32], classes: int) -> None:
+    for number, kind in enumerate(truth[:, 4].tolist(), 1):
+        if kind not in range(classes):
+            raise KitError(
+                f"{path}, line {number}: class {kind:g}; the model has classes 0 to {classes - 1}"
+            )
+
+
 def _arrays(path: Path, subject: Subject) -> Sample:
+    specs: tuple[TensorSpec, ...] = subject.inputs
     try:
         loaded: Any = np.load(path, allow_pickle=False)
-    except (ValueError, OSError) as e:
-        raise KitError(f"{path}: no array file ({str(e).splitlines()[0]})") from None
-    specs: tuple[TensorSpec, ...] = subject.inputs
-    given = dict(loaded) if path.suffix == ".npz" else {specs[0].name: loaded}
+        given = dict(loaded) if path.suffix == ".npz" else {specs[0].name: loaded}
+    except Exception as e:  # NumPy's readers raise many types for damaged files
+        reason = (str(e) or type(e).__name__).splitlines()[0]
+        raise KitError(f"{path}: no array file ({reason})") from None
     return Sample(path, {s.name: check(given, s) for s in specs})

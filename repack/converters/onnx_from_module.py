@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import torch
+from torch import Tensor, nn
 
 from handlers.errors import KitError
 from repack.subjects import Subject
 
-OPSET = 20
+OPSET, SCRIPTED_OPSET = 20, 17
 
 
 def convert(subject: Subject, path: Path) -> None:
@@ -26,6 +29,25 @@ def convert(subject: Subject, path: Path) -> None:
         raise KitError("an ONNX file needs no export")
     example = subject.random_inputs(seed=1, batch=2)
     given = tuple(torch.from_numpy(example[s.name]) for s in subject.inputs)
+    scripted = isinstance(subject.module, torch.jit.ScriptModule)
+    noisy = logging.getLogger("torch.onnx")
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            (_export_scripted if scripted else _export)(subject, given, path)
+    except Exception as e:
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise KitError(f"PyTorch's ONNX exporter does not take this model ({reason})") from None
+    finally:
+        noisy.setLevel(level)
+    model = onnx.load(path)
+    _drop_traces(model)
+    onnx.save(model, path)
+
+
+def _export(subject: Subject, given: tuple[Tensor, ...], path: Path) -> None:
     axes = tuple(
         {
             i: torch.export.Dim(n, min=1, max=4096)
@@ -34,32 +56,35 @@ def convert(subject: Subject, path: Path) -> None:
         }
         for s in subject.inputs
     )
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        noisy = logging.getLogger("torch.onnx")
-        level = noisy.level
-        noisy.setLevel(logging.ERROR)
-        try:
-            program = torch.onnx.export(
-                subject.module,
-                given,
-                dynamo=True,
-                opset_version=OPSET,
-                dynamic_shapes=axes,
-                input_names=[s.name for s in subject.inputs],
-                output_names=[s.name for s in subject.outputs],
-                verbose=False,
-            )
-        except Exception as e:
-            reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-            raise KitError(f"PyTorch's ONNX exporter does not take this model ({reason})") from None
-        finally:
-            noisy.setLevel(level)
-    if program is None:
-        raise KitError("PyTorch's ONNX exporter gave no program")
-    model = program.model_proto
-    _drop_traces(model)
-    onnx.save(model, path)
+    torch.onnx.export(
+        cast(nn.Module, subject.module),
+        given,
+        path,
+        dynamo=True,
+        opset_version=OPSET,
+        dynamic_shapes=axes,
+        input_names=[s.name for s in subject.inputs],
+        output_names=[s.name for s in subject.outputs],
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _export_scripted(subject: Subject, given: tuple[Tensor, ...], path: Path) -> None:
+    """The older exporter: the newer one does not take TorchScript modules."""
+    axes = {
+        s.name: {i: n for i, n in enumerate(s.shape) if isinstance(n, str)} for s in subject.inputs
+    }
+    torch.onnx.export(
+        cast(nn.Module, subject.module),
+        given,
+        path,
+        dynamo=False,
+        opset_version=SCRIPTED_OPSET,
+        dynamic_axes=axes,
+        input_names=[s.name for s in subject.inputs],
+        output_names=[s.name for s in subject.outputs],
+    )
 
 
 def _drop_traces(model: onnx.ModelProto) -> None:
