@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 from benchmarks import stock, work  # noqa: E402
-from deploy import server as servers  # noqa: E402
+from deploy import server as servers, state  # noqa: E402
 from deploy.archives import survey  # noqa: E402
 from deploy.settings import make  # noqa: E402
 
@@ -88,6 +88,7 @@ def measure(folder: Path, pictures: Path, rounds: int, requests: int) -> list[di
         }
     )
     (folder / "s").mkdir()
+    state.prepare(settings.run_dir)
     archives, _ = survey(settings.model_store)
     server = servers.start(settings, archives)
     try:

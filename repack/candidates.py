@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,10 @@ from repack.verify import GateFailed, GateResult, Reference, check
 
 ROUNDS, CALLS = 6, 4
 """Candidates are timed in turns, so that a slow moment of the machine meets all of them."""
+
+
+LITTLE = 256_000_000
+"""Bytes of free disk below which that may be why a conversion failed: libraries do not say so."""
 
 
 @dataclass(frozen=True)
@@ -160,10 +165,10 @@ class Workshop:
             onnx_from_module.convert(subject, exported)
         except KitError as e:
             return e
-        if subject.task != "detection":
+        if subject.raw is None:
             return exported
-        s = subject.settings
-        suppression.append(exported, ended, s["confidence"], s["iou"], s["max_detections"])
+        s, where = subject.settings, subject.raw[1]
+        suppression.append(exported, ended, where, s["confidence"], s["iou"], s["max_detections"])
         return ended
 
     def _artefact(self, candidate: Candidate, folder: str) -> Artefact:
@@ -206,6 +211,9 @@ def try_one(candidate: Candidate, workshop: Workshop, reference: Reference) -> N
         candidate.error = str(e)
     except Exception as e:  # runtimes raise many types for models that they do not take
         reason = (str(e).strip().splitlines() or [type(e).__name__])[-1]
+        free = shutil.disk_usage(workshop.stage).free
+        if free < LITTLE:
+            reason += f"; {workshop.stage} has only {free / 1e6:.1f} MB free"
         candidate.error = f"does not run this model ({reason})"
     else:
         proven = replace(artefact, precision_found=gate.precision_found)

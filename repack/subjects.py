@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from handlers.errors import KitError
 from handlers.passport import TensorSpec
+from repack.grids import Grid, grids
+from repack.networks.yolov5 import Detect, YOLOv5
 from repack.sources import Source
 
 Arrays = dict[str, NDArray[Any]]
@@ -31,10 +34,13 @@ class Subject:
     Attributes:
         source: where it came from.
         inputs: what the converted model takes.
-        outputs: what it gives before any task-specific end of the graph.
-        module: what is traced or exported; None where the source is an ONNX file.
+        outputs: what it gives.
+        module: what is traced; None where the source is an ONNX file.
         original: the unconverted model's answer to inputs as in ``inputs``; the gate's reference.
+            It may give more than ``outputs``: whatever a converted form may be compared in.
         settings: what the handler needs to know, as written into the passport.
+        raw: for a detector, the module that ends before the boxes are decoded (its outputs are
+            ``RAW``), and the grids to decode them.
     """
 
     source: Source
@@ -43,6 +49,7 @@ class Subject:
     module: nn.Module | None
     original: Callable[[Arrays], Arrays]
     settings: dict[str, Any] = field(default_factory=dict)
+    raw: tuple[nn.Module, list[Grid]] | None = None
 
     @property
     def task(self) -> str:
@@ -54,6 +61,10 @@ class Subject:
         return {spec.name: _random(spec, rng, batch) for spec in self.inputs}
 
 
+RAW = ("raw_8", "raw_16", "raw_32")
+"""A YOLOv5 detector's raw maps, by stride."""
+
+
 class PixelDetector(nn.Module):
     """A detector that takes pictures as they are decoded.
 
@@ -61,14 +72,28 @@ class PixelDetector(nn.Module):
     A byte per value crosses into the runtime instead of four, and scaling runs inside the graph.
     """
 
-    def __init__(self, detector: nn.Module):
+    def __init__(self, detector: YOLOv5):
         super().__init__()
         self.detector = detector
 
     def forward(self, images: Tensor) -> Tensor:
-        scaled = images.permute(0, 3, 1, 2).to(torch.float32) / 255
-        result: Tensor = self.detector(scaled)
+        result: Tensor = self.detector(_scaled(images))
         return result
+
+
+class RawPixelDetector(nn.Module):
+    """The same, but it ends before the boxes are decoded: three maps, as ``Detect.raw``."""
+
+    def __init__(self, detector: YOLOv5):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.detector.raw(_scaled(images)))
+
+
+def _scaled(images: Tensor) -> Tensor:
+    return images.permute(0, 3, 1, 2).to(torch.float32) / 255
 
 
 def detector(source: Source, imgsz: int, settings: Mapping[str, Any]) -> Subject:
@@ -82,17 +107,22 @@ def detector(source: Source, imgsz: int, settings: Mapping[str, Any]) -> Subject
     """
     if imgsz <= 0 or imgsz % 32:
         raise KitError(f"--imgsz {imgsz}: expected a positive multiple of 32, such as 640")
-    if source.module is None:
-        raise KitError(
-            f"{source.path}: a detector needs its module, a {source.family} file has none"
-        )
+    if not isinstance(source.module, YOLOv5):
+        raise KitError(f"{source.path}: a {source.family} file holds no YOLOv5 detector")
     module = PixelDetector(source.module).eval()
+    raw = RawPixelDetector(source.module).eval()
+    where = grids(cast(Detect, source.module.model[24]), imgsz)
     spec = TensorSpec("images", "uint8", ("batch", imgsz, imgsz, 3), (0, 255), "NHWC")
-    with torch.inference_mode():
-        shape = module(torch.zeros(1, imgsz, imgsz, 3, dtype=torch.uint8)).shape
-    boxes = TensorSpec("boxes", "float32", ("batch", *shape[1:]))
-    original = _torch_original(module, (spec,), (boxes,))
-    return Subject(source, (spec,), (boxes,), module, original, dict(settings))
+    count = sum(math.prod(grid.shape[:3]) for grid in where)
+    boxes = TensorSpec("boxes", "float32", ("batch", count, 5 + source.module.classes))
+    raws = tuple(TensorSpec(name, "float32", ("batch", "any", "any", "any", "any")) for name in RAW)
+    ask_boxes = _torch_original(module, (spec,), (boxes,))
+    ask_raw = _torch_original(raw, (spec,), raws)
+
+    def original(given: Arrays) -> Arrays:
+        return ask_boxes(given) | ask_raw(given)
+
+    return Subject(source, (spec,), (boxes,), module, original, dict(settings), (raw, where))
 
 
 def tensors(source: Source, shapes: Mapping[str, tuple[int | str, ...]]) -> Subject:

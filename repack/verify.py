@@ -14,7 +14,7 @@ from handlers.runtimes.base import Runtime
 from repack import precision as precisions
 from repack import verify_detection
 from repack.samples import Sample
-from repack.subjects import Arrays, Subject
+from repack.subjects import RAW, Arrays, Subject
 
 RANDOM_INPUTS = 3
 FIRST_SEED = 7001
@@ -120,7 +120,7 @@ def check(subject: Subject, runtime: Runtime, asked: str, reference: Reference) 
         {k: np.array(v) for k, v in runtime.infer(given, every=True).items()}
         for given in reference.inputs
     ]
-    for name in reference.answers[0]:
+    for name in RAW if RAW[0] in converted[0] else [s.name for s in subject.outputs]:
         _compare(name, asked, reference.answers, converted, result)
     if subject.task == "detection" and not result.failures:
         verify_detection.compare(subject, asked, reference, converted, result)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from handlers import boxes
 from repack.detection_metrics import match, mean_average_precision
-from repack.subjects import Arrays, Subject
+from repack.grids import decode
+from repack.subjects import RAW, Arrays, Subject
 
 if TYPE_CHECKING:
     from repack.verify import GateResult, Reference
@@ -85,8 +86,8 @@ def _compare_map(
         result.task["map"] = "not compared: no sample has a label file"
         return
     truths = [truth for truth, _, _ in labelled]
-    original = mean_average_precision([_for_map(want) for _, want, _ in labelled], truths)
-    other = mean_average_precision([_for_map(have) for _, _, have in labelled], truths)
+    original = mean_average_precision([_for_map(subject, want) for _, want, _ in labelled], truths)
+    other = mean_average_precision([_for_map(subject, have) for _, _, have in labelled], truths)
     lost = (original.map50_95 - other.map50_95) * 100
     result.task["map"] = {
         "labelled_samples": len(labelled),
@@ -100,8 +101,15 @@ def _compare_map(
         )
 
 
-def _for_map(answer: Arrays) -> boxes.Boxes:
-    return boxes.nms(answer["boxes"][0], MAP_CONFIDENCE, 0.6, 300)
+def _for_map(subject: Subject, answer: Arrays) -> boxes.Boxes:
+    return boxes.nms(_boxes(subject, answer)[0], MAP_CONFIDENCE, 0.6, 300)
+
+
+def _boxes(subject: Subject, answer: Arrays) -> NDArray[Any]:
+    """All boxes before suppression, decoded from the raw maps where the form ends in these."""
+    if "boxes" in answer or subject.raw is None:
+        return answer["boxes"]
+    return decode([answer[name] for name in RAW], subject.raw[1])
 
 
 def _suppressed(subject: Subject, prediction: NDArray[Any]) -> boxes.Boxes:

@@ -6,15 +6,17 @@ import contextlib
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from handlers.errors import KitError
-from repack.subjects import Subject
+from handlers.passport import TensorSpec
+from repack.subjects import RAW, Subject
 
 OPSET, SCRIPTED_OPSET = 20, 17
 
@@ -22,21 +24,26 @@ OPSET, SCRIPTED_OPSET = 20, 17
 def convert(subject: Subject, path: Path) -> None:
     """Exports the module by PyTorch's exporter, constants folded, axes named by a word dynamic.
 
+    A detector ends in its raw maps, ``repack.subjects.RAW``.
+
     Raises:
         KitError: the exporter does not know something in the model.
     """
-    if subject.module is None:
+    module, outputs = subject.module, [s.name for s in subject.outputs]
+    if subject.raw:
+        module, outputs = subject.raw[0], list(RAW)
+    if module is None:
         raise KitError("an ONNX file needs no export")
     example = subject.random_inputs(seed=1, batch=2)
     given = tuple(torch.from_numpy(example[s.name]) for s in subject.inputs)
-    scripted = isinstance(subject.module, torch.jit.ScriptModule)
+    export = _export_scripted if isinstance(module, torch.jit.ScriptModule) else _export
     noisy = logging.getLogger("torch.onnx")
     level = noisy.level
     noisy.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
-            (_export_scripted if scripted else _export)(subject, given, path)
+            export(module, given, subject.inputs, outputs, path)
     except Exception as e:
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise KitError(f"PyTorch's ONNX exporter does not take this model ({reason})") from None
@@ -47,43 +54,53 @@ def convert(subject: Subject, path: Path) -> None:
     onnx.save(model, path)
 
 
-def _export(subject: Subject, given: tuple[Tensor, ...], path: Path) -> None:
+def _export(
+    module: nn.Module,
+    given: tuple[Tensor, ...],
+    inputs: Sequence[TensorSpec],
+    outputs: list[str],
+    path: Path,
+) -> None:
     axes = tuple(
         {
             i: torch.export.Dim(n, min=1, max=4096)
             for i, n in enumerate(s.shape)
             if isinstance(n, str)
         }
-        for s in subject.inputs
+        for s in inputs
     )
     torch.onnx.export(
-        cast(nn.Module, subject.module),
+        module,
         given,
         path,
         dynamo=True,
         opset_version=OPSET,
         dynamic_shapes=axes,
-        input_names=[s.name for s in subject.inputs],
-        output_names=[s.name for s in subject.outputs],
+        input_names=[s.name for s in inputs],
+        output_names=outputs,
         external_data=False,
         verbose=False,
     )
 
 
-def _export_scripted(subject: Subject, given: tuple[Tensor, ...], path: Path) -> None:
+def _export_scripted(
+    module: nn.Module,
+    given: tuple[Tensor, ...],
+    inputs: Sequence[TensorSpec],
+    outputs: list[str],
+    path: Path,
+) -> None:
     """The older exporter: the newer one does not take TorchScript modules."""
-    axes = {
-        s.name: {i: n for i, n in enumerate(s.shape) if isinstance(n, str)} for s in subject.inputs
-    }
+    axes = {s.name: {i: n for i, n in enumerate(s.shape) if isinstance(n, str)} for s in inputs}
     torch.onnx.export(
-        cast(nn.Module, subject.module),
+        module,
         given,
         path,
         dynamo=False,
         opset_version=SCRIPTED_OPSET,
         dynamic_axes=axes,
-        input_names=[s.name for s in subject.inputs],
-        output_names=[s.name for s in subject.outputs],
+        input_names=[s.name for s in inputs],
+        output_names=outputs,
     )
 
 

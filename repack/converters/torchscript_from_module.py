@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -33,4 +34,7 @@ def convert(subject: Subject, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         frozen = torch.jit.freeze(module.eval()) if hasattr(module, "training") else module
-        torch.jit.save(frozen, str(path))
+        # Not straight into the file: where the disk is full, torch ends the whole process.
+        out = io.BytesIO()
+        torch.jit.save(frozen, out)
+    path.write_bytes(out.getbuffer())

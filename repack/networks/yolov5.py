@@ -130,15 +130,20 @@ class Detect(nn.Module):
         self.register_buffer("anchors", pixels / torch.tensor(STRIDES).view(3, 1, 1))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor] | Tensor:
-        raw = []
+        raw = self.raw(maps)
+        if self.training:
+            return raw
+        return torch.cat([self.decode(y, i) for i, y in enumerate(raw)], 1)
+
+    def raw(self, maps: list[Tensor]) -> list[Tensor]:
+        """Per scale ``[N, anchors, H, W, 5 + classes]``: the convolutions' own values."""
+        found = []
         for head, x in zip(self.m, maps, strict=True):
             y = head(x)
             n, _, height, width = y.shape
             y = y.view(n, self.per_cell, self.outputs, height, width)
-            raw.append(y.permute(0, 1, 3, 4, 2).contiguous())
-        if self.training:
-            return raw
-        return torch.cat([self.decode(y, i) for i, y in enumerate(raw)], 1)
+            found.append(y.permute(0, 1, 3, 4, 2).contiguous())
+        return found
 
     def decode(self, raw: Tensor, scale: int) -> Tensor:
         """One scale: ``[N, anchors, H, W, 5 + classes]`` to ``[N, boxes, 5 + classes]``."""
@@ -217,6 +222,14 @@ class YOLOv5(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor] | Tensor:
+        return cast("list[Tensor] | Tensor", self.model[24](self.maps(x)))
+
+    def raw(self, x: Tensor) -> list[Tensor]:
+        """What the boxes are decoded from, as ``Detect.raw``."""
+        return cast(Detect, self.model[24]).raw(self.maps(x))
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """The feature maps of the three scales, ``[N, C, H / stride, W / stride]`` each."""
         layer = self.model
         for i in range(5):
             x = layer[i](x)
@@ -229,4 +242,4 @@ class YOLOv5(nn.Module):
         small = layer[17](layer[16](layer[15](middle), stride8))
         medium = layer[20](layer[19](layer[18](small), middle))
         large = layer[23](layer[22](layer[21](medium), top))
-        return cast("list[Tensor] | Tensor", layer[24]([small, medium, large]))
+        return [small, medium, large]
