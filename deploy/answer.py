@@ -24,6 +24,8 @@ def pretty(body: bytes) -> str:
         answer = json.loads(body)
     except ValueError:
         return f"{len(body)} bytes"
+    if not isinstance(answer, dict):
+        return json.dumps(answer)
     lines = []
     for key, value in answer.items():
         if isinstance(value, list) and value:
@@ -40,7 +42,7 @@ def curl_line(settings: Settings, picture: Path) -> str:
     """The command that sends a picture, with the token where one is needed."""
     url = f"http://{reachable(settings.host)}:{settings.port}/predictions/{settings.name}"
     line = f"curl {url} -T {shlex.quote(short(picture))}"
-    if settings.tokens:
+    if settings.needs_tokens:
         keys = short(key_file(settings))
         read = f"import json; print(json.load(open({keys!r}))['inference']['key'])"
         line += f' -H "Authorization: Bearer $(python3 -c {shlex.quote(read)})"'

@@ -32,7 +32,7 @@ class Client:
 
     def key(self, kind: str) -> str | None:
         """The "inference" or "management" token, or None where tokens are off."""
-        if not self.settings.tokens:
+        if not self.settings.needs_tokens:
             return None
         try:
             keys = json.loads(key_file(self.settings).read_text())

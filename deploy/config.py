@@ -36,7 +36,7 @@ def properties(settings: Settings, archives: Sequence[Archive]) -> dict[str, str
         "grpc_inference_port": str(grpc[1]),
         "grpc_management_address": grpc_management[0],
         "grpc_management_port": str(grpc_management[1]),
-        "disable_token_authorization": str(not settings.tokens).lower(),
+        "disable_token_authorization": str(not settings.needs_tokens).lower(),
         "token_expiration_min": str(settings.token_hours * 60),
         # No model can be registered, replaced or fetched from anywhere once the server runs.
         "enable_model_api": "false",

@@ -99,6 +99,15 @@ def install(venv: Path, files: Sequence[Path]) -> None:
         )
 
 
+def torch_hint(python: Path) -> str:
+    """A line for machines without an NVIDIA GPU whose pip knows only PyPI; else nothing."""
+    command = [str(python), "-m", "pip", "config", "list"]
+    known = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    if Path("/proc/driver/nvidia").exists() or "index-url" in known or "find-links" in known:
+        return ""
+    return "torch comes with CUDA, several GB; README tells how to get the small one for CPUs"
+
+
 def ensure(venv: Path, files: Sequence[Path]) -> None:
     """Brings the environment up to date with the requirements files; quick where it is.
 
@@ -122,6 +131,8 @@ def ensure(venv: Path, files: Sequence[Path]) -> None:
     if all(before.get(name) == digest for name, digest in todo.items()):
         return
     print("set-up   installing the pinned packages (once; takes minutes)", flush=True)
+    if hint := torch_hint(python):
+        print(f"set-up   {hint}", flush=True)
     write_stamp(venv, {INSTALLING: "yes"})
     try:
         install(venv, files)

@@ -117,7 +117,7 @@ def require_same(
         raise KitError(f"already running in the background (process {pid}); {again}")
     before = server.state.settings
     for key, value in settings.record().items():
-        if before.get(key) != value:
+        if before.get(key) != value and key not in ("drain_timeout", "startup_timeout"):
             raise KitError(
                 f"already running (process {pid}) with {key.upper()}={before.get(key)},"
                 f" asked for {value}; {again}"
@@ -162,7 +162,7 @@ def show_answer(server: Server, archives: Sequence[Archive]) -> int:
     say("sample", f"{short(pictures[0])} -> {answer.status}")
     print(pretty(answer.body))
     say("next", curl_line(settings, pictures[0]))
-    if settings.tokens:
+    if settings.needs_tokens:
         say("tokens", f"callers need one from {short(settings.run_dir / 'key_file.json')}")
     return 0 if answer.status == 200 else 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import psutil
@@ -11,7 +12,11 @@ from handlers.errors import KitError
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now."""
+    """Whether a server could listen there now.
+
+    Raises:
+        KitError: never, whatever listens there: no such address here, or not for this user.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -21,7 +26,9 @@ def is_free(host: str, port: int) -> bool:
             raise KitError(
                 f"port {port} may not be used by this user: choose one above 1023"
             ) from e
-        except OSError:
+        except OSError as e:
+            if e.errno == errno.EADDRNOTAVAIL:
+                raise KitError(f"{host} is no address of this machine: change HOST=") from e
             return False
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,14 @@ def main(argv: Sequence[str]) -> int:
         return flow.run(action, settings)
     except KitError as e:
         print(f"error: {e}", file=sys.stderr)
+        return 1
+    except ImportError as e:
+        print(f"error: the set-up is not complete ({e}): run bash run.sh", file=sys.stderr)
+        return 1
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"error: {e.strerror}: {e.filename or 'a file'} cannot be written", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: run it again to continue", file=sys.stderr)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -17,7 +18,7 @@ from deploy import config, ports, state, worker_log
 from deploy.archives import Archive
 from deploy.client import Client
 from deploy.drain import drain
-from deploy.settings import Settings
+from deploy.settings import OPTIONS, Settings, make
 from deploy.state import State
 from handlers.errors import KitError
 from repack.archive import unpack
@@ -74,19 +75,14 @@ class Server:
             time.sleep(0.1)
 
     def last_words(self) -> str:
-        """The last line that the front end wrote, for an error message."""
-        for name in ("java.log", "server.log"):
-            try:
-                text = (self.settings.run_dir / "logs" / name).read_text(errors="replace")
-            except OSError:
-                continue
-            lines = [line.strip() for line in text.splitlines() if line.strip()]
-            telling = [line for line in lines if re.search("[Ee]rror|xception|nvalid", line)]
-            if telling:
-                return telling[0]
-            if lines and name == "java.log":
-                return lines[-1]
-        return f"see {self.settings.run_dir / 'logs'}"
+        """What the front end said when it ended, in one line."""
+        log = self.settings.run_dir / "logs" / "java.log"
+        try:
+            lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+        except OSError:
+            lines = []
+        telling = [line for line in lines if re.search("[Ee]rror|xception|nvalid", line)]
+        return telling[0] if telling else f"see {log.parent}"
 
 
 def start(settings: Settings, archives: Sequence[Archive]) -> Server:
@@ -167,7 +163,21 @@ def running(settings: Settings) -> Server | None:
     found = state.read(settings.run_dir)
     if found is None or found.process() is None:
         return None
-    return Server(settings, found)
+    return Server(started_with(settings, found.settings), found)
+
+
+def started_with(settings: Settings, record: dict[str, Any]) -> Settings:
+    """The settings a server was started with, whatever flags are given now."""
+    now = {"run_dir", "drain_timeout", "startup_timeout"}
+    texts = {
+        key: str(int(value)) if isinstance(value, bool) else str(value)
+        for key, value in {**record, **{k: settings.record()[k] for k in now}}.items()
+        if key in {option.field for option in OPTIONS}
+    }
+    try:
+        return make(texts)
+    except KitError:  # written by another version of the kit
+        return settings
 
 
 def stop(server: Server, drain_s: float | None = None) -> bool:

@@ -97,6 +97,7 @@ OPTIONS = (
     Option("response_timeout", whole(1, 86400), "120", "s before a silent worker is replaced"),
     Option("startup_timeout", whole(1, 86400), "120", "s for the model to become READY"),
     Option("drain_timeout", whole(0, 3600), "30", "s that stopping waits for requests in flight"),
+    Option("tokens", yes, "0", "1: callers need a token on loopback too"),
     Option("token_hours", whole(1, 87600), "720", "life of the access tokens, where they are on"),
     Option("access_log", yes, "0", "1: one log line per request"),
     Option("system_metrics", yes, "0", "1: CPU, memory and disk on the metrics page, every minute"),
@@ -123,6 +124,7 @@ class Settings:
     response_timeout: int
     startup_timeout: int
     drain_timeout: int
+    tokens: bool
     token_hours: int
     access_log: bool
     system_metrics: bool
@@ -140,9 +142,9 @@ class Settings:
         }
 
     @property
-    def tokens(self) -> bool:
-        """Whether callers need a token: any port is beyond this machine."""
-        return not (is_loopback(self.host) and is_loopback(self.management_host))
+    def needs_tokens(self) -> bool:
+        """Whether callers need a token: it was asked for, or a port is open beyond this machine."""
+        return self.tokens or not (is_loopback(self.host) and is_loopback(self.management_host))
 
     def record(self) -> dict[str, Any]:
         """The settings as JSON values; equal records start equal servers."""

@@ -4,28 +4,12 @@ from __future__ import annotations
 
 import http.client
 from datetime import datetime
-from typing import Any
 
 import psutil
 
 from deploy import server as servers
 from deploy.client import Client
-from deploy.settings import OPTIONS, Settings, make
-from handlers.errors import KitError
-
-
-def started_with(settings: Settings, record: dict[str, Any]) -> Settings:
-    """The settings a server was started with, from its state; flags of now do not change it."""
-    known = {o.field for o in OPTIONS}
-    texts = {
-        key: str(int(value)) if isinstance(value, bool) else str(value)
-        for key, value in record.items()
-        if key in known
-    }
-    try:
-        return make({**texts, "run_dir": str(settings.run_dir)})
-    except KitError:
-        return settings
+from deploy.settings import Settings
 
 
 def lines(settings: Settings) -> list[str]:
@@ -33,8 +17,7 @@ def lines(settings: Settings) -> list[str]:
     server = servers.running(settings)
     if server is None:
         return []
-    own = started_with(settings, server.state.settings)
-    client = Client(own)
+    own, client = server.settings, server.client
     since = datetime.fromtimestamp(server.state.started).strftime("%Y-%m-%d %H:%M:%S")
     found = [f"running since {since}, process {server.state.pid}"]
     for model in models(client):

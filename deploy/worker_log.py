@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-LINE = re.compile(r"^\S+ \[\w+ *\] W-\d+-(?P<model>.+)_[^_]+?-std(?:out|err) - (?P<text>.*)$")
+LINE = re.compile(
+    r"^\S+ \[\w+ *\] W-\d+-(?P<model>.+)_[^_]+?-(?P<stream>stdout|stderr) - (?P<text>.*)$"
+)
+DIED = "Backend worker process died"
 REFUSED = re.compile(r"^REFUSED (\S+): (.*)$")
 FAILED = re.compile(r"^Failed to load model (\S+), exception (.*)$")
 EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Missing)): ?(.*)$")
 
 
-def model_lines(log: Path, offset: int, model: str) -> list[str]:
-    """What the model's workers wrote since ``offset`` bytes into the log."""
+def model_lines(log: Path, offset: int, model: str) -> list[tuple[str, str]]:
+    """(stream, line) of what the model's workers wrote since ``offset`` bytes into the log."""
     try:
         with log.open("rb") as file:
             if offset > log.stat().st_size:  # rotated since
@@ -22,14 +25,21 @@ def model_lines(log: Path, offset: int, model: str) -> list[str]:
     except OSError:
         return []
     found = (LINE.match(line) for line in text.splitlines())
-    return [m["text"] for m in found if m and m["model"] == model]
+    return [(m["stream"], m["text"]) for m in found if m and m["model"] == model]
+
+
+def is_death(stream: str, line: str) -> bool:
+    """Whether a worker ended: it says so itself, or Python does where it could not even start."""
+    started = stream == "stdout"
+    return line.startswith(DIED) if started else EXCEPTION.match(line) is not None
 
 
 def reason(log: Path, offset: int, model: str) -> str | None:
     """Why a worker of the model died while loading it, in one line; None where none did."""
-    lines = model_lines(log, offset, model)
-    if not any("Backend worker process died" in line or EXCEPTION.match(line) for line in lines):
+    found = model_lines(log, offset, model)
+    if not any(is_death(stream, line) for stream, line in found):
         return None
+    lines = [line for _, line in found]
     for pattern in (REFUSED, FAILED):
         for line in lines:
             if match := pattern.match(line):

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+
 from deploy import server as servers
 from deploy import state
 from deploy.archives import survey
@@ -66,7 +67,7 @@ def write_archive(
 
 
 def free_ports() -> tuple[int, int]:
-    """A port with its two successors free, and a port with its successor free, for HTTP and gRPC."""
+    """Free ports for HTTP (with its two successors) and gRPC (with its successor)."""
     found: list[int] = []
     with ExitStack() as held:
         for count in (3, 2):

@@ -1,0 +1,330 @@
+"""run.sh from a copy of the checkout whose path is long and has spaces, against real servers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy import state
+from deploy.client import Client
+from deploy.environment import read_stamp, wanted
+from deploy.settings import ROOT, make
+from tests.conftest import ECHO, free_ports, write_archive
+
+pytestmark = pytest.mark.skipif(
+    wanted([ROOT / "requirements.txt"]).items() > (read_stamp(Path(sys.prefix)) or {}).items(),
+    reason="needs the environment that make test sets up",
+)
+
+SLOW = ECHO.replace("return [", "import time; time.sleep(1.5); return [")
+LOADING = ECHO.replace("self.batch", "import time; time.sleep(60); self.batch")
+BROKEN = ECHO.replace("self.batch", "raise ValueError('weights of cheese'); self.batch")
+
+
+class Checkout:
+    """A copy of what run.sh needs, with settings and processes of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for name in ("handlers", "repack", "deploy"):
+            skip = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, folder / name, ignore=skip)
+        for name in ("run.sh", "requirements.txt", "requirements-test.txt"):
+            shutil.copy(ROOT / name, folder / name)
+        pictures = folder / "examples" / "pictures"
+        pictures.mkdir(parents=True)
+        (pictures / "a.jpg").write_bytes(b"x" * 321)
+        self.store = folder / "model_store"
+        self.store.mkdir()
+        self.port, self.grpc_port = free_ports()
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "TMPDIR")},
+            "PYTHON": sys.executable,
+            "VENV": sys.prefix,
+            "PORT": str(self.port),
+            "GRPC_PORT": str(self.grpc_port),
+            "WORKERS": "1",
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return ["bash", str(self.folder / "run.sh"), *arguments]
+
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            env={**self.environment, **variables},
+            cwd=self.folder.parent,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def begin(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*arguments),
+            env={**self.environment, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    @property
+    def client(self) -> Client:
+        texts = {"port": str(self.port), "grpc_port": str(self.grpc_port)}
+        return Client(make({**texts, "run_dir": str(self.folder / ".run")}))
+
+    def server(self) -> state.State:
+        found = state.read(self.folder / ".run")
+        assert found is not None
+        return found
+
+    def processes(self) -> list[psutil.Process]:
+        """Front ends and workers that were started from this checkout."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "environ"]):
+            variables = process.info["environ"] or {}
+            if str(self.folder) in variables.get("PYTHONPATH", ""):
+                found.append(process)
+        return found
+
+    def all_gone(self) -> bool:
+        """Whether no process, socket folder or state of this checkout is left."""
+        end = time.monotonic() + 5
+        while self.processes() and time.monotonic() < end:
+            time.sleep(0.1)
+        return not self.processes() and state.read(self.folder / ".run") is None
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[Checkout]:
+    found = Checkout(tmp_path / "a folder with spaces" / ("and a long name " * 8) / "kit")
+    yield found
+    found.run("--stop", DRAIN_TIMEOUT="0")
+    assert found.all_gone()
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The single line of stderr of a run that ended with a mistake of the user."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_start_again_status_stop(checkout: Checkout) -> None:
+    write_archive(checkout.store, "fd1", task="detection")
+    first = checkout.run()
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert '"bytes": 321' in first.stdout
+    curl = next(line for line in first.stdout.splitlines() if line.startswith("next"))
+    assert f"http://127.0.0.1:{checkout.port}/predictions/fd1 -T" in curl
+    if shutil.which("curl"):
+        command = ["bash", "-c", curl.removeprefix("next").strip()]
+        shown = subprocess.run(
+            command, cwd=checkout.folder.parent, capture_output=True, text=True, check=True
+        )
+        assert shown.stdout == '{"bytes": 321}'
+
+    begin = time.monotonic()
+    second = checkout.run()
+    assert second.returncode == 0
+    assert "already running" in second.stdout
+    assert '"bytes": 321' in second.stdout
+    assert time.monotonic() - begin < 10
+
+    assert "already running" in one_line(checkout.run(WORKERS="2"))
+    write_archive(checkout.store, "other")
+    assert "with other archives" in one_line(checkout.run())
+
+    status = checkout.run("--status")
+    assert status.returncode == 0
+    assert "READY" in status.stdout
+    temp = Path(checkout.server().temp)
+    assert temp.stat().st_mode & 0o077 == 0
+
+    assert checkout.run("--stop").returncode == 0
+    assert checkout.all_gone()
+    assert not temp.exists()
+    assert checkout.run("--status").returncode == 3
+    assert checkout.run("--stop").returncode == 0
+
+
+def test_two_at_once_share_one_server(checkout: Checkout) -> None:
+    write_archive(checkout.store, "fd1", task="detection")
+    both = [checkout.begin(), checkout.begin()]
+    for process in both:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+        assert '"bytes": 321' in output
+    assert len([p for p in checkout.processes() if "java" in p.name()]) == 1
+
+
+def test_taken_port_is_named_with_its_holder(checkout: Checkout) -> None:
+    write_archive(checkout.store, "fd1")
+    with socket.create_server(("127.0.0.1", checkout.port + 2)):
+        line = one_line(checkout.run())
+    assert f"port {checkout.port + 2} (metrics) is taken by" in line
+    assert f"process {os.getpid()}" in line
+
+
+def test_front_end_killed(checkout: Checkout) -> None:
+    write_archive(checkout.store, "fd1", task="detection")
+    assert checkout.run().returncode == 0
+    before = checkout.server()
+    workers = before.workers()
+    assert workers
+    psutil.Process(before.pid).kill()
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert not alive
+    assert "not running" in checkout.run("--status").stdout
+    again = checkout.run()
+    assert again.returncode == 0, again.stderr
+    assert '"bytes": 321' in again.stdout
+    assert not Path(before.temp).exists()
+
+
+def test_damaged_archive_is_named_and_the_others_serve(checkout: Checkout) -> None:
+    write_archive(checkout.store, "fd1", task="detection")
+    whole = write_archive(checkout.store, "half").read_bytes()
+    (checkout.store / "half.mar").write_bytes(whole[: len(whole) // 2])
+    done = checkout.run()
+    assert done.returncode == 0, done.stderr
+    refused = [line for line in done.stdout.splitlines() if line.startswith("refused")]
+    assert len(refused) == 1
+    assert "half.mar" in refused[0]
+    assert "half.mar" in one_line(checkout.run("--name", "half"))
+    assert "no nothing.mar" in one_line(checkout.run("--name", "nothing"))
+
+
+def test_model_that_cannot_be_loaded(checkout: Checkout) -> None:
+    write_archive(checkout.store, "broken", BROKEN)
+    assert one_line(checkout.run("--name", "broken")).endswith(
+        "model broken cannot be loaded: ValueError: weights of cheese"
+    )
+    assert checkout.all_gone()
+    write_archive(checkout.store, "fd1", task="detection")
+    done = checkout.run()
+    assert done.returncode == 0, done.stderr
+    assert "not served: model broken cannot be loaded: ValueError" in done.stdout
+    described = checkout.client.describe("broken")
+    assert described is not None
+    assert described["workers"] == []  # no more retries
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_foreground_lets_requests_finish(
+    checkout: Checkout, number: signal.Signals, status: int
+) -> None:
+    write_archive(checkout.store, "fd1", SLOW)
+    process = checkout.begin("--foreground")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "until Ctrl-C" in line:
+            break
+    answers: list[int] = []
+
+    def ask() -> None:
+        answers.append(checkout.client.predict("fd1", b"x", 20).status)
+
+    requests = [threading.Thread(target=ask) for _ in range(3)]
+    for request in requests:
+        request.start()
+    time.sleep(0.5)
+    os.killpg(process.pid, number)
+    for request in requests:
+        request.join()
+    output, _ = process.communicate(timeout=60)
+    assert answers == [200, 200, 200], output
+    assert process.returncode == status, output
+    assert checkout.all_gone()
+
+
+def test_stop_lets_requests_finish_whatever_flags_it_is_given(checkout: Checkout) -> None:
+    write_archive(checkout.store, "fd1", SLOW)
+    assert checkout.run().returncode == 0
+    answers: list[int] = []
+
+    def ask() -> None:
+        answers.append(checkout.client.predict("fd1", b"x", 20).status)
+
+    request = threading.Thread(target=ask)
+    request.start()
+    time.sleep(0.5)
+    port, grpc_port = free_ports()
+    stopped = checkout.run("--stop", PORT=str(port), GRPC_PORT=str(grpc_port), WORKERS="7")
+    request.join()
+    assert answers == [200]
+    assert stopped.stdout.split() == ["server", "stopped"]
+    assert checkout.all_gone()
+
+
+def test_ctrl_c_while_the_model_loads(checkout: Checkout) -> None:
+    write_archive(checkout.store, "fd1", LOADING)
+    process = checkout.begin()
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("logs"):
+            break
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert checkout.all_gone()
+
+
+def test_tokens(checkout: Checkout) -> None:
+    write_archive(checkout.store, "fd1", task="detection")
+    done = checkout.run(TOKENS="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Authorization: Bearer" in done.stdout
+    keys = checkout.folder / ".run" / "key_file.json"
+    assert keys.stat().st_mode & 0o077 == 0
+    client = checkout.client  # sends no token: its settings do not ask for one
+    for purpose, path in [("predictions", "/predictions/fd1"), ("management", "/models")]:
+        method = "GET" if purpose == "management" else "POST"
+        answer = client.request(purpose, method, path, b"x")
+        assert answer.status == 400
+        assert b"Token Authorization failed" in answer.body
+
+
+def test_nothing_can_be_registered(checkout: Checkout) -> None:
+    write_archive(checkout.store, "fd1")
+    assert checkout.run().returncode == 0
+    source = write_archive(checkout.folder, "outside").as_uri()
+    before = sorted(checkout.store.iterdir())
+    for url in (source, "http://127.0.0.1:9/x.mar", "fd1.mar"):
+        answer = checkout.client.request("management", "POST", f"/models?url={url}")
+        assert answer.status == 405
+        answer = checkout.client.request("management", "POST", f"/workflows?url={url}")
+        assert answer.status >= 400
+    assert sorted(checkout.store.iterdir()) == before
+
+
+def test_help_and_status_need_no_installation(checkout: Checkout) -> None:
+    nowhere = str(checkout.folder / "none")
+    shown = checkout.run("--help", VENV=nowhere)
+    assert shown.returncode == 0
+    assert "--batch-size" in shown.stdout
+    assert checkout.run("--status", VENV=nowhere).returncode == 3
+    assert checkout.run("--stop", VENV=nowhere).returncode == 0
+    assert not Path(nowhere).exists()
+
+
+def test_unfit_python_is_one_line(checkout: Checkout) -> None:
+    assert "Python 3.10, 3.11 or 3.12 is needed" in one_line(checkout.run(PYTHON="/bin/false"))
+    assert "WORKERS" in one_line(checkout.run(WORKERS="many"))
