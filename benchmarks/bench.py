@@ -16,6 +16,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 from benchmarks import stock, work  # noqa: E402
-from deploy import server as servers, state  # noqa: E402
+from deploy import server as servers  # noqa: E402
+from deploy import state  # noqa: E402
 from deploy.archives import survey  # noqa: E402
 from deploy.settings import make  # noqa: E402
 
@@ -78,29 +81,34 @@ def repack(weights: Path, samples: Path, calibration: Path, store: Path, name: s
 
 def measure(folder: Path, pictures: Path, rounds: int, requests: int) -> list[dict[str, Any]]:
     """Both servers up at once, measured in turns; the one that waits uses no core."""
-    settings = make(
-        {
-            "name": "kit",
-            "model_store": str(folder / "store"),
-            "port": str(KIT_PORT),
-            "grpc_port": str(KIT_PORT + 3),
-            "run_dir": str(folder / "run"),
-        }
-    )
     (folder / "s").mkdir()
+    with (
+        serving(folder / "store", folder, "kit", KIT_PORT, {}),
+        stock.serve(folder / "stock", folder / "s", STOCK_PORT),
+    ):
+        return [
+            {
+                "kit": tester(folder, pictures, requests, "all", "kit", KIT_PORT),
+                "stock": tester(folder, pictures, requests, "3", "stock", STOCK_PORT),
+            }
+            for _ in range(rounds)
+        ]
+
+
+@contextmanager
+def serving(
+    store: Path, folder: Path, name: str, port: int, values: Mapping[str, str]
+) -> Iterator[None]:
+    """Serves a store as run.sh does, on ports of its own."""
+    places = {"model_store": str(store), "run_dir": str(folder / "run")}
+    ports = {"port": str(port), "grpc_port": str(port + 3)}
+    settings = make({"name": name, **places, **ports, **values})
     state.prepare(settings.run_dir)
     archives, _ = survey(settings.model_store)
     server = servers.start(settings, archives)
     try:
-        server.wait_ready("kit")
-        with stock.serve(folder / "stock", folder / "s", STOCK_PORT):
-            return [
-                {
-                    "kit": tester(folder, pictures, requests, "all", "kit", KIT_PORT),
-                    "stock": tester(folder, pictures, requests, "3", "stock", STOCK_PORT),
-                }
-                for _ in range(rounds)
-            ]
+        server.wait_ready(name)
+        yield
     finally:
         servers.stop(server)
 

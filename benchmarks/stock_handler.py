@@ -4,6 +4,8 @@ Written the way TorchServe's own examples are: ``BaseHandler``, OpenCV in Python
 PyTorch's defaults. It travels alone in its archive and uses nothing of the kit.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
@@ -12,15 +14,16 @@ from ts.torch_handler.base_handler import BaseHandler
 SIDE, CONFIDENCE, IOU = 640, 0.25, 0.45
 
 
-class StockHandler(BaseHandler):
+class StockHandler(BaseHandler):  # type: ignore[misc]
     """``BaseHandler`` loads the TorchScript file; these are its three overrides."""
 
-    def preprocess(self, data):
+    def preprocess(self, data: list[dict[str, Any]]) -> torch.Tensor:
         """Pictures to ``[N, 640, 640, 3]`` uint8, letterboxed; remembers where each one lies."""
         batch, self.places = [], []
         for row in data:
-            body = np.frombuffer(row.get("body") or row.get("data"), np.uint8)
-            image = cv2.cvtColor(cv2.imdecode(body, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            body = np.frombuffer(row["body" if "body" in row else "data"], np.uint8)
+            image = cv2.imdecode(body, cv2.IMREAD_COLOR_RGB)
+            assert image is not None
             height, width = image.shape[:2]
             scale = min(SIDE / height, SIDE / width)
             size = round(width * scale), round(height * scale)
@@ -31,7 +34,7 @@ class StockHandler(BaseHandler):
             self.places.append((scale, left, top))
         return torch.stack(batch).to(self.device)
 
-    def postprocess(self, data):
+    def postprocess(self, data: torch.Tensor) -> list[Any]:
         """Boxes above the confidence, duplicates suppressed by OpenCV, in the picture's pixels."""
         answers = []
         for prediction, (scale, left, top) in zip(data.cpu().numpy(), self.places, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from handlers.passport import Passport
 from handlers.runtimes import load
 from repack import archive, sources, subjects
 from repack.converters import torchscript_from_module
-from repack.networks.yolov5 import COCO_ANCHORS, STRIDES, YOLOv5
+from repack.networks.yolov5 import COCO_ANCHORS, STRIDES, Detect, YOLOv5
 
 SCENES = 300
 QUALITY = 96
@@ -46,8 +46,8 @@ def untrained_yolov5s(path: Path) -> Path:
     torch.manual_seed(0)
     module = YOLOv5("yolov5s", 80)
     with torch.no_grad():
-        for head, stride in zip(module.model[24].m, STRIDES, strict=True):
-            bias = head.bias.view(3, -1)
+        for head, stride in zip(cast(Detect, module.model[24]).m, STRIDES, strict=True):
+            bias = cast(Tensor, head.bias).view(3, -1)
             bias[:, 4] = math.log(8 / (640 / stride) ** 2)
             bias[:, 5:] = math.log(0.6 / (80 - 0.99))
     checkpoint = {
@@ -103,15 +103,16 @@ def table(result: dict[str, Any]) -> str:
         f"`{result['command']}`, {machine['cpu']}, {machine['cores']} cores, "
         + ", ".join(f"{k} {v}" for k, v in result["versions"].items() if v),
         "",
-        "| side | mode | runtime | conc. | req/s (all rounds) | p50 ms | p95 ms | worker MB | errors |",
+        "| side | mode | runtime | conc. | req/s (all rounds) | p50 ms | p95 ms | MB | errors |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in result["runs"]:
         speeds = ", ".join(f"{t:.1f}" for t in r["throughputs"])
         memory = ", ".join(f"{m:.0f}" for m in r["worker_rss_mb"])
+        form = f"{r['runtime'] or 'torchscript'} {r['precision'] or 'f32'}"
         lines.append(
-            f"| {r['side']} | {r['mode']} | {r['runtime'] or 'torchscript'} {r['precision'] or 'f32'} "
-            f"| {r['concurrency']} | {r['throughput']:.1f} ({speeds}) "
+            f"| {r['side']} | {r['mode']} | {form} | {r['concurrency']} "
+            f"| {r['throughput']:.1f} ({speeds}) "
             f"| {r['latency_ms']['p50']:.1f} | {r['latency_ms']['p95']:.1f} "
             f"| {memory} | {sum(r['errors'].values())} |"
         )
@@ -136,19 +137,17 @@ def shown(runs: list[dict[str, Any]]) -> list[str]:
     """The ratios, each at the concurrency that is best for its side."""
 
     def best(side: str, mode: int) -> float:
-        return max(r["throughput"] for r in runs if (r["side"], r["mode"]) == (side, mode))
+        return float(max(r["throughput"] for r in runs if (r["side"], r["mode"]) == (side, mode)))
 
     def p50(mode: int) -> float:
-        return next(
-            r["latency_ms"]["p50"]
-            for r in runs
-            if (r["side"], r["mode"], r["concurrency"]) == ("kit", mode, 1)
-        )
+        wanted = ("kit", mode, 1)
+        one = next(r for r in runs if (r["side"], r["mode"], r["concurrency"]) == wanted)
+        return float(one["latency_ms"]["p50"])
 
     memory = [m for r in runs if (r["side"], r["mode"]) == ("kit", 3) for m in r["worker_rss_mb"]]
     return [
         f"- served, kit over stock: {best('kit', 3) / best('stock', 3):.2f}x",
-        f"- kit, served over its local loop on the same cores: {best('kit', 3) / best('kit', 2):.2f}",
+        f"- kit, served over its local loop, same cores: {best('kit', 3) / best('kit', 2):.2f}",
         f"- the server adds at concurrency 1, p50: {p50(3) - p50(2):.1f} ms",
         f"- resident memory per accelerated worker, largest: {max(memory):.0f} MB",
     ]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,21 +14,20 @@ from handlers.base import Handler
 from handlers.drawing import draw
 
 
-@dataclass
-class Picture:
-    """One decoded picture: ``[H, W, 3]`` uint8 RGB."""
+class Item(NamedTuple):
+    """One request's picture, decoded as large as the model needs it, and its file's bytes."""
 
-    pixels: NDArray[np.uint8]
+    picture: images.Picture
+    data: bytes
 
 
-class DetectionHandler(Handler[Picture, boxes.Boxes]):
+class DetectionHandler(Handler[Item, boxes.Boxes]):
     """Letterboxes pictures into the model's input and returns boxes in the picture's own pixels."""
 
-    def decode(self, data: bytes) -> Picture:
-        limit = self.passport.settings.get("max_pixels", images.MAX_PIXELS)
-        return Picture(images.decode(data, limit))
+    def decode(self, data: bytes) -> Item:
+        return Item(images.decode_to_fit(data, self._fit()), data)
 
-    def infer(self, items: Sequence[Picture]) -> Sequence[boxes.Boxes]:
+    def infer(self, items: Sequence[Item]) -> Sequence[boxes.Boxes]:
         spec = self.passport.inputs[0]
         with self.stages.measure("preprocess"):
             batch, places = self._preprocess(items)
@@ -38,15 +36,16 @@ class DetectionHandler(Handler[Picture, boxes.Boxes]):
         with self.stages.measure("postprocess"):
             found = self._found(output, len(items))
             return [
-                boxes.to_picture(f, place, item.pixels.shape[1], item.pixels.shape[0])
+                boxes.to_picture(f, place, item.picture.width, item.picture.height)
                 for f, place, item in zip(found, places, items, strict=True)
             ]
 
-    def encode(self, item: Picture, result: boxes.Boxes, accept: str) -> tuple[bytes, str]:
+    def encode(self, item: Item, result: boxes.Boxes, accept: str) -> tuple[bytes, str]:
         detections = self.detections(result)
         if "image/jpeg" in accept:
-            return images.encode_jpeg(draw(item.pixels, detections)), "image/jpeg"
-        height, width = item.pixels.shape[:2]
+            whole = images.decode(item.data)
+            return images.encode_jpeg(draw(whole, detections)), "image/jpeg"
+        _, height, width = item.picture
         answer = {
             "model": self.model_info(),
             "runtime": self.runtime_info(),
@@ -68,11 +67,17 @@ class DetectionHandler(Handler[Picture, boxes.Boxes]):
             for row in found
         ]
 
-    def _preprocess(self, items: Sequence[Picture]) -> tuple[NDArray[Any], list[images.Letterbox]]:
+    def _fit(self) -> tuple[int, int]:
+        """Height and width of the model's input, pixels."""
         spec = self.passport.inputs[0]
         axes = dict(zip(spec.layout, spec.shape, strict=True))
-        height, width = int(axes["H"]), int(axes["W"])
-        fitted = [images.letterbox(item.pixels, height, width) for item in items]
+        return int(axes["H"]), int(axes["W"])
+
+    def _preprocess(self, items: Sequence[Item]) -> tuple[NDArray[Any], list[images.Letterbox]]:
+        spec = self.passport.inputs[0]
+        fitted = [
+            images.letterbox(p.pixels, *self._fit(), size=(p.height, p.width)) for p, _ in items
+        ]
         batch = np.stack([picture for picture, _ in fitted])
         places = [place for _, place in fitted]
         if spec.dtype == "uint8":

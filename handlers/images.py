@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from handlers.errors import BadInput, TooLarge, UnsupportedFormat
 
@@ -49,11 +50,38 @@ class Letterbox(NamedTuple):
     top: int
 
 
+class Picture(NamedTuple):
+    """A decoded picture.
+
+    Attributes:
+        pixels: ``[h, w, 3]`` uint8 RGB, possibly smaller than the picture itself.
+        height, width: the picture's own size, upright.
+    """
+
+    pixels: NDArray[np.uint8]
+    height: int
+    width: int
+
+
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Pixels of a JPEG, PNG, WebP or BMP, turned upright as its EXIF orientation says.
+    """All pixels of a JPEG, PNG, WebP or BMP; as ``decode_to_fit``, at full size."""
+    return decode_to_fit(data, None, max_pixels).pixels
+
+
+def decode_to_fit(
+    data: bytes, fit: tuple[int, int] | None, max_pixels: int = MAX_PIXELS
+) -> Picture:
+    """Decodes a JPEG, PNG, WebP or BMP, turned upright as its EXIF orientation says.
+
+    Args:
+        fit: height and width that the picture will be letterboxed into. A JPEG that is at least
+            twice as large is decoded at 1/2, 1/4 or 1/8 of its size, never below what fits: libjpeg
+            then averages blocks of pixels instead of computing each (its scaled inverse DCT). None
+            decodes at full size.
 
     Returns:
-        ``[H, W, 3]`` uint8, RGB. Transparency is dropped, 16-bit grey keeps its upper 8 bits.
+        The pixels, RGB, and the picture's own size. Transparency is dropped, 16-bit grey keeps its
+        upper 8 bits.
 
     Raises:
         UnsupportedFormat: a known format that is not on the allow-list.
@@ -67,30 +95,36 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
             f"the {picture.format} claims {width}x{height} = {width * height:,} pixels; "
             f"at most {max_pixels:,} are decoded"
         )
+    if fit is not None and picture.format == "JPEG":
+        reach = min(fit[0] / height, fit[1] / width), min(fit[0] / width, fit[1] / height)
+        scale = max(reach)  # whichever way its orientation turns it
+        picture.draft("RGB", (math.ceil(width * scale), math.ceil(height * scale)))
     try:
         picture.load()
     except MemoryError:
         raise TooLarge(f"no memory for the {width}x{height} pixels of the picture") from None
     except Exception as e:  # decoders raise many types for damaged data
         raise BadInput(f"the {picture.format} is damaged or truncated ({_first_line(e)})") from None
-    return _rgb(_upright(picture))
+    upright, turned = _upright(picture)
+    return Picture(_rgb(upright), *((width, height) if turned else (height, width)))
 
 
 def letterbox(
-    image: NDArray[np.uint8], height: int, width: int
+    image: NDArray[np.uint8], height: int, width: int, size: tuple[int, int] | None = None
 ) -> tuple[NDArray[np.uint8], Letterbox]:
     """Scales a picture to fit ``height`` x ``width``, centred on grey.
 
     Args:
-        image: ``[H, W, 3]`` uint8.
+        image: ``[h, w, 3]`` uint8.
+        size: the picture's own height and width, where ``image`` was decoded smaller.
 
     Returns:
-        ``[height, width, 3]`` uint8, and where the picture lies in it.
+        ``[height, width, 3]`` uint8, and where the picture's own pixels lie in it.
     """
-    h, w = image.shape[:2]
+    h, w = size or image.shape[:2]
     scale = min(height / h, width / w)
     new_w, new_h = max(1, round(w * scale)), max(1, round(h * scale))
-    if (new_h, new_w) != (h, w):
+    if (new_h, new_w) != image.shape[:2]:
         image = np.asarray(cv2.resize(image, (new_w, new_h)), np.uint8)
     left, top = (width - new_w) // 2, (height - new_h) // 2
     canvas = np.full((height, width, 3), PADDING, np.uint8)
@@ -125,11 +159,13 @@ def _open(data: bytes) -> Image.Image:
         ) from None
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _upright(picture: Image.Image) -> tuple[Image.Image, bool]:
+    """The picture as it is shown, and whether its height and width were exchanged for that."""
     try:
-        return ImageOps.exif_transpose(picture)
+        turned = picture.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
+        return ImageOps.exif_transpose(picture), turned
     except Exception:  # broken EXIF data is no reason to refuse good pixels
-        return picture
+        return picture, False
 
 
 def _rgb(picture: Image.Image) -> NDArray[np.uint8]:

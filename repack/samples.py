@@ -77,14 +77,15 @@ def refuse_overlap(calibration: Sequence[Sample], gate: Sequence[Sample]) -> lis
 
 
 def _picture(path: Path, subject: Subject) -> Sample:
-    pixels = images.decode(path.read_bytes())
     spec = subject.inputs[0]
-    height, width = int(spec.shape[1]), int(spec.shape[2])
-    fitted, place = images.letterbox(pixels, height, width)
+    fit = int(spec.shape[1]), int(spec.shape[2])
+    picture = images.decode_to_fit(path.read_bytes(), fit)
+    size = picture.height, picture.width
+    fitted, place = images.letterbox(picture.pixels, *fit, size)
     truth = None
     for labels in (path.with_suffix(".txt"), path.parent / "labels" / f"{path.stem}.txt"):
         if labels.is_file():
-            truth = _truth(labels, pixels.shape[1], pixels.shape[0], place)
+            truth = _truth(labels, picture.width, picture.height, place)
             _check_classes(labels, truth, len(subject.source.labels))
     return Sample(path, {spec.name: fitted[None]}, truth)
 

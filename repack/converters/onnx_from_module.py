@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,12 @@ def convert(subject: Subject, path: Path) -> None:
     level = noisy.level
     noisy.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+        with (
+            warnings.catch_warnings(),
+            torch.no_grad(),
+            contextlib.redirect_stdout(sys.stderr),
+            _cache_in(path.parent / "cache"),
+        ):
             warnings.simplefilter("ignore")
             export(module, given, subject.inputs, outputs, path)
     except Exception as e:
@@ -52,6 +58,20 @@ def convert(subject: Subject, path: Path) -> None:
     model = onnx.load(path)
     _drop_traces(model)
     onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def _cache_in(folder: Path) -> Iterator[None]:
+    """Keeps the exporter's cache out of the machine's temporary folder, where it would stay."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    os.environ[name] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _export(
