@@ -1,4 +1,4 @@
-"""What runs in each child process: it loads its target, then makes load in windows."""
+"""What runs in each agent, a child process: it loads its target, then makes load in windows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import Any
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, cast
 
 import psutil
 
@@ -58,11 +58,11 @@ class Local:
     def run(self, callers: int, board: Board) -> Tally:
         before = self._model.counters()
         tally = run_batches(self._model.handle, callers, self._batch, board)
-        grown = self._model.counters()
-        grown.subtract(before)
-        tally.stage_items = grown.pop("items", 0)
-        tally.batches = grown.pop("batches", 0)
-        tally.stages_ms = dict(grown)
+        after = self._model.counters()
+        grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
+        tally.stage_items = grown.pop("items")
+        tally.batches = grown.pop("batches")
+        tally.stages_ms = grown
         return tally
 
     def ask(self, number: int) -> Reply:
@@ -75,18 +75,44 @@ def open_target(target: Target) -> Served | Local:
         return Local(target)
     if isinstance(target, HttpTarget):
         return Served(lambda: HttpSession(target))
-    from qpstest import grpc_api  # noqa: PLC0415 (a library of its own)
+    from qpstest import grpc_api
 
     return Served(grpc_api.sessions(target))
 
 
+def host(
+    report: Connection, connections: list[Connection], board: Board, targets: Sequence[Target]
+) -> None:
+    """The process that starts the agents, all in one session of their own.
+
+    Linux shares its cores between sessions first; a server has its session, so what it is compared
+    with gets one, too. ``report`` tells of agents that ended badly: (number, exit code).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children
+    os.setsid()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    context = multiprocessing.get_context("spawn")
+    agents = []
+    for connection, target in zip(connections, targets, strict=True):
+        agents.append(context.Process(target=main, args=(connection, board, target), daemon=True))
+        agents[-1].start()
+        connection.close()
+    running = {agent.sentinel: i for i, agent in enumerate(agents)}
+    while running:
+        for sentinel in wait(list(running)):
+            number = running.pop(cast(int, sentinel))
+            agents[number].join()
+            with contextlib.suppress(OSError):
+                report.send((number, agents[number].exitcode))
+
+
 def main(connection: Connection, board: Board, target: Target) -> None:
-    """A child process from start to end.
+    """An agent from start to end.
 
     It answers ("run", callers), ("ask", number) and ("end",); each answer is ("done", value),
     ("error", line) for a user's mistake, or ("bug", traceback).
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)  # what a library prints must not get into the parent's table
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

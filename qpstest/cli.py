@@ -18,6 +18,8 @@ from qpstest.options import LABELS, SERVED, Options, parse
 from qpstest.targets import Plan
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
+BUSY = 0.5
+"""Load average of one minute, for each core, above which figures are to be doubted."""
 
 
 def main(arguments: list[str]) -> int:
@@ -59,6 +61,7 @@ class Session:
         try:
             with ExitStack() as stack:
                 plans = self._plans(stack)
+                self._warn_if_busy()
                 for _ in range(self._options.rounds):
                     for plan in plans:
                         self._measure(plan)
@@ -89,6 +92,12 @@ class Session:
                 print(f"warning: {warning}", file=sys.stderr)
             plans = [targets.plan_local(o, mode, folder, self._bodies) for mode in local]
         return [*plans, served] if served else plans
+
+    def _warn_if_busy(self) -> None:
+        load, cores = self._machine["load_average"], self._machine["cores"]
+        if load and load[0] > BUSY * cores:
+            text = f"the machine is busy (load average {load[0]} on {cores} cores)"
+            print(f"warning: {text}: try --rounds 3, or measure later", file=sys.stderr)
 
     def _measure(self, plan: Plan) -> None:
         o = self._options

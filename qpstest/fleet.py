@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from types import TracebackType
 from typing import Any, cast
 
@@ -40,7 +40,7 @@ class WindowInterruptedError(Exception):
 
 
 class Fleet:
-    """Fresh processes, one per target, that stay until the fleet is closed.
+    """Fresh processes (agents), one per target, that stay until the fleet is closed.
 
     Args:
         targets: one for each process.
@@ -55,16 +55,18 @@ class Fleet:
     ):
         context = multiprocessing.get_context("spawn")
         self._board = Board(context)
-        self._children: list[tuple[SpawnProcess, Connection]] = []
+        pairs = [context.Pipe() for _ in targets]
+        self._agents = [ours for ours, _ in pairs]
+        self._report, report = context.Pipe()
+        theirs = [connection for _, connection in pairs]
+        self._host = context.Process(
+            target=agent.host, args=(report, theirs, self._board, list(targets))
+        )
         try:
             with _environment(environment or {}), _children_ignore_ctrl_c():
-                for target in targets:
-                    ours, theirs = context.Pipe()
-                    arguments = (theirs, self._board, target)
-                    child = context.Process(target=agent.main, args=arguments, daemon=True)
-                    child.start()
-                    theirs.close()
-                    self._children.append((child, ours))
+                self._host.start()
+            for connection in (*theirs, report):
+                connection.close()
             self.infos = cast(list[dict[str, Any]], self._collect(START_LIMIT))
         except BaseException:
             self.close()
@@ -93,11 +95,11 @@ class Fleet:
             WindowInterruptedError: Ctrl-C.
         """
         self._board.open(requests, lead, seconds)
-        shares = share_out(callers, len(self._children))
-        busy = [pair for pair, share in zip(self._children, shares, strict=True) if share]
+        shares = share_out(callers, len(self._agents))
+        busy = [number for number, share in enumerate(shares) if share]
         try:
-            for (_, connection), share in zip(busy, filter(None, shares), strict=True):
-                connection.send(("run", share))
+            for number in busy:
+                self._agents[number].send(("run", shares[number]))
             tallies = self._collect(None, busy, lambda: show(self._board.progress()))
         except KeyboardInterrupt:
             raise WindowInterruptedError(*self._give_up(busy)) from None
@@ -105,25 +107,22 @@ class Fleet:
 
     def ask(self, number: int) -> Reply:
         """One request outside of any window."""
-        first = self._children[:1]
-        first[0][1].send(("ask", number))
-        return cast(Reply, self._collect(None, first)[0])
+        self._agents[0].send(("ask", number))
+        return cast(Reply, self._collect(None, [0])[0])
 
     def close(self) -> None:
         """End all children."""
-        for child, connection in self._children:
-            try:
+        for connection in self._agents:
+            with contextlib.suppress(OSError):
                 connection.send(("end",))
-            except OSError:
-                child.kill()
-        deadline = time.monotonic() + 2.0
-        for child, connection in self._children:
-            child.join(max(0.0, deadline - time.monotonic()))
-            if child.is_alive():
-                child.kill()
-                child.join()
+        if self._host.pid is not None:
+            self._host.join(2.0)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._host.pid, signal.SIGKILL)  # the host and all agents, if any is left
+            self._host.kill()
+            self._host.join()
+        for connection in (*self._agents, self._report):
             connection.close()
-        self._children.clear()
 
     def __enter__(self) -> Fleet:
         return self
@@ -143,7 +142,7 @@ class Fleet:
         started = self._board.progress().started
         return total, max(0.0, total.ended - started), [t.rss for t in tallies]
 
-    def _give_up(self, busy: list[tuple[SpawnProcess, Connection]]) -> tuple[Tally | None, float]:
+    def _give_up(self, busy: list[int]) -> tuple[Tally | None, float]:
         self._board.stop()
         started = self._board.progress().started
         try:
@@ -155,44 +154,50 @@ class Fleet:
     def _collect(
         self,
         limit: float | None,
-        children: list[tuple[SpawnProcess, Connection]] | None = None,
+        numbers: Sequence[int] | None = None,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> list[Any]:
-        """One answer of each child, in their order."""
-        children = self._children if children is None else children
+        """One answer of each of these agents, in their order."""
+        numbers = range(len(self._agents)) if numbers is None else numbers
         answers: dict[int, Any] = {}
         deadline = time.monotonic() + limit if limit else None
-        while len(answers) < len(children):
-            open_ones = [c for i, (_, c) in enumerate(children) if i not in answers]
-            ready = wait(open_ones, POLL)
-            for i, (child, connection) in enumerate(children):
-                if connection in ready:
-                    answers[i] = _answer(child, connection)
+        while len(answers) < len(numbers):
+            waiting = {self._agents[n]: n for n in numbers if n not in answers}
+            for connection in wait(list(waiting), POLL):
+                number = waiting[cast(Connection, connection)]
+                answers[number] = self._answer(number)
             meanwhile()
             if deadline and time.monotonic() > deadline:
                 raise KitError(f"a load process did not answer within {limit:.0f} s")
-        return [answers[i] for i in range(len(children))]
+        return [answers[n] for n in numbers]
+
+    def _answer(self, number: int) -> Any:
+        try:
+            kind, value = self._agents[number].recv()
+        except (EOFError, ConnectionResetError):
+            raise KitError(self._obituary(number)) from None
+        if kind == "error":
+            raise KitError(value)
+        if kind == "bug":
+            raise RuntimeError(f"in a child process:\n{value}")
+        return value
+
+    def _obituary(self, number: int) -> str:
+        code = None
+        with contextlib.suppress(EOFError, OSError):
+            while code is None and self._report.poll(1.0):
+                who, how = self._report.recv()
+                code = how if who == number else None
+        if code is None:
+            return "a load process ended while it worked"
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+        hint = ": out of memory?" if code == -signal.SIGKILL else ""
+        return f"a load process was ended {how} while it worked{hint}"
 
 
 def share_out(total: int, parts: int) -> list[int]:
     """Whole numbers that differ by at most one and add up to ``total``."""
     return [total // parts + (i < total % parts) for i in range(parts)]
-
-
-def _answer(child: SpawnProcess, connection: Connection) -> Any:
-    try:
-        kind, value = connection.recv()
-    except (EOFError, ConnectionResetError):
-        child.join(1.0)
-        code = child.exitcode or 0
-        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
-        hint = ": out of memory?" if code == -signal.SIGKILL else ""
-        raise KitError(f"a load process was ended {how} while it worked{hint}") from None
-    if kind == "error":
-        raise KitError(value)
-    if kind == "bug":
-        raise RuntimeError(f"in a child process:\n{value}")
-    return value
 
 
 @contextmanager

@@ -14,8 +14,10 @@ from qpstest.board import END, FILL, Board
 
 MESSAGES_KEPT = 5
 """Different messages kept for each kind of error."""
-PAUSE_AFTER_NO_CONNECTION = 0.02
-"""Seconds; a server that is not there is not asked 10,000 times a second."""
+PAUSE = 0.02
+"""Seconds; a server that is not there, or whose queue is full, is not asked thousands of times a
+second, which would take the processor from the requests that it does answer."""
+PAUSE_AFTER = frozenset({"overload", "refused", "unreachable"})
 
 
 class Reply(NamedTuple):
@@ -46,7 +48,10 @@ class Session(Protocol):
 
 @dataclass
 class Tally:
-    """What one process measured in one window; times in seconds, memory in bytes."""
+    """What one process measured in one window; times in seconds, memory in bytes.
+
+    ``sent`` counts all requests, ``cpu`` is the processor time that they took together.
+    """
 
     latencies: array[float] = field(default_factory=lambda: array("d"))
     send: float = 0.0
@@ -56,6 +61,7 @@ class Tally:
     messages: dict[str, Counter[str]] = field(default_factory=dict)
     ended: float = 0.0
     cpu: float = 0.0
+    sent: int = 0
     rss: int = 0
     stages_ms: dict[str, float] = field(default_factory=dict)
     stage_items: float = 0.0
@@ -86,6 +92,7 @@ class Tally:
             self.messages.setdefault(kind, Counter()).update(seen)
         self.ended = max(self.ended, other.ended)
         self.cpu += other.cpu
+        self.sent += other.sent
         for stage, total in other.stages_ms.items():
             self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + total
         self.stage_items += other.stage_items
@@ -104,12 +111,13 @@ def call_in_loop(session: Session, board: Board, tally: Tally) -> None:
             fill += 1
         began = time.perf_counter()
         reply = session.call(number if number >= 0 else fill)
+        tally.sent += 1
         ended = time.perf_counter()
         if number >= 0:
             tally.add(reply, ended - began, ended)
             board.answered(not reply.kind)
-        if reply.kind in {"refused", "unreachable"}:
-            time.sleep(PAUSE_AFTER_NO_CONNECTION)
+        if reply.kind in PAUSE_AFTER:
+            time.sleep(PAUSE)
 
 
 def run_callers(make: Callable[[], Session], callers: int, board: Board) -> Tally:
@@ -164,6 +172,7 @@ def run_batches(
             waiting.append((number, now))
         taken = [waiting.popleft() for _ in range(min(batch, len(waiting)))]
         replies = handle([max(number, 0) for number, _ in taken])
+        tally.sent += len(taken)
         ended = time.perf_counter()
         for (number, began), reply in zip(taken, replies, strict=True):
             if number >= 0:

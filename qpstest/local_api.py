@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +68,12 @@ class LocalModel:
         statuses = self._context.statuses
         return [_judge(*pair) for pair in zip(statuses, answers, strict=True)]
 
-    def counters(self) -> Counter[str]:
+    def counters(self) -> dict[str, float]:
         """What the handler has reported so far: milliseconds per stage, "items" and "batches".
 
         A handler reports a few times a second, so all of them lag behind, by the same batches.
         """
-        found = Counter(self._context.stages_ms)
+        found = {"items": 0.0, "batches": 0.0, **self._context.stages_ms}
         for (name, outcome), value in self._context.metrics.totals.items():
             if name == "handler_batches":
                 found["batches"] += value

@@ -19,8 +19,8 @@ def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
         KitError: matplotlib is missing, or the file cannot be written.
     """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 (slow)
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
     except ImportError as e:
         raise KitError(f"--plot: {e}: pip install matplotlib") from None
     figure = Figure(figsize=(10, 4.6), layout="constrained")

@@ -15,6 +15,8 @@ from qpstest.server_metrics import STAGES
 
 Run = Mapping[str, Any]
 NONE = "-"
+WIDTH = 100
+"""Columns of the screen that a table may take."""
 PERCENTILES = ("mean", "p50", "p90", "p95", "p99")
 
 
@@ -57,7 +59,7 @@ def tables(runs: Sequence[Run]) -> str:
 
 
 def _latencies(runs: Sequence[Run]) -> str:
-    head = ("latency, ms", "runtime", "precision", "conc", "req/s", *PERCENTILES, "errors")
+    head = ("mode", "runtime", "precision", "conc", "req/s", *PERCENTILES, "errors")
     rows = [
         (
             LABELS[run["mode"]],
@@ -70,16 +72,18 @@ def _latencies(runs: Sequence[Run]) -> str:
         )
         for run in runs
     ]
-    return _table(head, rows, left=3)
+    return "latency in ms\n" + _table(head, rows, left=3)
 
 
 def _shares(runs: Sequence[Run]) -> str:
-    """Where the time of a request goes, and what it took."""
+    """Where the time of a request goes, and what it took: "CPU", "front" and "client" are the
+    processor times of the processes that run the model, of the server's front end and of the
+    load's, "RSS MB" the resident memory of the largest process that runs the model."""
     stages = [s for s in ("queue", *STAGES) if any(s in run["stages_ms"] for run in runs)]
     short = {"preprocess": "prep", "postprocess": "post"}
     head = (
-        "per item, ms", "conc", *(short.get(s, s) for s in stages), "send", "wait", "recv",
-        "client CPU", "batch", "RSS MB each",
+        "mode", "conc", *(short.get(s, s) for s in stages), "send", "wait", "recv",
+        "CPU", "front", "client", "batch", "RSS MB",
     )  # fmt: skip
     rows = []
     for run in runs:
@@ -87,16 +91,16 @@ def _shares(runs: Sequence[Run]) -> str:
         memory = run["worker_rss_mb"]
         rows.append(
             (
-                LABELS[run["mode"]],
+                str(run["mode"]),
                 str(run["concurrency"]),
                 *(_number(run["stages_ms"].get(s)) for s in stages),
                 *(_number(client.get(part)) for part in ("send", "wait", "receive")),
-                _number(run["client_cpu_ms"]),
+                *(_number(run[f"{who}_cpu_ms"]) for who in ("worker", "front", "client")),
                 _number(run["items_per_batch"]),
-                f"{min(memory):.0f}-{max(memory):.0f}" if memory else NONE,
+                f"{max(memory):.0f}" if memory else NONE,
             )
         )
-    return "\n" + _table(head, rows, left=1)
+    return "\nms per item\n" + _table(head, rows, left=1)
 
 
 def _comparison(runs: Sequence[Run]) -> list[str]:
@@ -113,6 +117,7 @@ def _comparison(runs: Sequence[Run]) -> list[str]:
             for c in both
         )
         lines.append(f"\nserved / local {LABELS[mode][2:]} throughput: {', '.join(ratios)}")
+        lines.extend(_costs(local[both[-1]], served[both[-1]]))
         if 1 in both and local[1]["runtime"] == served[1]["runtime"]:
             ours, theirs = (r[1]["latency_ms"]["p50"] for r in (served, local))
             if ours is not None and theirs is not None:
@@ -121,6 +126,19 @@ def _comparison(runs: Sequence[Run]) -> list[str]:
                     f"({theirs:.2f} -> {ours:.2f})"
                 )
     return lines
+
+
+def _costs(local: Run, served: Run) -> list[str]:
+    """Processor time for each item, which other work on the machine hardly changes."""
+    alone = local["worker_cpu_ms"]
+    parts = [served[f"{who}_cpu_ms"] for who in ("worker", "front", "client")]
+    if local["runtime"] != served["runtime"] or not alone or None in parts:
+        return []
+    workers, front, client = map(_number, parts)
+    return [
+        f"processor ms per item (concurrency {served['concurrency']}): {_number(alone)} local, "
+        f"{_number(sum(parts))} served ({workers} + {front} front + {client} client)"
+    ]
 
 
 def _remarks(runs: Sequence[Run]) -> list[str]:
@@ -134,7 +152,7 @@ def _remarks(runs: Sequence[Run]) -> list[str]:
                 text = "the server's queue was full"
             lines.append(f"{where}: {count} x {kind}{f': {text}' if text else ''}")
         lines.extend(f"{where}: {note}" for note in run["notes"])
-    for run in {r["mode"]: r for r in runs}.values():
+    for run in runs:
         if run["fallback"]:
             lines.append(f"{LABELS[run['mode']]}: {run['fallback']}")
     return ["", *dict.fromkeys(lines)] if lines else []
@@ -150,11 +168,12 @@ def _number(value: float | None) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
     """Aligned columns, the first ``left`` of them to the left."""
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
     lines = []
     for row in (head, *rows):
         cells = (
             cell.ljust(width) if i < left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        lines.append("  ".join(cells).rstrip())
+        lines.append(gap.join(cells).rstrip())
     return "\n".join(lines)

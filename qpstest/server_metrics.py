@@ -8,7 +8,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -41,7 +41,6 @@ class ModelStatus:
     batch: int
     delay_ms: int
     workers: tuple[Worker, ...] = ()
-    summary: Mapping[str, Any] = field(default_factory=dict)
 
 
 def fetch(
@@ -71,7 +70,7 @@ def model_status(url: str, model: str, token: str | None) -> ModelStatus:
     Raises:
         KitError: no such model, a wrong token, or nothing answers.
     """
-    status, body = fetch(url, f"/models/{quote(model, safe='')}?customized=true", token, 30.0)
+    status, body = fetch(url, f"/models/{quote(model, safe='')}", token)
     if status == 404:
         known = ", ".join(_model_names(url, token)) or "none"
         raise KitError(f"the server at {url} has no model {model!r}; registered: {known}")
@@ -79,17 +78,21 @@ def model_status(url: str, model: str, token: str | None) -> ModelStatus:
         line = body.decode("utf-8", "replace").replace("\n", " ").strip()[:200]
         raise KitError(f"the management API at {url} answered {status}: {line}")
     entry = json.loads(body)[0]
-    summary = entry.get("customizedMetadata") or {}
-    if isinstance(summary, str):
-        with contextlib.suppress(ValueError):
-            summary = json.loads(summary)
     return ModelStatus(
         version=str(entry["modelVersion"]),
         batch=int(entry["batchSize"]),
         delay_ms=int(entry["maxBatchDelay"]),
         workers=tuple(Worker(int(w["pid"]), str(w["status"])) for w in entry["workers"]),
-        summary=summary if isinstance(summary, dict) else {},
     )
+
+
+def described_runtime(url: str, model: str, token: str | None) -> Any:
+    """The "runtime" that the model's handler names when asked to describe itself, else None."""
+    with contextlib.suppress(KitError, ValueError, LookupError, AttributeError):
+        path = f"/models/{quote(model, safe='')}?customized=true"
+        summary = json.loads(fetch(url, path, token)[1])[0]["customizedMetadata"]
+        return (json.loads(summary) if isinstance(summary, str) else summary).get("runtime")
+    return None
 
 
 def _model_names(url: str, token: str | None) -> list[str]:
@@ -143,6 +146,7 @@ class ServerTimes:
         stages: of the handler, in their order.
         items: how many items the workers reported, by outcome.
         batch: items per batch.
+        requests: that got into the queue.
     """
 
     queue: float | None
@@ -150,6 +154,7 @@ class ServerTimes:
     stages: dict[str, float]
     items: dict[str, float]
     batch: float | None
+    requests: float
 
 
 def between(
@@ -187,6 +192,7 @@ def between(
         stages={s: round(stages[s] / good, 3) for s in _ordered(stages)},
         items=items,
         batch=rounded(sum(items.values()) / batches, 2) if batches > 0 else None,
+        requests=max(0.0, answered),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ from qpstest.http_api import HttpTarget
 from qpstest.local_api import LocalTarget
 from qpstest.options import LOCAL_PORTABLE, ROOT, Options
 from qpstest.server_metrics import ModelStatus
+
+GRPC_PATIENCE = 3.0
+"""Seconds."""
 
 
 @dataclass(frozen=True)
@@ -76,20 +80,24 @@ def plan_served(options: Options, bodies: Sequence[bytes]) -> Plan:
             "clients": options.clients,
             "model_version": status.version if status else None,
             "max_batch_delay_ms": status.delay_ms if status else None,
-            "summary_runtime": (status.summary.get("runtime") if status else None),
         },
         notes=tuple(notes),
     )
 
 
 def _connect(address: str) -> None:
+    """TorchServe opens its gRPC port after its HTTP ports: have a little patience."""
     host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), 10.0).close()
-    except OSError as e:
-        raise KitError(
-            f"nothing answers gRPC at {address}: {server_metrics.START_HINT} ({e})"
-        ) from None
+    deadline = time.monotonic() + GRPC_PATIENCE
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), GRPC_PATIENCE).close()
+            return
+        except OSError as e:
+            if time.monotonic() > deadline:
+                hint = server_metrics.START_HINT
+                raise KitError(f"nothing answers gRPC at {address}: {hint} ({e})") from None
+            time.sleep(0.1)
 
 
 def _served_target(options: Options, bodies: Sequence[bytes]) -> Target:
@@ -99,7 +107,7 @@ def _served_target(options: Options, bodies: Sequence[bytes]) -> Target:
             server.url, options.name, bodies, options.timeout, server.token, options.accept
         )
     try:
-        from qpstest.grpc_api import GrpcTarget  # noqa: PLC0415 (a library of its own)
+        from qpstest.grpc_api import GrpcTarget
     except ImportError as e:
         raise KitError(f"--protocol grpc: {e}: pip install grpcio protobuf") from None
     return GrpcTarget(server.grpc_address, options.name, bodies, options.timeout, server.token)
@@ -134,7 +142,7 @@ def unpack_archive(options: Options, folder: Path) -> str | None:
         raise KitError(
             f"no archive {path}: make it with python repack/model_repack.py --name {options.name}"
         )
-    from repack.archive import unpack  # noqa: PLC0415 (modes 1 and 2 only)
+    from repack.archive import unpack
 
     passport = unpack(path, folder)
     differing = [

@@ -48,11 +48,11 @@ def side_by_side(
             written.
     """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 (slow)
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
     except ImportError as e:
         raise KitError(f"--vis: {e}: pip install matplotlib") from None
-    from handlers import drawing, images  # noqa: PLC0415 (they load OpenCV)
+    from handlers import drawing, images
 
     parsed = {mode: [_parse(mode, a) for a in of_mode] for mode, of_mode in answers.items()}
     modes = sorted(parsed)
