@@ -4,8 +4,8 @@
 
 YOLOv5s at 640x640, 1280x720 JPEGs of about 170 KB, everything on this machine's cores: the archive
 that ``auto`` chooses (int8 calibrated on other pictures), served and in its local loop, against one
-TorchScript worker per core, batch 1, untuned. Then mAP of the shipped model before and after the
-same conversion. Writes ``cpu.json`` (every figure) and ``cpu.md`` (the table).
+TorchScript worker per core, batch 1, untuned (and once more with one thread a worker). Then mAP of
+the shipped model before and after the same conversion. Writes ``cpu.json`` (every figure) and ``cpu.md`` (the table).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from deploy import state  # noqa: E402
 from deploy.archives import survey  # noqa: E402
 from deploy.settings import make  # noqa: E402
 
-KIT_PORT, STOCK_PORT = 18480, 18580
+KIT_PORT, STOCK_PORT, TAME_PORT = 18480, 18580, 18680
 CONCURRENCY = (1, 4, 16)
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     """Prepares both sides, measures them in turns, writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="turns of both sides (median kept)")
-    parser.add_argument("--requests", type=int, default=150, help="per concurrency and turn")
+    parser.add_argument("--seconds", type=float, default=12, help="per concurrency and turn")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kb-") as tmp:
@@ -51,7 +51,7 @@ def main() -> None:
         work.torchscript(weights, folder / "model.pt")
         (folder / "stock").mkdir()
         stock.pack(folder / "model.pt", folder / "stock")
-        rounds = measure(folder, pictures, given.rounds, given.requests)
+        rounds = measure(folder, pictures, given.rounds, given.seconds)
         shipped = ROOT / "examples" / "shapes" / "yolov5n_shapes.pt"
         scenes = work.scenes(folder / "scenes", 64, seed=33)
         repack(shipped, ROOT / "examples" / "pictures", scenes, folder / "store", "shapes")
@@ -79,17 +79,18 @@ def repack(weights: Path, samples: Path, calibration: Path, store: Path, name: s
     return json.loads((store / f"{name}.report.json").read_text(encoding="utf-8"))
 
 
-def measure(folder: Path, pictures: Path, rounds: int, requests: int) -> list[dict[str, Any]]:
-    """Both servers up at once, measured in turns; the one that waits uses no core."""
-    (folder / "s").mkdir()
+def measure(folder: Path, pictures: Path, rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """All servers up at once, measured in turns; those that wait use no core."""
     with (
         serving(folder / "store", folder, "kit", KIT_PORT, {}),
         stock.serve(folder / "stock", folder / "s", STOCK_PORT),
+        stock.serve(folder / "stock", folder / "s1", TAME_PORT, threads=1),
     ):
         return [
             {
-                "kit": tester(folder, pictures, requests, "all", "kit", KIT_PORT),
-                "stock": tester(folder, pictures, requests, "3", "stock", STOCK_PORT),
+                "kit": tester(folder, pictures, seconds, "all", "kit", KIT_PORT),
+                "stock": tester(folder, pictures, seconds, "3", "stock", STOCK_PORT),
+                "stock, 1 thread": tester(folder, pictures, seconds, "3", "stock", TAME_PORT),
             }
             for _ in range(rounds)
         ]
@@ -114,12 +115,12 @@ def serving(
 
 
 def tester(
-    folder: Path, pictures: Path, requests: int, mode: str, name: str, port: int
+    folder: Path, pictures: Path, seconds: float, mode: str, name: str, port: int
 ) -> dict[str, Any]:
     """One run of ``python qpstest``; returns what it wrote."""
     target = folder / "figures.json"
     command = [sys.executable, "qpstest", "--mode", mode, "--name", name, "--input", str(pictures)]
-    command += ["--concurrency", ",".join(map(str, CONCURRENCY)), "--requests", str(requests)]
+    command += ["--concurrency", ",".join(map(str, CONCURRENCY)), "--duration", str(seconds)]
     command += ["--model-store", str(folder / "store"), "--json", str(target)]
     environment = os.environ | {"PORT": str(port), "HOST": "127.0.0.1"}
     subprocess.run(command, cwd=ROOT, check=True, env=environment)
@@ -130,7 +131,7 @@ def tester(
 def middle(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Per side, mode and concurrency the round with the median throughput, and all throughputs."""
     runs = []
-    for side in ("stock", "kit"):
+    for side in rounds[0]:
         for i, first in enumerate(rounds[0][side]["runs"]):
             same = [r[side]["runs"][i] for r in rounds]
             speeds = [run["throughput"] for run in same]

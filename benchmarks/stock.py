@@ -29,17 +29,19 @@ def pack(module: Path, store: Path) -> None:
 
 
 @contextmanager
-def serve(store: Path, folder: Path, port: int) -> Iterator[None]:
+def serve(store: Path, folder: Path, port: int, threads: int | None = None) -> Iterator[None]:
     """Runs TorchServe with its defaults: one worker per core, batch 1, its own logging and JVM.
 
     Args:
         store: holds ``stock.mar``.
         folder: for its logs, its process file and its sockets.
         port: HTTP on loopback; management, metrics and gRPC take the next four.
+        threads: OMP_NUM_THREADS for the workers; None leaves PyTorch's own choice, every core.
     """
     addresses = {"inference": port, "management": port + 1, "metrics": port + 2}
     lines = [f"{k}_address=http://127.0.0.1:{v}" for k, v in addresses.items()]
     lines += [f"grpc_inference_port={port + 3}", f"grpc_management_port={port + 4}"]
+    folder.mkdir()
     config = folder / "config.properties"
     config.write_text("\n".join([*lines, "metrics_mode=prometheus"]) + "\n", encoding="utf-8")
     program = Path(sys.executable).with_name("torchserve")
@@ -52,6 +54,7 @@ def serve(store: Path, folder: Path, port: int) -> Iterator[None]:
         "LOG_LOCATION": str(folder / "logs"),
         "PATH": f"{program.parent}:{os.environ['PATH']}",
     }
+    environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--ts-config", str(config)], cwd=folder, env=environment, stdout=log,

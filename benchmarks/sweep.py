@@ -27,7 +27,7 @@ def main() -> None:
     """Serves the archive with each setting and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archive", type=Path, default=ROOT / "model_store" / "fd1.mar")
-    parser.add_argument("--requests", type=int, default=200, help="per setting and concurrency")
+    parser.add_argument("--seconds", type=float, default=8, help="per setting and concurrency")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     given = parser.parse_args()
     rows = []
@@ -45,7 +45,7 @@ def main() -> None:
             name, port = given.archive.stem, 18600 + 10 * i
             with serving(store, Path(tmp), name, port, values):
                 pictures = ROOT / "examples" / "pictures"
-                figures = tester(Path(tmp), pictures, given.requests, "3", name, port)
+                figures = tester(Path(tmp), pictures, given.seconds, "3", name, port)
         rows.append({**values, "runs": figures["runs"]})
     result = {
         "command": " ".join(["python", "benchmarks/sweep.py", *sys.argv[1:]]),

@@ -146,7 +146,9 @@ def shown(runs: list[dict[str, Any]]) -> list[str]:
 
     memory = [m for r in runs if (r["side"], r["mode"]) == ("kit", 3) for m in r["worker_rss_mb"]]
     return [
-        f"- served, kit over stock: {best('kit', 3) / best('stock', 3):.2f}x",
+        f"- served, kit over stock, each at its best: {best('kit', 3) / best('stock', 3):.2f}x",
+        "- likewise, stock with one thread a worker: "
+        f"{best('kit', 3) / best('stock, 1 thread', 3):.2f}x",
         f"- kit, served over its local loop, same cores: {best('kit', 3) / best('kit', 2):.2f}",
         f"- the server adds at concurrency 1, p50: {p50(3) - p50(2):.1f} ms",
         f"- resident memory per accelerated worker, largest: {max(memory):.0f} MB",

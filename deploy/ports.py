@@ -33,6 +33,15 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
+def answers(host: str, port: int) -> bool:
+    """Whether something accepts connections there."""
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
 def holder(port: int) -> str:
     """The process that listens on the port, in words."""
     try:

@@ -25,6 +25,9 @@ from repack.archive import unpack
 
 TERM_WAIT_S = 15
 
+_launched: list[subprocess.Popen[bytes]] = []
+"""Front ends that this process started: a Popen that is dropped while it runs is a warning."""
+
 
 @dataclass(frozen=True)
 class Server:
@@ -47,7 +50,7 @@ class Server:
         return self.settings.run_dir / "logs" / "workers.log"
 
     def wait_ready(self, model: str, tell: Callable[[float], None] = lambda s: None) -> None:
-        """Waits until every worker of the model is READY.
+        """Waits until every worker of the model is READY and the gRPC port is open.
 
         Args:
             tell: called with the seconds waited so far, about once a second.
@@ -58,7 +61,8 @@ class Server:
         """
         begin = time.monotonic()
         told = 0.0
-        while not self.client.is_ready(model):
+        grpc = self.settings.ports["gRPC predictions"]
+        while not (self.client.is_ready(model) and ports.answers(*grpc)):
             waited = time.monotonic() - begin
             if self.state.process() is None:
                 raise KitError(f"the server ended while starting: {self.last_words()}")
@@ -123,7 +127,7 @@ def launch(settings: Settings, temp: Path) -> subprocess.Popen[bytes]:
     """Runs Java in a session of its own, so that Ctrl-C reaches only the kit."""
     with (settings.run_dir / "logs" / "java.log").open("wb") as log:
         try:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 config.java_command(settings, temp),
                 cwd=settings.run_dir,
                 env=config.environment(settings, temp, os.environ),
@@ -134,6 +138,8 @@ def launch(settings: Settings, temp: Path) -> subprocess.Popen[bytes]:
             )
         except OSError as e:
             raise KitError(f"Java cannot be run ({e}): delete .venv and run again") from None
+    _launched.append(process)
+    return process
 
 
 def log_size(settings: Settings) -> int:

@@ -34,14 +34,24 @@ class RuntimeMissing(KitError):
         self.library = library
 
 
+LONGEST = 500
+"""Characters of an item's message; names in a request may be of any length."""
+
+
 class ItemError(KitError):
     """One request of a batch cannot be answered; the others can.
+
+    The message may quote the request: what would not print, or break the line, becomes a space.
 
     Attributes:
         status: the HTTP status of the answer.
     """
 
     status = 500
+
+    def __init__(self, message: str):
+        line = "".join(c if c.isprintable() else " " for c in message)
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}...")
 
 
 class BadInput(ItemError):

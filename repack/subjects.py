@@ -111,17 +111,18 @@ def detector(source: Source, imgsz: int, settings: Mapping[str, Any]) -> Subject
         raise KitError(f"{source.path}: a {source.family} file holds no YOLOv5 detector")
     module = PixelDetector(source.module).eval()
     raw = RawPixelDetector(source.module).eval()
-    where = grids(cast(Detect, source.module.model[24]), imgsz)
+    head = cast(Detect, source.module.model[24])
+    where = grids(head, imgsz)
     spec = TensorSpec("images", "uint8", ("batch", imgsz, imgsz, 3), (0, 255), "NHWC")
     count = sum(math.prod(grid.shape[:3]) for grid in where)
     boxes = TensorSpec("boxes", "float32", ("batch", count, 5 + source.module.classes))
     raws = tuple(TensorSpec(name, "float32", ("batch", "any", "any", "any", "any")) for name in RAW)
-    ask_boxes = _torch_original(module, (spec,), (boxes,))
-    ask_raw = _torch_original(raw, (spec,), raws)
 
-    def original(given: Arrays) -> Arrays:
-        return ask_boxes(given) | ask_raw(given)
+    def both(pixels: Tensor) -> tuple[Tensor, ...]:
+        maps = raw(pixels)
+        return torch.cat([head.decode(m, i) for i, m in enumerate(maps)], 1), *maps
 
+    original = _torch_original(both, (spec,), (boxes, *raws))
     return Subject(source, (spec,), (boxes,), module, original, dict(settings), (raw, where))
 
 
@@ -166,7 +167,7 @@ def tensors(source: Source, shapes: Mapping[str, tuple[int | str, ...]]) -> Subj
 
 
 def _torch_original(
-    module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    module: Callable[..., Any], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> Callable[[Arrays], Arrays]:
     def run(given: Arrays) -> Arrays:
         with torch.inference_mode():

@@ -244,7 +244,9 @@ def test_the_same_files_give_the_same_bytes_in_another_process(tmp_path: Path) -
     code = "import sys; from pathlib import Path; from repack.archive import pack; "
     code += "pack(Path(sys.argv[1]), Path(sys.argv[2]))"
     command = [sys.executable, "-c", code, str(stage), str(tmp_path / "two.mar")]
-    subprocess.run(command, check=True, env={**os.environ, "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7"})
+    subprocess.run(
+        command, check=True, env={**os.environ, "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7"}
+    )
     assert (tmp_path / "one.mar").read_bytes() == (tmp_path / "two.mar").read_bytes()
 
 

@@ -116,9 +116,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Runs the command in this process: exit code, standard output, standard error."""
     first = sys.path[0]
     from repack import model_repack
@@ -137,9 +135,7 @@ def run(
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
-def test_a_mistake_is_one_line(
-    run: Run, places: dict[str, str], tmp_path: Path, case: str
-) -> None:
+def test_a_mistake_is_one_line(run: Run, places: dict[str, str], tmp_path: Path, case: str) -> None:
     flags, words = CASES[case]
     code, out, err = run(*(flag.format(**places) for flag in flags))
     assert (code, out) == (1, "")
@@ -162,7 +158,16 @@ def test_help_names_every_flag(run: Run, capsys: pytest.CaptureFixture[str]) -> 
         run("--help")
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for flag in ("weights", "name", "imgsz", "backend", "precision", "samples", "model-store", "trt"):
+    for flag in (
+        "weights",
+        "name",
+        "imgsz",
+        "backend",
+        "precision",
+        "samples",
+        "model-store",
+        "trt",
+    ):
         assert f"--{flag}" in shown
 
 

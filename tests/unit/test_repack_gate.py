@@ -15,8 +15,9 @@ from onnx import numpy_helper
 from torch import nn
 
 from handlers.passport import TensorSpec
-from repack import candidates, precision, verify_detection
+from repack import precision, verify_detection
 from repack.candidates import Candidate, Workshop, try_one
+from repack.converters import onnx_from_module
 from repack.sources import Source
 from repack.subjects import Arrays, Subject, tensors
 from repack.verify import TOLERANCES, GateResult, Reference
@@ -34,16 +35,20 @@ def subject() -> Subject:
 
 
 def tried(
-    given: Subject, folder: Path, monkeypatch: pytest.MonkeyPatch, damage: Damage, asked: str = "f32"
+    given: Subject,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Damage,
+    asked: str = "f32",
 ) -> Candidate:
     """An ONNX Runtime candidate whose file was damaged between conversion and comparison."""
-    convert = candidates.onnx_from_module.convert
+    convert = onnx_from_module.convert
 
     def damaged(one: Subject, path: Path) -> None:
         convert(one, path)
         damage(path)
 
-    monkeypatch.setattr(candidates.onnx_from_module, "convert", damaged)
+    monkeypatch.setattr(onnx_from_module, "convert", damaged)
     candidate = Candidate("onnxruntime", asked)
     try_one(candidate, Workshop(given, folder, []), Reference.make(given, []))
     return candidate
@@ -133,7 +138,7 @@ def test_the_border_of_the_f32_tolerance(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def one(by: float) -> Callable[[Any], Any]:
         def change(value: NDArray[np.float32]) -> NDArray[np.float32]:
-            changed = value.copy()
+            changed = np.array(value)
             spot = np.unravel_index(np.abs(value).argmin(), value.shape)
             changed[spot] += np.float32(by)
             return changed
@@ -182,7 +187,7 @@ def detections(boxes: NDArray[Any]) -> Arrays:
     return {"boxes": raw}
 
 
-BOXES = np.array(
+BOXES: NDArray[np.float64] = np.array(
     [[10, 10, 60, 60, 0.9, 0], [100, 20, 160, 90, 0.8, 1], [30, 120, 90, 200, 0.7, 2]]
 )
 
@@ -204,7 +209,7 @@ def compared(
 
 
 def moved(row: int, column: int, value: float) -> NDArray[Any]:
-    other = BOXES.copy()
+    other = np.array(BOXES)
     other[row, column] = value
     return other
 

@@ -1,0 +1,130 @@
+"""Archives and small models that the tests share, each made once a session."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[2]
+PICTURES = ROOT / "examples" / "pictures"
+REPACK = ROOT / "repack" / "model_repack.py"
+IMGSZ = 320
+
+
+@cache
+def folder() -> Path:
+    """The session's own folder."""
+    made = Path(tempfile.mkdtemp(prefix="kit-tests-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+def repack(*flags: str | Path, temporary: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs ``model_repack.py`` as a user would, with its temporary files in ``temporary``.
+
+    Neither there nor in the home folder may anything be left.
+    """
+    room = Path(tempfile.mkdtemp(prefix="room-", dir=folder()))
+    home, temporary = room / "home", temporary or room / "temporary"
+    for made in (home, temporary):
+        made.mkdir(exist_ok=True)
+    environment = {**os.environ, "TMPDIR": str(temporary), "HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, str(REPACK), *map(str, flags)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=folder(),
+    )
+    assert not list(home.iterdir()), "something was left in the home folder"
+    assert not list(temporary.iterdir()), "something was left in the temporary folder"
+    shutil.rmtree(room)
+    return done
+
+
+def repacked(*flags: str | Path) -> None:
+    """``repack`` that must succeed."""
+    done = repack(*flags)
+    assert done.returncode == 0, done.stderr
+
+
+@cache
+def detector() -> Path:
+    """``fd1.mar``: the shipped detector for ONNX Runtime, TorchScript as its portable form."""
+    store = folder() / "detector"
+    flags = ["--backend", "onnxruntime", "--precision", "f32", "--imgsz", str(IMGSZ)]
+    repacked(*flags, "--samples", PICTURES, "--model-store", store)
+    return store / "fd1.mar"
+
+
+@cache
+def tensors() -> Path:
+    """``tiny.mar``: a small ONNX model, ONNX Runtime only."""
+    store = folder() / "tensors"
+    flags = ["--backend", "onnxruntime", "--precision", "f32", "--name", "tiny"]
+    repacked(*flags, "--weights", tiny_onnx(), "--model-store", store)
+    return store / "tiny.mar"
+
+
+class TinyNet(nn.Module):
+    """``[N, 3, 8, 8]`` to ``[N, 4, 8, 8]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.second(torch.relu(self.first(x)))
+        return result
+
+
+@cache
+def tiny_torchscript() -> Path:
+    """A traced ``TinyNet``."""
+    torch.manual_seed(5)
+    path = folder() / "tiny.torchscript"
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(TinyNet().eval(), torch.zeros(1, 3, 8, 8)), str(path))
+    return path
+
+
+@cache
+def tiny_onnx() -> Path:
+    """Two convolutions: ``x`` ``[batch, 3, 8, 8]`` to ``y`` ``[batch, 4, 8, 8]``."""
+    rng = np.random.default_rng(5)
+    weights = {
+        "first.weight": rng.normal(0, 0.3, (16, 3, 3, 3)),
+        "second.weight": rng.normal(0, 0.3, (4, 16, 3, 3)),
+    }
+    pads = [1, 1, 1, 1]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "first.weight"], ["a"], "first", pads=pads),
+            helper.make_node("Relu", ["a"], ["b"], "relu"),
+            helper.make_node("Conv", ["b", "second.weight"], ["y"], "second", pads=pads),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4, 8, 8])],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path = folder() / "tiny.onnx"
+    onnx.save(model, path)
+    return path

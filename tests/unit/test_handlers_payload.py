@@ -1,0 +1,97 @@
+"""The ways in which a request may carry its input."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from handlers import payload
+from handlers.errors import BadInput, ItemError, UnsupportedFormat
+
+DATA = bytes(range(256))
+TEXT = base64.b64encode(DATA).decode()
+LINES = base64.encodebytes(DATA).decode()
+URI = f"data:image/png;base64,{TEXT}"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"body": DATA},
+        {"body": bytearray(DATA)},
+        {"data": DATA},
+        {"picture": DATA},
+        {"note": b"hello", "image": DATA},
+        {"body": TEXT},
+        {"body": LINES},
+        {"body": URI},
+        *({"body": {name: TEXT}} for name in payload.FIELDS),
+        {"body": {"data": URI, "note": 1}},
+        {"body": {"anything": TEXT}},
+        {"body": json.dumps({"data": TEXT}).encode()},
+        {"file": TEXT},
+    ],
+)
+def test_all_of_these_are_the_same_input(row: dict[str, Any]) -> None:
+    assert payload.read(row) == DATA
+
+
+@pytest.mark.parametrize(
+    ("row", "error", "words"),
+    [
+        ({}, BadInput, "fields none: expected one, or one named body or data"),
+        ({"a": DATA, "b": DATA}, BadInput, "fields a, b: expected one, or one named body or data"),
+        ({"body": b""}, BadInput, "no body: 0 bytes came"),
+        ({"body": ""}, BadInput, "empty: 0 bytes came"),
+        ({"body": {"data": ""}}, BadInput, "empty: 0 bytes came"),
+        ({"body": b'{"data": '}, BadInput, "begins like JSON but is not"),
+        ({"body": b"{\xff\xfe}"}, BadInput, "begins like JSON but is not"),
+        ({"body": {}}, BadInput, "fields none: expected one"),
+        ({"body": {"x": TEXT, "y": TEXT}}, BadInput, "fields x, y: expected one"),
+        ({"a\nb": DATA, "c\x1b[2J": DATA}, BadInput, "fields a b, c [2J: expected one"),
+        ({"a" * 9999: DATA, "b": DATA}, BadInput, "fields aaa"),
+        ({"body": [1, 2]}, UnsupportedFormat, "list came; send the file's bytes, or JSON such as"),
+        ({"body": {"data": None}}, UnsupportedFormat, "NoneType came"),
+        ({"body": {"data": {"b64": TEXT}}}, UnsupportedFormat, "dict came"),
+        ({"body": "hello, world"}, UnsupportedFormat, "text that is not base64"),
+        ({"body": {"data": "\u00fc"}}, UnsupportedFormat, "text that is not base64"),
+        ({"body": TEXT[:-1]}, UnsupportedFormat, "text that is not base64"),
+        ({"body": "data:image/png;base64,%%"}, UnsupportedFormat, "text that is not base64"),
+    ],
+)
+def test_refusals_say_what_came(row: dict[str, Any], error: type[ItemError], words: str) -> None:
+    with pytest.raises(error, match=re.escape(words)) as caught:
+        payload.read(row)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 500
+
+
+def test_json_nested_without_end_is_refused() -> None:
+    with pytest.raises(BadInput, match="begins like JSON but is not"):
+        payload.read({"body": b'{"data":' * 200_000})
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*payload.FIELDS, "other"]), VALUES, max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_whatever_comes_gives_bytes_or_an_item_error(row: dict[str, Any]) -> None:
+    try:
+        found = payload.read(row)
+    except ItemError as e:
+        assert e.status in (400, 415)
+        assert "\n" not in str(e)
+    else:
+        assert isinstance(found, bytes)
+        assert found
