@@ -5,7 +5,8 @@
 YOLOv5s at 640x640, 1280x720 JPEGs of about 170 KB, everything on this machine's cores: the archive
 that ``auto`` chooses (int8 calibrated on other pictures), served and in its local loop, against one
 TorchScript worker per core, batch 1, untuned (and once more with one thread a worker). Then mAP of
-the shipped model before and after the same conversion. Writes ``cpu.json`` (every figure) and ``cpu.md`` (the table).
+the shipped model before and after the same conversion. Writes
+``cpu.json`` (every figure) and ``cpu.md`` (the table).
 """
 
 from __future__ import annotations

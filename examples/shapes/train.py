@@ -146,7 +146,7 @@ def train(
     device = training.pictures.device
     cuda = device.type == "cuda"
     module = build(anchors).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    decay = get_ema_multi_avg_fn(options.ema)  # type: ignore[no-untyped-call]
+    decay = get_ema_multi_avg_fn(options.ema)
     average = AveragedModel(module, multi_avg_fn=decay, use_buffers=True)
     averaged = cast(YOLOv5, average.module)
     optimizer = optimizer_for(module, options.rate, cuda)
