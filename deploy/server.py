@@ -206,6 +206,7 @@ def stop(server: Server, drain_s: float | None = None) -> bool:
     for worker in {*workers, *server.state.workers()}:
         end(worker, 0)
     state.forget(server.settings.run_dir, server.state)
+    _launched[:] = [child for child in _launched if child.poll() is None]
     return idle
 
 

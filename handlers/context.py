@@ -68,8 +68,8 @@ class LocalContext:
         headers: request headers given to every item, for example ``{"accept": "image/jpeg"}``.
 
     Attributes:
-        statuses: HTTP status per item of the last ``handle`` call.
-        content_types: media type per item of the last ``handle`` call.
+        statuses: HTTP status per item, of the calls since ``begin``.
+        content_types: media type per item, likewise.
     """
 
     def __init__(

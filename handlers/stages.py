@@ -12,7 +12,7 @@ from handlers.context import Context, LocalMetrics
 
 STAGES = ("decode", "preprocess", "infer", "postprocess", "encode")
 
-REPORT_EVERY_S = 0.25
+REPORT_EVERY_S = 0.05
 """Each metric is a log line that the server parses: a busy worker reports sums, not every batch."""
 
 

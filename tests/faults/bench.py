@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 import threading
 import time
@@ -16,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deploy import server as servers
 from deploy.server import Server
-from deploy.settings import Settings
 from tests.conftest import serving, settings_for
 from tests.faults import made
 
@@ -143,24 +140,6 @@ def together(calls: Sequence[Callable[[], T]]) -> list[T]:
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """Holds on to the front end's process object: it is dropped while its process runs."""
-    launch, held = servers.launch, []
-
-    def launched(settings: Settings, temp: Path) -> subprocess.Popen[bytes]:
-        held.append(launch(settings, temp))
-        return held[-1]
-
-    servers.launch = launched
-    try:
-        yield
-    finally:
-        servers.launch = launch
-        for process in held:
-            process.wait(10)
-
-
-@contextmanager
 def bench(archives: dict[str, Path], good: tuple[str, bytes], **values: object) -> Iterator[Bench]:
     """A server of these archives, by name, in a room of its own."""
     room = Path(tempfile.mkdtemp(prefix="kit-room-"))
@@ -174,7 +153,7 @@ def bench(archives: dict[str, Path], good: tuple[str, bytes], **values: object) 
         for name, path in archives.items():
             shutil.copyfile(path, room / "store" / f"{name}.mar")
         settings = settings_for(room / "store", room / "run", name=good[0], **values)
-        with kept(), serving(settings) as server:
+        with serving(settings) as server:
             yield Bench(server, room, good)
     finally:
         tempfile.tempdir = usual
