@@ -3,7 +3,7 @@
 set -euo pipefail
 unset CDPATH PYTHONPATH PYTHONHOME
 
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
+here="$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 venv="${VENV:-$here/.venv}"
 
 fail() { echo "error: $1" >&2; exit 1; }

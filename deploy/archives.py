@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deploy.settings import NAME
 from handlers.errors import ArchiveError, KitError
-from repack.archive import verify
+from repack.archive import DAMAGE, verify
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def survey(store: Path) -> tuple[list[Archive], list[str]]:
     for path in sorted(store.glob("*.mar")):
         try:
             served.append(check(path))
-        except (ArchiveError, OSError, zipfile.BadZipFile) as e:
+        except (ArchiveError, OSError, *DAMAGE) as e:
             refused.append(str(e) if path.name in str(e) else f"{path.name}: {e}")
     return served, refused
 

@@ -19,6 +19,7 @@ from handlers.errors import KitError
 
 LOCK_WAIT_S = 1800
 NOT_RUNNING = 3
+MODEL_STORE = ROOT / "model_store"
 PICTURES = ROOT / "examples" / "pictures"
 WEIGHTS = ROOT / "examples" / "shapes" / "yolov5n_shapes.pt"
 
@@ -59,10 +60,12 @@ def repack_shipped_model(settings: Settings) -> None:
     """Makes the store's first archive from the model that comes with the kit.
 
     Raises:
-        KitError: repacking failed; its own output says why.
+        KitError: the store is not there, or repacking failed; its own output says why.
     """
     if any(settings.model_store.glob("*.mar")):
         return
+    if settings.model_store != MODEL_STORE and not settings.model_store.is_dir():
+        raise KitError(f"--model-store {settings.model_store}: no such folder")
     say("repack", f"{settings.model_store} is empty: repacking {WEIGHTS.name} (once)")
     command = [sys.executable, str(ROOT / "repack" / "model_repack.py"), "--backend", "auto"]
     command += ["--weights", str(WEIGHTS), "--name", settings.name]

@@ -13,6 +13,9 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from deploy.settings import parse  # noqa: E402
 from handlers.errors import KitError  # noqa: E402
 
+SIGTERM_CODE = 143
+"""128 and SIGTERM's number, as shells have it."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs one action; a mistake is one line on stderr and exit status 1."""
@@ -33,6 +36,10 @@ def main(argv: Sequence[str]) -> int:
             raise
         print(f"error: {e.strerror}: {e.filename or 'a file'} cannot be written", file=sys.stderr)
         return 1
+    except SystemExit as e:
+        if e.code == SIGTERM_CODE:
+            print("ended by SIGTERM; nothing is left running", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("interrupted: run it again to continue", file=sys.stderr)
         return 130

@@ -14,10 +14,10 @@ from handlers.errors import KitError
 
 
 def end_on_sigterm() -> None:
-    """Turns SIGTERM into SystemExit(0), so that what was begun is ended on the way out."""
+    """Turns SIGTERM into SystemExit(143), so that what was begun is ended on the way out."""
 
     def leave(number: int, frame: object) -> None:
-        raise SystemExit(0)
+        raise SystemExit(143)
 
     signal.signal(signal.SIGTERM, leave)
 

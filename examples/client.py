@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import requests
 
 JSON, JPEG = "application/json", "image/jpeg"
+ENV = {"HOST": "127.0.0.1", "PORT": "8080", "NAME": "fd1"} | os.environ
+DEFAULT_URL = f"http://{ENV['HOST']}:{ENV['PORT']}/predictions/{ENV['NAME']}"
 
 
 class ClientError(Exception):
@@ -56,7 +59,7 @@ def detect(url: str, picture: bytes, token: str | None = None) -> list[dict[str,
 def main() -> int:
     parser = argparse.ArgumentParser(description="Detect objects in a picture.")
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--url", default="http://127.0.0.1:8080/predictions/fd1")
+    parser.add_argument("--url", default=DEFAULT_URL, help="default: as run.sh's HOST, PORT, NAME")
     parser.add_argument("--save", type=Path, help="write the picture with its boxes here")
     parser.add_argument("--token", help="where the server asks for one")
     args = parser.parse_args()

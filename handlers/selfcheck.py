@@ -16,7 +16,8 @@ from handlers.errors import KitError
 
 def main(folder: Path, sample: Path) -> int:
     """Loads the archive in ``folder`` and answers the file ``sample``; 0 if its status is 200."""
-    context = LocalContext(folder)
+    accept = "application/json" if sample.suffix == ".jpg" else "application/x-npz, */*"
+    context = LocalContext(folder, headers={"accept": accept})
     entry = Entry()
     try:
         entry.initialize(context)

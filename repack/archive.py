@@ -11,6 +11,7 @@ import errno
 import json
 import lzma
 import os
+import re
 import shutil
 import stat
 import struct
@@ -40,6 +41,9 @@ DAMAGE = (
     *(EOFError, IndexError, KeyError, NotImplementedError, RuntimeError, ValueError),
 )
 """What zipfile raises for damaged archives."""
+
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""What TorchServe's addresses can hold as a version."""
 
 HANDLERS = Path(passports.__file__).parent
 
@@ -140,6 +144,7 @@ def verify(path: Path) -> Passport:
             with z.open(members[passports.FILE]) as f:
                 passport = Passport.from_json(f.read(MAX_MEMBERS * 1024), path.name)
             _check_hashes(z, members, passport, path)
+            _check_manifest(z, members, passport, path)
             return passport
     except DAMAGE as e:
         raise ArchiveError(
@@ -199,7 +204,28 @@ def _members(z: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
         if info.filename in members:
             raise ArchiveError(f"{path.name}: member {info.filename!r} is there twice")
         members[info.filename] = info
+    for member in members:
+        parents = {str(parent) for parent in PurePosixPath(member).parents}
+        if parents & members.keys():
+            raise ArchiveError(f"{path.name}: member {member!r} lies inside another file")
     return members
+
+
+def _check_manifest(
+    z: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], passport: Passport, path: Path
+) -> None:
+    if MANIFEST not in members:
+        raise ArchiveError(f"{path.name}: no {MANIFEST}, which TorchServe needs")
+    manifest = json.loads(z.read(MANIFEST))
+    model = manifest.get("model") if isinstance(manifest, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("handler"), str):
+        raise ArchiveError(f"{path.name}: {MANIFEST} names no model with a handler")
+    version = model.get("modelVersion")
+    if version != passport.version or not VERSION.fullmatch(passport.version):
+        raise ArchiveError(
+            f"{path.name}: version {version!r} in the manifest, {passport.version!r} in the "
+            "passport; expected the same, of letters, digits, '.', '_' and '-'"
+        )
 
 
 def _check_hashes(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.errors import KitError
+from repack.archive import VERSION
 
 if TYPE_CHECKING:
     from repack.candidates import Candidate
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "examples" / "shapes" / "yolov5n_shapes.pt"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+MAX_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,12 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     for flag, value in (("--conf", given.conf), ("--iou", given.iou)):
         if not 0 < value < 1:
             raise KitError(f"{flag} {value}: expected a number between 0 and 1")
+    if len(given.name) > MAX_NAME:
+        raise KitError(f"--name of {len(given.name)} letters: expected at most {MAX_NAME}")
+    if not VERSION.fullmatch(given.version):
+        raise KitError(f"--version {given.version!r}: expected such as 1.0")
+    if given.precision == "int8" and given.calibration is None:
+        raise KitError("--precision int8 needs inputs to calibrate on: add --calibration DIR")
     if given.max_det < 1:
         raise KitError(f"--max-det {given.max_det}: expected at least 1")
     words = sys.argv[1:] if arguments is None else list(arguments)

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from handlers.errors import KitError
 from handlers.passport import Passport
 from repack import packing, samples, sources, subjects
 from repack.archive import Draft, disk_error
@@ -33,6 +34,7 @@ def repack(options: Options) -> Path:
     say(f"    {subject.source.family} {subject.source.network}, task {subject.task}")
     asked = listed(subject, options.backend, options.precision, options.calibration is not None)
     gate_samples, calibration = read_samples(options, subject)
+    packing.require_writable(options.model_store)
     with tempfile.TemporaryDirectory(prefix="repack-") as tmp:
         work, stage = Path(tmp) / "work", Path(tmp) / "stage"
         try:
@@ -60,6 +62,8 @@ def load(options: Options) -> Subject:
     source = sources.load(options.weights, options.network)
     if source.task != "detection":
         return subjects.tensors(source, options.input_shapes)
+    if options.input_shapes:
+        raise KitError("--input-shape: a YOLOv5 detector's input is set by --imgsz")
     settings = {
         "confidence": options.confidence,
         "iou": options.iou,

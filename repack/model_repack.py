@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from handlers.errors import KitError  # noqa: E402
+from repack import interrupts  # noqa: E402
 from repack.cli import gate_table, parse  # noqa: E402
 from repack.progress import say  # noqa: E402
 
@@ -36,10 +37,11 @@ def main() -> int:
     except ModuleNotFoundError as e:
         say(f"error: {e.name} is not installed: run 'bash run.sh' once and use .venv/bin/python")
         return 1
-    except KeyboardInterrupt:
+    except interrupts.Interrupted as e:
         say("stopped; the model store is as it was")
-        return 130
+        return 128 + e.number
 
 
 if __name__ == "__main__":
+    interrupts.listen()
     sys.exit(main())

@@ -19,11 +19,14 @@ import numpy as np
 from handlers import images
 from handlers.errors import KitError
 from handlers.passport import Artefact, Passport
-from repack import archive
+from repack import archive, interrupts
 from repack.samples import Sample
 from repack.subjects import HANDLERS, Subject
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy", "torchserve")
+
+ALONE_S = 900
+"""Seconds that the finished archive may take to load and answer once."""
 
 CLEAN_START = (
     "import runpy, sys; sys.path.insert(0, sys.argv[1]); "
@@ -62,6 +65,20 @@ def passport(
     )
 
 
+def require_writable(store: Path) -> None:
+    """Tries to write where the store is or will be, before any long step; leaves nothing there.
+
+    Raises:
+        KitError: it cannot be written.
+    """
+    there = next(p for p in (store, *store.absolute().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as e:
+        raise archive.disk_error(e, store) from None
+
+
 def write(stage: Path, record: Passport, store: Path, sample: Path) -> Path:
     """Packs the stage, opens the result again from an empty folder, and puts it into the store.
 
@@ -80,6 +97,7 @@ def write(stage: Path, record: Passport, store: Path, sample: Path) -> Path:
         with archive.Draft(target) as draft:
             archive.pack(stage, draft.path)
             _try_alone(draft.path, sample)
+            interrupts.check()
             draft.commit()
     except OSError as e:
         raise archive.disk_error(e, store) from None
@@ -99,6 +117,7 @@ def _try_alone(packed: Path, sample: Path) -> None:
             cwd=empty,
             env=environment,
             check=False,
+            timeout=ALONE_S,
         )
         last = (done.stdout.strip().splitlines() or ["{}"])[-1]
         report = json.loads(last) if last.startswith("{") else {}

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from repack import interrupts
+
 BEAT_S = 10.0
 """A step that takes longer says so every so many seconds."""
 
@@ -33,4 +35,5 @@ def step(text: str) -> Iterator[None]:
         yield
     finally:
         done.set()
+        interrupts.check()
     say(f"    done in {time.monotonic() - begin:.1f} s")

@@ -8,6 +8,7 @@ The archive is checked on the way: structure, bounds and every file's checksum.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,4 +87,5 @@ def _artefact(name: str, a: Artefact, gate: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # "| head" is no error
     sys.exit(main())

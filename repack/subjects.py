@@ -61,6 +61,9 @@ class Subject:
         return {spec.name: _random(spec, rng, batch) for spec in self.inputs}
 
 
+MAX_SIDE = 4096
+"""Largest side of a detector's input, pixels: beyond it one picture takes gigabytes."""
+
 RAW = ("raw_8", "raw_16", "raw_32")
 """A YOLOv5 detector's raw maps, by stride."""
 
@@ -103,10 +106,10 @@ def detector(source: Source, imgsz: int, settings: Mapping[str, Any]) -> Subject
         imgsz: side of the input in pixels, a multiple of 32.
 
     Raises:
-        KitError: a size that is no positive multiple of 32.
+        KitError: a size that is no multiple of 32, or too large.
     """
-    if imgsz <= 0 or imgsz % 32:
-        raise KitError(f"--imgsz {imgsz}: expected a positive multiple of 32, such as 640")
+    if not 0 < imgsz <= MAX_SIDE or imgsz % 32:
+        raise KitError(f"--imgsz {imgsz}: expected a multiple of 32 up to {MAX_SIDE}, such as 640")
     if not isinstance(source.module, YOLOv5):
         raise KitError(f"{source.path}: a {source.family} file holds no YOLOv5 detector")
     module = PixelDetector(source.module).eval()

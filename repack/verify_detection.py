@@ -56,7 +56,7 @@ def compare(
     share = matched / expected if expected else 1.0
     result.task = {
         "boxes_compared": expected,
-        "boxes_matched": round(share, 4),
+        "boxes_matched": round(share, 4) if expected else "none to compare",
         "largest_shift_px": round(shift, 2),
         "largest_confidence_difference": round(confidence, 4),
     }
