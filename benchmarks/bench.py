@@ -52,11 +52,11 @@ def main() -> None:
         work.torchscript(weights, folder / "model.pt")
         (folder / "stock").mkdir()
         stock.pack(folder / "model.pt", folder / "stock")
-        rounds = measure(folder, pictures, given.rounds, given.seconds)
         shipped = ROOT / "examples" / "shapes" / "yolov5n_shapes.pt"
         scenes = work.scenes(folder / "scenes", 64, seed=33)
         repack(shipped, ROOT / "examples" / "pictures", scenes, folder / "store", "shapes")
         accuracy = work.accuracy(folder / "store" / "shapes.mar", shipped, folder / "unpacked")
+        rounds = measure(folder, pictures, given.rounds, given.seconds)
     result = {
         "command": " ".join(["python", "benchmarks/bench.py", *sys.argv[1:]]),
         "machine": rounds[0]["kit"]["machine"],

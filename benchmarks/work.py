@@ -17,6 +17,7 @@ from handlers.passport import Passport
 from handlers.runtimes import load
 from repack import archive, sources, subjects
 from repack.converters import torchscript_from_module
+from repack.grids import decode, grids
 from repack.networks.yolov5 import COCO_ANCHORS, STRIDES, Detect, YOLOv5
 
 SCENES = 300
@@ -70,21 +71,25 @@ def torchscript(weights: Path, path: Path) -> None:
 class Converted(nn.Module):
     """An archive's accelerated form behind the original's interface."""
 
-    def __init__(self, folder: Path, passport: Passport):
+    def __init__(self, folder: Path, passport: Passport, detector: YOLOv5):
         super().__init__()
+        self.grids = grids(cast(Detect, detector.model[24]), 640)
         self.runtime = load(folder, passport, "accelerated", 2).runtime
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
         answer = self.runtime.infer({"images": pixels}, every=True)
-        return torch.from_numpy(np.array(answer["boxes"]))
+        if "boxes" in answer:
+            return torch.from_numpy(np.array(answer["boxes"]))
+        return torch.from_numpy(decode([answer[name] for name in subjects.RAW], self.grids))
 
 
 def accuracy(path: Path, weights: Path, folder: Path) -> dict[str, Any]:
     """mAP of a checkpoint and of its archive's accelerated form over held-out scenes."""
     passport = archive.unpack(path, folder)
-    original = evaluate.evaluate(evaluate.load(weights), SCENES)
-    converted = evaluate.evaluate(Converted(folder, passport), SCENES)
+    module = cast(YOLOv5, evaluate.load(weights))
+    original = evaluate.evaluate(module, SCENES)
+    converted = evaluate.evaluate(Converted(folder, passport, module), SCENES)
     form = passport.artefacts["accelerated"]
     return {
         "held_out_scenes": SCENES,
