@@ -54,8 +54,8 @@ def main() -> None:
         stock.pack(folder / "model.pt", folder / "stock")
         shipped = ROOT / "examples" / "shapes" / "yolov5n_shapes.pt"
         scenes = work.scenes(folder / "scenes", 64, seed=33)
-        repack(shipped, ROOT / "examples" / "pictures", scenes, folder / "store", "shapes")
-        accuracy = work.accuracy(folder / "store" / "shapes.mar", shipped, folder / "unpacked")
+        repack(shipped, ROOT / "examples" / "pictures", scenes, folder / "shapes", "shapes")
+        accuracy = work.accuracy(folder / "shapes" / "shapes.mar", shipped, folder / "unpacked")
         rounds = measure(folder, pictures, given.rounds, given.seconds)
     result = {
         "command": " ".join(["python", "benchmarks/bench.py", *sys.argv[1:]]),
