@@ -44,3 +44,27 @@ def test_an_interrupted_export_writes_nothing(
     assert (store / "fd1.mar").read_bytes() == b"the old archive"
     assert [p.name for p in store.iterdir()] == ["fd1.mar"]
     assert list(work.iterdir()) == []
+
+
+SWALLOWING = """
+import os, signal, sys
+sys.path[0] = sys.argv[1]
+from repack import interrupts
+from repack.progress import step
+interrupts.listen()
+try:
+    with step("a library at work"):
+        try:
+            os.kill(os.getpid(), int(sys.argv[2]))
+        except BaseException:
+            pass  # as PyTorch's exporter does, now and then
+except interrupts.Interrupted as e:
+    sys.exit(128 + e.number)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_library_that_swallows_the_signal_does_not_keep_it(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", SWALLOWING, str(ROOT), str(int(number))]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 128 + number, done.stderr
