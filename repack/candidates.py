@@ -156,10 +156,13 @@ class Workshop:
     def onnx(self) -> Path | KitError:
         """The model as ONNX, with suppression at its end where it is a detector; or why not."""
         subject = self.subject
-        if subject.module is None:
-            return subject.source.path
+        if subject.module is None and subject.write_onnx is None:
+            return subject.source.graph
         folder = self.stage / "onnx"
         folder.mkdir(parents=True)
+        if subject.write_onnx is not None:
+            subject.write_onnx(folder / "changed.onnx")
+            return folder / "changed.onnx"
         exported, ended = folder / "exported.onnx", folder / "detector.onnx"
         try:
             onnx_from_module.convert(subject, exported)

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.errors import KitError
+from repack import cli_classification
 from repack.archive import VERSION
+from repack.cli_classification import ClassifierOptions
 
 if TYPE_CHECKING:
     from repack.candidates import Candidate
@@ -42,6 +44,7 @@ class Options:
     confidence: float
     iou: float
     max_detections: int
+    classifier: ClassifierOptions | None
     command: str
 
 
@@ -99,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     add("--conf", type=float, default=0.25, help="least confidence of an answered box")
     add("--iou", type=float, default=0.45, help="overlap above which boxes of a class are merged")
     add("--max-det", type=int, default=300, help="most boxes per picture")
+    cli_classification.add_flags(found)
     return found
 
 
@@ -138,6 +142,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         confidence=given.conf,
         iou=given.iou,
         max_detections=given.max_det,
+        classifier=cli_classification.asked(given),
         command=shlex.join(["python", "repack/model_repack.py", *words]),
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from handlers.errors import KitError
 from handlers.passport import Passport
-from repack import packing, samples, sources, subjects
+from repack import classifier, packing, samples, sources, subjects
 from repack.archive import Draft, disk_error
 from repack.candidates import Candidate, Workshop, listed, measure, try_one
 from repack.cli import Options, table
@@ -60,6 +60,8 @@ def repack(options: Options) -> Path:
 def load(options: Options) -> Subject:
     """The checkpoint, as something that can be converted."""
     source = sources.load(options.weights, options.network)
+    if options.classifier is not None:
+        return classifier.subject(source, options.input_shapes, options.classifier)
     if source.task != "detection":
         return subjects.tensors(source, options.input_shapes)
     if options.input_shapes:

@@ -20,8 +20,10 @@ from repack.networks.yolov5 import Detect, YOLOv5
 from repack.sources import Source
 
 Arrays = dict[str, NDArray[Any]]
+Shapes = Mapping[str, tuple[int | str, ...]]
 
 HANDLERS = {
+    "classification": "handlers.classification:ClassificationHandler",
     "detection": "handlers.detection:DetectionHandler",
     "tensors": "handlers.tensors:TensorHandler",
 }
@@ -39,6 +41,8 @@ class Subject:
         original: the unconverted model's answer to inputs as in ``inputs``; the gate's reference.
             It may give more than ``outputs``: whatever a converted form may be compared in.
         settings: what the handler needs to know, as written into the passport.
+        write_onnx: for an ONNX source whose graph is changed first: writes the graph that takes
+            ``inputs``; None where it is converted as it is.
         raw: for a detector, the module that ends before the boxes are decoded (its outputs are
             ``RAW``), and the grids to decode them.
     """
@@ -50,6 +54,7 @@ class Subject:
     original: Callable[[Arrays], Arrays]
     settings: dict[str, Any] = field(default_factory=dict)
     raw: tuple[nn.Module, list[Grid]] | None = None
+    write_onnx: Callable[[Path], None] | None = None
 
     @property
     def task(self) -> str:
@@ -129,7 +134,7 @@ def detector(source: Source, imgsz: int, settings: Mapping[str, Any]) -> Subject
     return Subject(source, (spec,), (boxes,), module, original, dict(settings), (raw, where))
 
 
-def tensors(source: Source, shapes: Mapping[str, tuple[int | str, ...]]) -> Subject:
+def tensors(source: Source, shapes: Shapes) -> Subject:
     """Any other model: raw tensors in, raw tensors out.
 
     Args:
@@ -181,14 +186,14 @@ def _torch_original(
     return run
 
 
-def _onnx_subject(source: Source, shapes: Mapping[str, tuple[int | str, ...]]) -> Subject:
+def _onnx_subject(source: Source, shapes: Shapes) -> Subject:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     try:
-        session = ort.InferenceSession(str(source.path), options, ["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(source.graph), options, ["CPUExecutionProvider"])
     except Exception as e:
         reason = str(e).strip().splitlines()[0]
         raise KitError(f"{source.path}: ONNX Runtime does not load it ({reason})") from None

@@ -37,7 +37,8 @@ def convert(subject: Subject, path: Path) -> None:
         raise KitError("an ONNX file needs no export")
     example = subject.random_inputs(seed=1, batch=2)
     given = tuple(torch.from_numpy(example[s.name]) for s in subject.inputs)
-    export = _export_scripted if isinstance(module, torch.jit.ScriptModule) else _export
+    scripted = any(isinstance(m, torch.jit.ScriptModule) for m in module.modules())
+    export = _export_scripted if scripted else _export
     noisy = logging.getLogger("torch.onnx")
     level = noisy.level
     noisy.setLevel(logging.ERROR)
