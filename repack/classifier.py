@@ -77,8 +77,9 @@ def subject(source: Source, shapes: Shapes, options: ClassifierOptions) -> Subje
     probe = asked.answers(_noise(crop))
     scores = _scores(source.path, probe, options)
     labels = _labels(options.labels, probe.shape[1])
-    spec = TensorSpec("pixels", "uint8", ("batch", crop, crop, 3), (0, 255), "NHWC")
-    out = replace(base.outputs[0], shape=("batch", probe.shape[1]))
+    batch = asked.fixed or "batch"
+    spec = TensorSpec("pixels", "uint8", (batch, crop, crop, 3), (0, 255), "NHWC")
+    out = replace(base.outputs[0], shape=(batch, probe.shape[1]))
     settings = {
         "resize": resize,
         "crop": crop,
@@ -232,9 +233,8 @@ def _onnx(found: Subject, asked: _Original, layout: str, options: ClassifierOpti
         free = _freed(model, asked, crop)
         note = "any batch gives the same answers" if free else "batches are filled up to that"
         say(f"    note: the file is fixed at batch {asked.fixed}; {note}")
-        if free is None:
-            batch = asked.fixed
-        else:
+        if free is not None:
+            batch = "batch"
             onnx_pixels.free_batch(model)
             original = _answering(found.outputs[0], free)
     name = onnx_pixels.take_pixels(model, crop, layout, options.mean, options.std)

@@ -59,7 +59,7 @@ def repack(options: Options) -> Path:
 
 def load(options: Options) -> Subject:
     """The checkpoint, as something that can be converted."""
-    source = sources.load(options.weights, options.network)
+    source = sources.load(options.weights, options.network, options.tensorflow_python)
     if options.classifier is not None:
         return classifier.subject(source, options.input_shapes, options.classifier)
     if source.task != "detection":
