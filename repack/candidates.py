@@ -21,6 +21,7 @@ from repack.converters import (
     PRECISIONS,
     onnx_from_module,
     openvino_from_onnx,
+    operators,
     suppression,
     torchscript_from_module,
 )
@@ -134,6 +135,15 @@ def listed(subject: Subject, backend: str, precision: str, calibrated: bool) -> 
     return found
 
 
+def advice(failed: Candidate, portable: Candidate) -> str:
+    """What kept the asked form from running, and the form that does run and passed the gate."""
+    return (
+        f"{failed.backend} {failed.precision}: {failed.error}; {portable.backend} "
+        f"{portable.precision} takes this model and passed the gate: use --backend "
+        f"{portable.backend}, or --backend auto to try all"
+    )
+
+
 class Workshop:
     """Builds candidates in a staging folder; shared steps (the ONNX export) run once."""
 
@@ -213,7 +223,7 @@ def try_one(candidate: Candidate, workshop: Workshop, reference: Reference) -> N
     except KitError as e:
         candidate.error = str(e)
     except Exception as e:  # runtimes raise many types for models that they do not take
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[-1]
+        reason = _reason(e, candidate, workshop)
         free = shutil.disk_usage(workshop.stage).free
         if free < LITTLE:
             reason += f"; {workshop.stage} has only {free / 1e6:.1f} MB free"
@@ -221,6 +231,13 @@ def try_one(candidate: Candidate, workshop: Workshop, reference: Reference) -> N
     else:
         proven = replace(artefact, precision_found=gate.precision_found)
         candidate.proof = Proof(proven, gate, runtime)
+
+
+def _reason(error: Exception, candidate: Candidate, workshop: Workshop) -> str:
+    """The error's last line, with the operator that it names where the form is made of ONNX."""
+    if candidate.backend == "torchscript" or isinstance(workshop.onnx, KitError):
+        return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return operators.reason(workshop.onnx, error)
 
 
 def measure(candidates: Sequence[Candidate], given: Arrays) -> None:

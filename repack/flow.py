@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from handlers.errors import KitError
 from handlers.passport import Passport
-from repack import classifier, packing, samples, sources, subjects
+from repack import classifier, packing, samples, sources, subjects, symbolic
 from repack.archive import Draft, disk_error
-from repack.candidates import Candidate, Workshop, listed, measure, try_one
+from repack.candidates import Candidate, Workshop, advice, listed, measure, try_one
 from repack.cli import Options, table
 from repack.progress import say, step
 from repack.samples import Sample
@@ -41,12 +42,13 @@ def repack(options: Options) -> Path:
             workshop = Workshop(subject, work, [s.inputs for s in calibration])
             with step("asking the original"):
                 reference = Reference.make(subject, gate_samples)
-            portable = prove_portable(workshop, reference)
-            tried = [portable if c.form == portable.form else c for c in asked]
+            first = prove_portable(workshop, reference)
+            portable = first[-1]
+            tried = [next((f for f in first if f.form == c.form), c) for c in asked]
             for candidate in tried:
-                if candidate is not portable:
+                if candidate not in first:
                     try_one(candidate, workshop, reference)
-            chosen = choose(tried, reference)
+            chosen = choose(tried, reference, portable)
             record = fill(stage, workshop, chosen, portable, options)
             example = packing.example_input(subject, gate_samples, Path(tmp))
         except OSError as e:
@@ -59,6 +61,16 @@ def repack(options: Options) -> Path:
 
 def load(options: Options) -> Subject:
     """The checkpoint, as something that can be converted."""
+    if options.symbolic is None:
+        return _load(options)
+    functions = symbolic.load(options.symbolic)  # first: it may define what the checkpoint needs
+    subject = _load(options)
+    if subject.module is None:
+        raise KitError(f"--symbolic: {subject.source.path} holds ONNX already: leave it out")
+    return replace(subject, symbolic=functions)
+
+
+def _load(options: Options) -> Subject:
     source = sources.load(options.weights, options.network, options.tensorflow_python)
     if options.classifier is not None:
         return classifier.subject(source, options.input_shapes, options.classifier)
@@ -86,20 +98,28 @@ def read_samples(options: Options, subject: Subject) -> tuple[list[Sample], list
     return gate, calibration
 
 
-def prove_portable(workshop: Workshop, reference: Reference) -> Candidate:
-    """The f32 form that every machine can run; it must pass the gate too.
+def prove_portable(workshop: Workshop, reference: Reference) -> list[Candidate]:
+    """The f32 form that every machine can run, last of those tried; it must pass the gate too.
+
+    That is TorchScript, and ONNX Runtime where the model has no TorchScript form.
 
     Raises:
         KitError, GateFailed: it could not be made, or differs from the original.
     """
-    backend = "onnxruntime" if workshop.subject.module is None else "torchscript"
-    portable = Candidate(backend, "f32")
-    try_one(portable, workshop, reference)
-    portable.proven()
-    return portable
+    tried: list[Candidate] = []
+    if workshop.subject.module is not None:
+        tried.append(Candidate("torchscript", "f32"))
+        try_one(tried[0], workshop, reference)
+    if not tried or tried[0].proof is None:
+        if tried:
+            say(f"    note: no TorchScript form ({tried[0].error}); ONNX Runtime's is the portable")
+        tried.append(Candidate("onnxruntime", "f32"))
+        try_one(tried[-1], workshop, reference)
+    tried[-1].proven()
+    return tried
 
 
-def choose(tried: Sequence[Candidate], reference: Reference) -> Candidate:
+def choose(tried: Sequence[Candidate], reference: Reference, portable: Candidate) -> Candidate:
     """The fastest candidate that passed; shows the table that it was chosen from.
 
     Raises:
@@ -111,7 +131,9 @@ def choose(tried: Sequence[Candidate], reference: Reference) -> Candidate:
     passed = [c for c in tried if c.passed]
     if not passed:
         compared = [c for c in tried if c.proof is not None]
-        (compared or list(tried))[0].proven()
+        if not compared:
+            raise KitError(advice(tried[0], portable))
+        compared[0].proven()
     return min(passed, key=lambda c: c.ms)
 
 
