@@ -27,7 +27,7 @@ USUAL_CROP = 224
 Scores = NDArray[Any]
 
 SUM_ERROR = 1e-3
-"""How far from 1 a row of probabilities may sum up: half floats have three digits."""
+"""How far from 1 a row of probabilities may sum up."""
 
 
 class PixelClassifier(nn.Module):
@@ -138,7 +138,7 @@ class _Original:
         spec = self.base.inputs[0]
         normal = (pixels.astype(np.float32) / np.float32(255) - self.mean) / self.std
         planes = normal.transpose(0, 3, 1, 2) if self.layout == "NCHW" else normal
-        return {spec.name: np.ascontiguousarray(planes, dtype=spec.dtype)}
+        return {spec.name: np.ascontiguousarray(planes)}
 
     def _rows(self, pixels: NDArray[np.uint8]) -> Scores:
         answers = list(self.base.original(self.values(pixels)).values())
@@ -161,11 +161,11 @@ def _geometry(base: Subject, options: ClassifierOptions) -> tuple[str, int]:
     shown = "; ".join(f"{s.name} {s.dtype} {list(s.shape)}" for s in base.inputs)
     spec = base.inputs[0]
     layout = ""
-    if len(base.inputs) == 1 and len(spec.shape) == 4 and spec.dtype in ("float32", "float16"):
+    if len(base.inputs) == 1 and len(spec.shape) == 4 and spec.dtype == "float32":
         layout = "NCHW" if spec.shape[1] == 3 else "NHWC" if spec.shape[3] == 3 else ""
     if not layout:
         raise KitError(
-            f"{path}: takes {shown}; expected one float input of RGB pictures, [N, 3, H, W] or "
+            f"{path}: takes {shown}; expected one float32 input of RGB pictures, [N, 3, H, W] or "
             "[N, H, W, 3]: use --task tensors, or --input-shape where the file does not say"
         )
     axes = dict(zip(layout, spec.shape, strict=True))

@@ -133,6 +133,8 @@ def _export_scripted(
 ) -> None:
     """The older exporter: the newer one does not take TorchScript modules."""
     inputs = subject.inputs
+    if not isinstance(module, torch.jit.ScriptModule):
+        module = torch.jit.trace(module, given, check_trace=False)
     axes = {s.name: {i: n for i, n in enumerate(s.shape) if isinstance(n, str)} for s in inputs}
     with symbolic.registered(subject.symbolic, SCRIPTED_OPSET):
         torch.onnx.export(

@@ -16,7 +16,7 @@ def take_pixels(model: ModelProto, crop: int, layout: str, mean: Three, std: Thr
     """Puts scaling, normalising and transposing in front of the model's only input.
 
     Args:
-        model: changed in place; its input is float32 or float16.
+        model: changed in place; its input is float32.
         crop: side of the pictures, pixels.
         layout: of the model's own input, "NCHW" or "NHWC".
         mean, std: of values between 0 and 1, RGB.
@@ -26,7 +26,7 @@ def take_pixels(model: ModelProto, crop: int, layout: str, mean: Three, std: Thr
     """
     graph = model.graph
     old = _only_input(graph)
-    element, batch = old.type.tensor_type.elem_type, old.type.tensor_type.shape.dim[0]
+    batch = old.type.tensor_type.shape.dim[0]
     name = _free_name(graph, "pixels")
     offset, scale = np.array(mean, np.float32) * 255, 1 / (np.array(std, np.float32) * 255)
     graph.initializer.extend(
@@ -41,9 +41,6 @@ def take_pixels(model: ModelProto, crop: int, layout: str, mean: Three, std: Thr
     if layout == "NCHW":
         last, out = steps[-1].output[0], PREFIX + "planes"
         steps.append(helper.make_node("Transpose", [last], [out], perm=[0, 3, 1, 2]))
-    if element != TensorProto.FLOAT:
-        last = steps[-1].output[0]
-        steps.append(helper.make_node("Cast", [last], [PREFIX + "cast"], to=element))
     steps[-1].output[0] = old.name
     for step in steps:
         step.name = PREFIX + step.op_type.lower()
