@@ -8,8 +8,8 @@ The file holds ``SYMBOLIC``, from an operator's name to a function that writes i
     SYMBOLIC = {"kit_example::soft_clip": soft_clip, "aten::asinh": lambda op, x: op.Asinh(x)}
 
 ``op.Name(inputs, attribute=value)`` adds the ONNX operator ``Name`` and gives its output. Tensors
-come as values of the graph, everything else as it is in Python; plain numbers may be inputs.
-The same function serves both of PyTorch's exporters.
+come as values of the graph, everything else as it is in Python; plain numbers and lists of them
+may be inputs. The same function serves both of PyTorch's exporters.
 """
 
 from __future__ import annotations
@@ -126,9 +126,9 @@ class GraphWriter:
         """A plain number as a constant of the type of the tensor that it meets."""
         if isinstance(given, torch._C.Value):
             return given
-        dtype = like.type().dtype() if like is not None else None
         if not isinstance(given, torch.Tensor):
-            given = torch.tensor(given, dtype=dtype)
+            meets = like if isinstance(given, (int, float)) else None
+            given = torch.tensor(given, dtype=meets.type().dtype() if meets else None)
         return self._graph.op("Constant", value_t=given)
 
 
@@ -156,7 +156,10 @@ def _plain(value: Any) -> Any:
         return value.toIValue()
     if node.kind() in ("prim::Constant", "onnx::Constant") and node.kindOf("value") == "t":
         held = node.t("value")
-        return held.item() if held.dim() == 0 else value
+        if held.dim() == 0:
+            return held.item()
+        # A list of whole numbers comes as a tensor; one that is an input becomes a tensor again.
+        return held.tolist() if held.dim() == 1 and held.dtype == torch.int64 else value
     return value
 
 

@@ -34,7 +34,7 @@ def convert(source: Path, target: Path, precision: str, calibration: Sequence[Ar
         # Not read_model: this merges x * sigmoid(x) into one operation, without which
         # quantisation leaves the sigmoids on their own and int8 is slower than f32.
         model = ov.convert_model(source)
-    except RuntimeError as e:
+    except Exception as e:  # the front end's own error types are no part of OpenVINO's interface
         reason = operators.reason(source, e)
         raise KitError(f"OpenVINO does not take this model ({reason})") from None
     execution = "f32"

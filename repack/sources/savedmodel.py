@@ -107,7 +107,8 @@ def _convert(path: Path, data: bytes, interpreter: Path, room: Path, target: Pat
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=room, env=environment
     )
-    if done.returncode or not target.is_file():
+    # tf2onnx ends well, too, where it left TensorFlow's own operators in the graph.
+    if done.returncode or not target.is_file() or UNSUPPORTED.search(done.stderr):
         raise UnsupportedLayout(path, _reason(done.stderr, interpreter))
 
 
