@@ -10,6 +10,11 @@ from PIL import Image
 
 from handlers.images import Picture, decode_to_fit
 
+OVERSAMPLING = 2
+"""How much larger than needed a JPEG is decoded at least, so that the last step's filter, as in
+training, does most of the shrinking. On twelve pictures cut to 224x224 from up to 1280x720, pixels
+then were those of a full decode; at 1 they were off by 0.6 of 255 levels on average."""
+
 
 class Crop(NamedTuple):
     """One picture as a classifier takes it.
@@ -31,7 +36,8 @@ def read(data: bytes, resize: int, crop: int) -> Crop:
         resize: length of the shorter side after scaling, pixels.
         crop: side of the square that is cut out, at most ``resize``.
     """
-    picture = decode_to_fit(data, (resize, resize), cover=True)
+    enough = resize * OVERSAMPLING
+    picture = decode_to_fit(data, (enough, enough), cover=True)
     return Crop(centre(picture, resize, crop), picture.height, picture.width)
 
 
