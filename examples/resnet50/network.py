@@ -79,10 +79,12 @@ def resnet(
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         module = ResNet(depth, classes, width)
-        nn.init.normal_(module.fc.weight, 0, 3 / module.fc.in_features**0.5)
-        for norm in module.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.momentum = None  # the mean over all batches that follow
+        nn.init.normal_(module.fc.weight, 0, 1 / module.fc.in_features**0.5)
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.momentum = None  # the mean over all batches that follow
+            if isinstance(part, Bottleneck):
+                nn.init.constant_(part.bn3.weight, 0.2)  # trained blocks change their input little
         module.train()
         for _ in range(2):
             module(_blobs(4, side))
