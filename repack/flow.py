@@ -10,9 +10,16 @@ from pathlib import Path
 
 from handlers.errors import KitError
 from handlers.passport import Passport
-from repack import classifier, packing, samples, sources, subjects, symbolic
+from repack import classifier, packing, refusals, samples, sources, subjects, symbolic
 from repack.archive import Draft, disk_error
-from repack.candidates import Candidate, Workshop, advice, listed, measure, try_one
+from repack.candidates import (
+    Candidate,
+    Workshop,
+    listed,
+    measure,
+    superfluous,
+    try_one,
+)
 from repack.cli import Options, table
 from repack.progress import say, step
 from repack.samples import Sample
@@ -33,21 +40,26 @@ def repack(options: Options) -> Path:
     with step(f"loading {options.weights}"):
         subject = load(options)
     say(f"    {subject.source.family} {subject.source.network}, task {subject.task}")
-    asked = listed(subject, options.backend, options.precision, options.calibration is not None)
+    calibrated = options.calibration is not None
+    asked = listed(subject, options.backend, options.precision, calibrated, options.gpu)
     gate_samples, calibration = read_samples(options, subject)
     packing.require_writable(options.model_store)
     with tempfile.TemporaryDirectory(prefix="repack-") as tmp:
         work, stage = Path(tmp) / "work", Path(tmp) / "stage"
         try:
-            workshop = Workshop(subject, work, [s.inputs for s in calibration])
+            workshop = Workshop(subject, work, [s.inputs for s in calibration], options.gpu)
             with step("asking the original"):
                 reference = Reference.make(subject, gate_samples)
             first = prove_portable(workshop, reference)
             portable = first[-1]
-            tried = [next((f for f in first if f.form == c.form), c) for c in asked]
-            for candidate in tried:
-                if candidate not in first:
+            tried: list[Candidate] = []
+            for candidate in asked:
+                known = next((f for f in first if f.form == candidate.form), None)
+                if known is not None:
+                    tried.append(known)
+                elif not superfluous(candidate, tried, options.gpu):
                     try_one(candidate, workshop, reference)
+                    tried.append(candidate)
             chosen = choose(tried, reference, portable)
             record = fill(stage, workshop, chosen, portable, options)
             example = packing.example_input(subject, gate_samples, Path(tmp))
@@ -132,9 +144,9 @@ def choose(tried: Sequence[Candidate], reference: Reference, portable: Candidate
     if not passed:
         compared = [c for c in tried if c.proof is not None]
         if not compared:
-            raise KitError(advice(tried[0], portable))
+            raise KitError(refusals.advice(tried[0], portable))
         compared[0].proven()
-    return min(passed, key=lambda c: c.ms)
+    return min(passed, key=lambda c: c.per_item_ms)
 
 
 def fill(
@@ -162,9 +174,14 @@ def write_report(
     report = {
         "archive": target.name,
         "command": options.command,
-        "chosen": {"backend": chosen.backend, "precision": chosen.precision},
+        "chosen": {
+            "backend": chosen.backend,
+            "via": chosen.via or None,
+            "precision": chosen.precision,
+        },
         "candidates": [c.to_dict() for c in tried],
-        "timing": "median ms of one model call, batch 1, one thread, on the packing machine",
+        "timing": "ms: one model call at the smallest batch; per_item_ms: at the largest, per item "
+        "(on a CPU both are batch 1, one thread); on the packing machine",
     }
     path = target.with_suffix(".report.json")
     try:
