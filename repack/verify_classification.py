@@ -13,17 +13,17 @@ from repack.subjects import Arrays, Subject
 if TYPE_CHECKING:
     from repack.verify import GateResult, Reference
 
-TIE = {"f32": 1e-3, "f16": 0.02, "bf16": 0.1, "int8": 0.2}
+TIE = {"f32": 1e-3, "f16": 0.02, "bf16": 0.1, "int8": 0.2, "best": 0.2}
 """Relative difference below which the original's two classes count as equally probable: which of
 them comes first is chance."""
 
-AGREE = {"f32": 1.0, "f16": 0.99, "bf16": 0.97, "int8": 0.95}
+AGREE = {"f32": 1.0, "f16": 0.99, "bf16": 0.97, "int8": 0.95, "best": 0.95}
 """Least share of the pictures whose most probable class must be the original's."""
 
-SHIFT = {"f32": 1e-3, "f16": 0.02, "bf16": 0.08, "int8": 0.2}
+SHIFT = {"f32": 1e-3, "f16": 0.02, "bf16": 0.08, "int8": 0.2, "best": 0.2}
 """Largest difference of a class's probability."""
 
-POINTS = {"f32": 0.1, "f16": 0.5, "bf16": 0.5, "int8": 1.0}
+POINTS = {"f32": 0.1, "f16": 0.5, "bf16": 0.5, "int8": 1.0, "best": 1.0}
 """Most points (hundredths) of accuracy that may be lost on labelled samples; always one picture,
 which in a small folder is more."""
 

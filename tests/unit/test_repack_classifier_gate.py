@@ -10,10 +10,11 @@ import numpy as np
 
 from handlers.runtimes import make
 from repack import classifier, samples, sources, subjects
+from repack import verify_classification as gate
 from repack.candidates import Candidate, Workshop
 from repack.cli_classification import ClassifierOptions
 from repack.subjects import Subject
-from repack.verify import GateResult, Reference, check
+from repack.verify import TOLERANCES, GateResult, Reference, check
 from tests import classifiers
 
 ORT = Candidate("onnxruntime", "f32")
@@ -85,3 +86,8 @@ def test_the_gate_fails_on_a_shifted_probability(tmp_path: Path) -> None:
     subject = small()
     result = _checked(subject, tmp_path, "f32", lambda v: v * np.float32(1.05))
     assert any("a probability moved by" in f for f in result.failures)
+
+
+def test_every_precision_has_its_bounds() -> None:
+    for bounds in (gate.TIE, gate.AGREE, gate.SHIFT, gate.POINTS):
+        assert set(bounds) == set(TOLERANCES)
