@@ -3,8 +3,7 @@
     python examples/resnet50/make.py resnet50.onnx --batch 64
     python repack/model_repack.py --weights resnet50.onnx --task classification --name resnet50
 
-It runs with torch 2.11 and 2.13. TensorRT 8.6 reads operator sets up to 17, which only the older
-exporter writes.
+TensorRT 8.6 reads operator sets up to 17, which only PyTorch's older exporter writes.
 """
 
 from __future__ import annotations
