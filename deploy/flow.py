@@ -156,7 +156,7 @@ def show_answer(server: Server, archives: Sequence[Archive]) -> int:
     settings = server.settings
     task = next(a.task for a in archives if a.name == settings.name)
     pictures = sorted(PICTURES.glob("*.jpg"))
-    if task != "detection" or not pictures:
+    if task not in ("detection", "classification") or not pictures:
         say("next", curl_line(settings, Path("INPUT")))
         return 0
     answer = server.client.predict(
