@@ -98,7 +98,7 @@ OPTIONS = (
     Option("startup_timeout", whole(1, 86400), "120", "s for the model to become READY"),
     Option("drain_timeout", whole(0, 3600), "30", "s that stopping waits for requests in flight"),
     Option("tokens", yes, "0", "1: callers need a token on loopback too"),
-    Option("without_tokens", yes, "0", "1: no tokens beyond loopback: whoever reaches HOST may ask"),
+    Option("without_tokens", yes, "0", "1: no tokens: whoever reaches HOST may ask"),
     Option("token_hours", whole(1, 87600), "720", "life of the access tokens, where they are on"),
     Option("access_log", yes, "0", "1: one log line per request"),
     Option("system_metrics", yes, "0", "1: CPU, memory and disk on the metrics page, every minute"),

@@ -39,7 +39,7 @@ mount -o remount,bind,ro "$1"
 mount -t proc proc "$1/proc"
 mount --rbind /dev "$1/dev"
 mount --rbind /sys "$1/sys"
-mount -t tmpfs -o mode=1777,nosuid tmpfs "$1/tmp"
+mount -t tmpfs -o mode=1777,nosuid,noexec tmpfs "$1/tmp"
 mount --bind "$2" "$1/models"
 shift 2
 exec "$@"
@@ -69,17 +69,19 @@ class Buildah:
         Raises:
             RuntimeError: it failed; the end of what it said.
         """
-        place = ["--root", self.folder / "storage", "--runroot", self.folder / "run"]
-        done = subprocess.run(
+        place = [f"--root={self.folder}/storage", f"--runroot={self.folder}/run"]
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             ["buildah", *place, *arguments],
             cwd=ROOT,
-            env={**os.environ, "BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs"},
+            env={**os.environ, "BUILDAH_ISOLATION": "chroot"},
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            raise RuntimeError(f"buildah {arguments[0]}: {done.stdout[-3000:]}{done.stderr[-3000:]}")
+            raise RuntimeError(
+                f"buildah {arguments[0]}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+            )
         return done.stdout.strip()
 
     def build(self, file: str, tag: str, base: str, *options: str | Path) -> str:
@@ -173,7 +175,7 @@ class Box:
     def wait_healthy(self, limit_s: float) -> None:
         end = time.monotonic() + limit_s
         while self.process.poll() is None and time.monotonic() < end:
-            if self.first.name() == "tini" and self.health().returncode == 0:
+            if self.health().returncode == 0:
                 return
             time.sleep(1)
         raise AssertionError("not healthy in time" if self.process.poll() is None else "ended")
@@ -183,6 +185,12 @@ def in_environment(config: Mapping[str, Any], variables: Mapping[str, str]) -> l
     """The start of a command line that gives the image's environment and working folder."""
     given = [f"{key}={value}" for key, value in variables.items()]
     return ["env", "-i", f"--chdir={config['WorkingDir']}", *config["Env"], *given]
+
+
+def is_entered(isolator: int, program: str) -> bool:
+    """Whether the box's process 1 has become the image's program."""
+    children = psutil.Process(isolator).children()
+    return bool(children) and children[0].name() == program
 
 
 @contextmanager
@@ -205,6 +213,8 @@ def running(
             text=True,
         )
     try:
+        while process.poll() is None and not is_entered(process.pid, entry[0]):
+            time.sleep(0.05)
         yield Box(process, config)
     finally:
         process.kill()

@@ -32,6 +32,7 @@ from tests.containers.boxes import (
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PICTURE = ROOT / "examples" / "pictures" / "shapes01.jpg"
+RUN_DIR = "/tmp/kit"  # noqa: S108
 SLOW = ECHO.replace("return [", "import time; time.sleep(3); return [")
 
 
@@ -88,7 +89,7 @@ def served(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
 
 def token(box: Box) -> str:
     """The token for predictions, read as the README says."""
-    done = box.execute("cat", "/tmp/kit/key_file.json")
+    done = box.execute("cat", f"{RUN_DIR}/key_file.json")
     assert done.returncode == 0, done.stderr
     return str(json.loads(done.stdout)["inference"]["key"])
 
@@ -120,7 +121,8 @@ def test_a_picture_is_answered_at_the_published_address(served: Box) -> None:
     assert answer["runtime"]["fallback"] is None
     labels = (PICTURE.parent / "labels" / "shapes01.txt").read_text().splitlines()
     expected = sorted(int(line.split()[0]) for line in labels)
-    assert sorted(found["class_id"] for found in answer["detections"]) == expected
+    sure = [found for found in answer["detections"] if found["confidence"] > 0.5]
+    assert sorted(found["class_id"] for found in sure) == expected
 
 
 def test_without_a_token_nobody_is_answered(served: Box) -> None:
@@ -154,6 +156,16 @@ def test_status_by_run_sh(served: Box) -> None:
     assert "READY" in done.stdout
 
 
+def test_a_checkpoint_is_repacked_into_the_store(served: Box) -> None:
+    weights = "examples/shapes/yolov5n_shapes.pt"
+    command = (
+        f"python repack/model_repack.py --weights {weights} --name again --model-store /models"
+    )
+    done = served.execute(*command.split(), "--backend", "torchscript")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert served.execute("python", "-m", "repack.show", "/models/again.mar").returncode == 0
+
+
 def test_health_follows_the_workers(served: Box) -> None:
     assert served.health().stdout == "healthy\n"
     served.execute("python", "-c", WORKERS.format(0))
@@ -179,7 +191,9 @@ def test_sigterm_lets_requests_in_flight_finish(image: Image, store: Path, tmp_p
     variables = {"WITHOUT_TOKENS": "1", "WORKERS": "1"}
     with running(image.root, image.config, store, log, **variables) as box:
         box.wait_healthy(120)
-        assert f"{'open':<9}whoever reaches 0.0.0.0:8080 may ask, without a token" in log.read_text()
+        assert (
+            f"{'open':<9}whoever reaches 0.0.0.0:8080 may ask, without a token" in log.read_text()
+        )
         answers: list[tuple[int, bytes]] = []
         asking = threading.Thread(target=lambda: answers.append(predict(box)))
         asking.start()
@@ -194,7 +208,9 @@ def test_sigterm_lets_requests_in_flight_finish(image: Image, store: Path, tmp_p
 
 
 def test_sigterm_while_starting_ends_it(image: Image, store: Path, tmp_path: Path) -> None:
-    write_archive(store, "fd1", ECHO.replace("self.batch", "import time; time.sleep(60); self.batch"))
+    write_archive(
+        store, "fd1", ECHO.replace("self.batch", "import time; time.sleep(60); self.batch")
+    )
     log = tmp_path / "log"
     with running(image.root, image.config, store, log) as box:
         end = time.monotonic() + 60

@@ -62,7 +62,9 @@ def test_the_default_base_is_a_pinned_tag() -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_no_other_host_is_named(name: str) -> None:
     text = (ROOT / name).read_text()
-    named = set(re.findall(r"https?://([^/\s:\"]+)", text)) | set(re.findall(r"=([\w.-]+\.\w+)/", text))
+    named = set(re.findall(r"https?://([^/\s:\"]+)", text)) | set(
+        re.findall(r"=([\w.-]+\.\w+)/", text)
+    )
     assert named <= HOSTS
 
 
