@@ -99,7 +99,7 @@ class Buildah:
         )
         made = self("from", "scratch")
         self("add", "--quiet", made, root, "/")
-        self("commit", "--quiet", "--rm", made, tag)
+        self("commit", "--quiet", "--rm", made, f"localhost/{tag}")
         shutil.rmtree(root)
 
 

@@ -99,7 +99,9 @@ def predict(box: Box, *more: str, host: str = ADDRESS) -> tuple[int, bytes]:
 
 
 def test_the_base_says_what_it_has_and_keeps_no_build_setting(image: Image) -> None:
-    assert "| TensorRT none: the CPU runtimes only | torch2trt no" in image.said
+    assert "| TensorRT: none, so the CPU runtimes only\ntorch2trt: no\n" in image.said
+    venv = (image.root / "opt" / "venv" / "pyvenv.cfg").read_text()
+    assert "include-system-site-packages = true" in venv, "the base's tensorrt would not be seen"
     assert not (image.root / "etc" / "pip.conf").exists()
     assert not (image.root / "run" / "kit-ca.pem").exists()
     assert not [entry for entry in image.config["Env"] if entry.startswith("PIP_")]
