@@ -200,7 +200,7 @@ def running(
     """Starts the image's entry point; all is gone afterwards."""
     user, _, group = str(config["User"]).partition(":")
     assert user.isdecimal(), "the image's user is a number"
-    isolate = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child=SIGKILL"]
+    isolate = ["unshare", "--mount", "--pid", "--net", "--fork"]
     enter = ["sh", "-ec", ENTER, "sh", str(root), str(store)]
     inside = ["chroot", f"--userspec={user}:{group}", str(root)]
     entry: Sequence[str] = [*config["Entrypoint"], *(config.get("Cmd") or ())]
@@ -217,8 +217,10 @@ def running(
             time.sleep(0.05)
         yield Box(process, config)
     finally:
-        process.kill()
-        process.wait()
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children():
+                child.kill()  # process 1: the kernel ends all others of its namespace with it
+        process.wait(30)
 
 
 def configuration(buildah: Buildah, image: str) -> dict[str, Any]:
