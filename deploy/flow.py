@@ -103,6 +103,8 @@ def start(settings: Settings, archives: Sequence[Archive]) -> Server:
         f" {settings.name}, batch {settings.batch_size}",
     )
     say("logs", short(settings.run_dir / "logs"))
+    if settings.is_exposed and not settings.needs_tokens:
+        say("open", f"whoever reaches {settings.host}:{settings.port} may ask, without a token")
     return server
 
 
