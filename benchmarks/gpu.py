@@ -180,10 +180,11 @@ def table(result: Mapping[str, Any]) -> str:
     lines += ["| side | mode | concurrency | req/s | p50 ms | p99 ms | errors | RSS MB |"]
     lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
     for run in result["runs"]:
-        latency = run["latency_ms"]
+        latency = {k: v or 0 for k, v in run["latency_ms"].items()}
+        errors = sum(run["errors"].values())
         lines.append(
             f"| {run['side']} | {run['mode']} | {run['concurrency']} | {run['throughput']:,.0f} "
-            f"| {latency['p50'] or 0:.2f} | {latency['p99'] or 0:.2f} | {sum(run['errors'].values())} "
+            f"| {latency['p50']:.2f} | {latency['p99']:.2f} | {errors} "
             f"| {max(run.get('worker_rss_mb') or [0]):,.0f} |"
         )
     return "\n".join(lines) + "\n"

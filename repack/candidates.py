@@ -215,7 +215,10 @@ class Workshop:
     @cached_property
     def gpu(self) -> GpuWorkshop:
         """What builds the GPU's forms."""
-        return GpuWorkshop(self.subject, self.stage, self.calibration, self.gpu_options)
+        graph = self.onnx if self.subject.module is None else None
+        if isinstance(graph, KitError):
+            raise graph
+        return GpuWorkshop(self.subject, graph, self.stage, self.calibration, self.gpu_options)
 
     @cached_property
     def onnx(self) -> Path | KitError:

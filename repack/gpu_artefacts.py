@@ -44,12 +44,17 @@ class GpuWorkshop:
     """Builds the GPU's forms of one subject."""
 
     def __init__(
-        self, subject: Subject, stage: Path, calibration: Sequence[Arrays], options: GpuOptions
+        self,
+        subject: Subject,
+        graph: Path | None,
+        stage: Path,
+        calibration: Sequence[Arrays],
+        options: GpuOptions,
     ):
         self.stage = stage
         self.calibration = calibration
         self.options = options
-        self.form: DeviceForm = device_form(subject)
+        self.form: DeviceForm = device_form(subject, graph)
         fixed = next((s[0] for s in self.form.shapes.values()), "batch")
         self.batches = options.batches if isinstance(fixed, str) else (int(fixed),)
 
