@@ -130,7 +130,7 @@ def java_options(settings: Settings) -> list[str]:
         "-Dio.netty.allocator.numDirectArenas=2",
         "-Dio.netty.allocator.numHeapArenas=1",
     ]
-    large = ["-XX:+UseParallelGC", "-XX:ParallelGCThreads=4", "-Xmn1g"]
+    large = ["-XX:+UseParallelGC", "-XX:ParallelGCThreads=4"]
     return [
         *(large if cores() >= MANY_CORES else small),
         "-Xms32m",
