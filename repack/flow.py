@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from handlers.errors import KitError
 from handlers.passport import Passport
-from repack import packing, samples, sources, subjects
-from repack.archive import Draft, disk_error
+from repack import packing, report, samples, sources, subjects
+from repack.archive import disk_error
 from repack.candidates import Candidate, Workshop, listed, measure, try_one
 from repack.cli import Options, table
 from repack.progress import say, step
@@ -53,7 +52,8 @@ def repack(options: Options) -> Path:
             raise disk_error(e, Path(tmp)) from None
         with step(f"packing {options.name}.mar and trying it alone"):
             target = packing.write(stage, record, options.model_store, example)
-    write_report(target, tried, chosen, options)
+        made = Passport.read(stage)
+        report.write(target, made, options, workshop, reference, tried, chosen)
     return target
 
 
@@ -129,24 +129,3 @@ def fill(
         {"accelerated": accelerated.artefact, "portable": fallback.artefact},
         {"accelerated": accelerated.gate.to_dict(), "portable": fallback.gate.to_dict()},
     )
-
-
-def write_report(
-    target: Path, tried: Sequence[Candidate], chosen: Candidate, options: Options
-) -> None:
-    """Writes NAME.report.json beside the archive: the table with all figures, and the choice."""
-    report = {
-        "archive": target.name,
-        "command": options.command,
-        "chosen": {"backend": chosen.backend, "precision": chosen.precision},
-        "candidates": [c.to_dict() for c in tried],
-        "timing": "median ms of one model call, batch 1, one thread, on the packing machine",
-    }
-    path = target.with_suffix(".report.json")
-    try:
-        with Draft(path) as draft:
-            draft.path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-            draft.commit()
-    except OSError as e:
-        say(f"    note: {path} was not written ({e.strerror or e}); the archive is whole")
-    say(f"  {target}: {target.stat().st_size / 1e6:.1f} MB, {chosen.backend} {chosen.precision}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from handlers.errors import KitError
 from handlers.passport import TensorSpec
+from repack import operators
 from repack.subjects import RAW, Subject
 
 OPSET, SCRIPTED_OPSET = 20, 17
@@ -49,13 +50,15 @@ def convert(subject: Subject, path: Path) -> None:
             _cache_in(path.parent / "cache"),
         ):
             warnings.simplefilter("ignore")
-            export(module, given, subject.inputs, outputs, path)
+            calls = export(module, given, subject.inputs, outputs, path)
     except Exception as e:
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise KitError(f"PyTorch's ONNX exporter does not take this model ({reason})") from None
     finally:
         noisy.setLevel(level)
     model = onnx.load(path)
+    exporter = "TorchScript exporter" if export is _export_scripted else "torch.export exporter"
+    operators.save(operators.table(calls, model, exporter), path)
     _drop_traces(model)
     onnx.save(model, path)
 
@@ -80,7 +83,7 @@ def _export(
     inputs: Sequence[TensorSpec],
     outputs: list[str],
     path: Path,
-) -> None:
+) -> list[operators.Call]:
     axes = tuple(
         {
             i: torch.export.Dim(n, min=1, max=4096)
@@ -89,7 +92,7 @@ def _export(
         }
         for s in inputs
     )
-    torch.onnx.export(
+    program = torch.onnx.export(
         module,
         given,
         path,
@@ -101,6 +104,7 @@ def _export(
         external_data=False,
         verbose=False,
     )
+    return operators.exported_calls(program.exported_program) if program else []
 
 
 def _export_scripted(
@@ -109,19 +113,36 @@ def _export_scripted(
     inputs: Sequence[TensorSpec],
     outputs: list[str],
     path: Path,
-) -> None:
+) -> list[operators.Call]:
     """The older exporter: the newer one does not take TorchScript modules."""
     axes = {s.name: {i: n for i, n in enumerate(s.shape) if isinstance(n, str)} for s in inputs}
-    torch.onnx.export(
-        module,
-        given,
-        path,
-        dynamo=False,
-        opset_version=SCRIPTED_OPSET,
-        dynamic_axes=axes,
-        input_names=[s.name for s in inputs],
-        output_names=outputs,
-    )
+    with _mute():
+        torch.onnx.export(
+            module,
+            given,
+            path,
+            dynamo=False,
+            opset_version=SCRIPTED_OPSET,
+            dynamic_axes=axes,
+            input_names=[s.name for s in inputs],
+            output_names=outputs,
+            verbose=True,  # only then do the nodes carry the place in the code that made them
+        )
+    return operators.scripted_calls(module)
+
+
+@contextlib.contextmanager
+def _mute() -> Iterator[None]:
+    """Discards what native code writes to standard output."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _drop_traces(model: onnx.ModelProto) -> None:

@@ -1,0 +1,78 @@
+"""Names and numbers as the page writes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+RUNTIMES = {
+    "aotinductor": "AOTInductor",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+    "torch2trt": "torch2trt",
+    "torchscript": "TorchScript",
+}
+
+FIGURES = {
+    "max_abs": "largest difference",
+    "max_rel": "largest relative difference",
+    "relative_l2": "relative L2 error",
+    "boxes_compared": "boxes compared",
+    "boxes_matched": "boxes with a partner",
+    "largest_shift_px": "largest shift of a corner, px",
+    "largest_confidence_difference": "largest difference in confidence",
+    "dice": "Dice",
+    "hd95_mm": "HD95, mm",
+}
+"""Keys of report.json in words; others are shown with their underscores as spaces."""
+
+UNITS = {"px": "px", "mm": "mm", "ms": "ms", "ml": "ml", "mm3": "mm³"}
+
+
+def runtime(key: str) -> str:
+    """A runtime's own spelling."""
+    return RUNTIMES.get(key, key)
+
+
+def form(backend: str, precision: str) -> str:
+    """A candidate's name."""
+    return f"{runtime(backend)} {precision}"
+
+
+def figure(key: str) -> str:
+    """A figure's name, its unit last."""
+    if key in FIGURES:
+        return FIGURES[key]
+    words = str(key).split("_")
+    if len(words) > 1 and words[-1] in UNITS:
+        return f"{' '.join(words[:-1])}, {UNITS[words[-1]]}"
+    return " ".join(words)
+
+
+def number(value: Any) -> str:
+    """A figure to three digits; what is no number as it is."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not isinstance(value, float):
+        return "none" if value is None else str(value)
+    if value and abs(value) < 1e-3:
+        return f"{value:.2e}"
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def size(count: int) -> str:
+    """Bytes as MB or kB of a thousand each."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def listing(items: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join(part for part in (", ".join(items[:-1]), *items[-1:]) if part)
+
+
+def count(given: dict[str, int]) -> str:
+    """ "3 random inputs and 12 samples"."""
+    names = {"random": "random inputs", "samples": "samples"}
+    return listing([f"{n:,} {names.get(kind, kind)}" for kind, n in given.items() if n])
