@@ -54,7 +54,8 @@ def scripted_calls(module: Any) -> list[Call]:
     Their key is the place in the module's code that made them.
     """
     found: list[Call] = []
-    blocks = [module.inlined_graph]
+    graph = module.inlined_graph  # made anew at every call; its parts live as long as it does
+    blocks = [graph]
     while blocks:
         for node in blocks.pop(0).nodes():
             blocks += node.blocks()

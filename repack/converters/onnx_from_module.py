@@ -147,11 +147,13 @@ def _mute() -> Iterator[None]:
 
 def _drop_traces(model: onnx.ModelProto) -> None:
     """Removes the exporter's notes: they hold folder names of the machine that exported."""
-    graph = model.graph
-    parts: list[Any] = [model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info]
-    for part in parts:
-        del part.metadata_props[:]
-    for tensor in graph.initializer:
-        del tensor.metadata_props[:]
-    for node in graph.node:
-        node.doc_string = ""
+    del model.metadata_props[:]
+    graphs = [model.graph]
+    while graphs:
+        graph = graphs.pop()
+        parts: list[Any] = [graph, *graph.node, *graph.input, *graph.output, *graph.value_info]
+        for part in [*parts, *graph.initializer]:
+            del part.metadata_props[:]
+        for node in graph.node:
+            node.doc_string = ""
+            graphs += [a.g for a in node.attribute if a.HasField("g")]

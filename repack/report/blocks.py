@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx
+
+from repack.report.folding import Block, Folding
 
 READABLE = 40
 """Blocks that a person can follow; folding goes on until there are no more, where it can."""
@@ -18,109 +19,6 @@ MOST = 120
 
 TAIL = "nms_"
 """Names of the nodes that the kit itself puts at a detector's end."""
-
-
-@dataclass
-class Block:
-    """Nodes that are drawn as one.
-
-    Attributes:
-        nodes: their places in the graph, ascending.
-        top: the outermost module that they belong to, empty where unknown.
-        before, after: keys of the blocks that feed it and that it feeds.
-    """
-
-    nodes: list[int]
-    top: str = ""
-    before: set[int] = field(default_factory=set)
-    after: set[int] = field(default_factory=set)
-
-
-class Folding:
-    """Merges blocks while the graph keeps its shape: no step can close a circle."""
-
-    def __init__(self, blocks: dict[int, Block]):
-        self.blocks = blocks
-
-    def until(self, enough: int) -> None:
-        """Folds inside modules first, then across them, small blocks before large ones."""
-        for alike in (True, False):
-            size = 2
-            while len(self.blocks) > enough and size < 2 * sum(
-                len(b.nodes) for b in self.blocks.values()
-            ):
-                size *= 2
-                while len(self.blocks) > enough and self._pass(size, alike):
-                    pass
-
-    def merge(self, keys: set[int]) -> None:
-        """Makes one block of several."""
-        parts = [self.blocks.pop(k) for k in sorted(keys)]
-        key = min(keys)
-        tops = {p.top for p in parts}
-        one = Block(sorted(n for p in parts for n in p.nodes), tops.pop() if len(tops) == 1 else "")
-        one.before = {b for p in parts for b in p.before} - keys
-        one.after = {a for p in parts for a in p.after} - keys
-        for b in one.before:
-            self.blocks[b].after = self.blocks[b].after - keys | {key}
-        for a in one.after:
-            self.blocks[a].before = self.blocks[a].before - keys | {key}
-        self.blocks[key] = one
-
-    def _pass(self, size: int, alike: bool) -> bool:
-        changed = False
-        for key in sorted(self.blocks):
-            if key not in self.blocks or self.blocks[key].nodes[0] < 0:
-                continue
-            for find in (self._chain, self._branches, self._twins):
-                keys = find(key)
-                if keys and self._may(keys, size, alike):
-                    self.merge(keys)
-                    changed = True
-                    break
-        return changed
-
-    def _may(self, keys: set[int], size: int, alike: bool) -> bool:
-        parts = [self.blocks[k] for k in keys]
-        if any(p.nodes[0] < 0 for p in parts) or sum(len(p.nodes) for p in parts) > size:
-            return False
-        return not alike or len({p.top for p in parts}) == 1
-
-    def _chain(self, key: int) -> set[int]:
-        """A block and the only one that reads it, which reads nothing else."""
-        after = self.blocks[key].after
-        if len(after) == 1 and self.blocks[next(iter(after))].before == {key}:
-            return {key, *after}
-        return set()
-
-    def _branches(self, key: int) -> set[int]:
-        """A block, branches of one block each that start in it, and the block where they meet."""
-        for end in sorted(self.blocks[key].after):
-            inner = self.blocks[key].after - {end}
-            closed = all(
-                self.blocks[i].before == {key} and self.blocks[i].after == {end} for i in inner
-            )
-            if inner and closed and self.blocks[end].before == inner | {key}:
-                return {key, end, *inner}
-        first = self.blocks[next(iter(self.blocks[key].after), key)].after
-        if len(first) == 1:
-            (end,) = first
-            inner = self.blocks[key].after
-            closed = all(
-                self.blocks[i].before == {key} and self.blocks[i].after == {end} for i in inner
-            )
-            if closed and self.blocks[end].before == inner:
-                return {key, end, *inner}
-        return set()
-
-    def _twins(self, key: int) -> set[int]:
-        """Two blocks side by side: the same before them and the same after them."""
-        mine = self.blocks[key]
-        beside = {k for b in mine.before for k in self.blocks[b].after} - {key}
-        for other in sorted(beside):
-            if self.blocks[other].before == mine.before and self.blocks[other].after == mine.after:
-                return {key, other}
-        return set()
 
 
 def of_model(path: Path, scopes: Mapping[str, str]) -> dict[str, Any]:
@@ -136,13 +34,14 @@ def of_model(path: Path, scopes: Mapping[str, str]) -> dict[str, Any]:
     model = onnx.load(path, load_external_data=False)
     model = onnx.shape_inference.infer_shapes(model)
     graph = model.graph
-    nodes = [n for n in graph.node if n.op_type != "Constant"]
+    nodes = _computed(graph)
     folding = Folding(_joined(graph, nodes, scopes))
     tail = {k for k, b in folding.blocks.items() if k >= 0 and nodes[k].name.startswith(TAIL)}
     if len(tail) > 1:
         folding.merge(tail)
     for gate, product in _silu(nodes):
         folding.merge({gate, product})
+    folding.modules()
     folding.until(READABLE)
     if len(folding.blocks) > MOST:
         return {
@@ -163,6 +62,24 @@ def of_model(path: Path, scopes: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def _computed(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes whose values depend on the graph's inputs."""
+    weights = {t.name for t in graph.initializer}
+    known = {v.name for v in graph.input} - weights
+    found = []
+    for node in graph.node:
+        if known.intersection(_read(node)):
+            known.update(node.output)
+            found.append(node)
+    return found
+
+
+def _read(node: onnx.NodeProto) -> list[str]:
+    """What a node reads, inside its branches and loops too."""
+    inner = [a.g for a in node.attribute if a.HasField("g")]
+    return [*node.input, *(name for g in inner for n in g.node for name in _read(n))]
+
+
 INPUT, OUTPUT = -1000, -1
 """Keys of the graph's inputs count down from the first, those of its outputs from the second."""
 
@@ -179,19 +96,20 @@ def _joined(
         blocks[INPUT - i] = Block([INPUT - i])
         maker[value.name] = INPUT - i
     for i, node in enumerate(nodes):
-        path = scopes.get(node.output[0] if node.output else "", "").split(".")
-        blocks[i] = Block([i], ".".join(path[: shared + 1]))
+        module = scopes.get(node.output[0] if node.output else "", "")
+        path = module.split(".")
+        # Nodes of the outermost module itself have nothing else in common.
+        blocks[i] = Block([i], ".".join(path[: shared + 1]), module if path[shared:] else "")
         maker.update(dict.fromkeys(node.output, i))
     for i, node in enumerate(nodes):
-        inner = [
-            name for a in node.attribute if a.HasField("g") for n in a.g.node for name in n.input
-        ]
-        for source in {maker[name] for name in [*node.input, *inner] if name in maker} - {i}:
+        for source in {maker[name] for name in _read(node) if name in maker} - {i}:
             blocks[source].after.add(i)
             blocks[i].before.add(source)
     for i, value in enumerate(graph.output):
-        blocks[OUTPUT - i] = Block([OUTPUT - i], before={maker[value.name]})
-        blocks[maker[value.name]].after.add(OUTPUT - i)
+        blocks[OUTPUT - i] = Block([OUTPUT - i])
+        if value.name in maker:
+            blocks[OUTPUT - i].before.add(maker[value.name])
+            blocks[maker[value.name]].after.add(OUTPUT - i)
     return blocks
 
 
@@ -226,7 +144,7 @@ def _describer(
     twice = {i for pair in _silu(nodes) for i in pair}
 
     def describe(block: Block) -> dict[str, Any]:
-        first, last = block.nodes[0], block.nodes[-1]
+        first = block.nodes[0]
         if first < 0:
             name = inputs[INPUT - first] if first <= INPUT else outputs[OUTPUT - first]
             kind = "input" if first <= INPUT else "output"
@@ -242,14 +160,22 @@ def _describer(
         tail = nodes[first].name.startswith(TAIL)
         names = [scopes.get(nodes[i].output[0], "") for i in block.nodes if nodes[i].output]
         return {
-            "title": "boxes decoded, duplicates suppressed" if tail else _title(names, shared),
+            "title": "decoding and suppression" if tail else _title(names, shared),
             "kind": "tail" if tail else "block",
             "operators": dict(sorted((+ops).items(), key=lambda item: (-item[1], item[0]))),
-            "shape": shapes.get(nodes[last].output[0], "") if nodes[last].output else "",
+            "shape": shapes.get(_leaving(block, nodes, outputs), ""),
             "nodes": len(block.nodes),
         }
 
     return describe
+
+
+def _leaving(block: Block, nodes: list[onnx.NodeProto], outputs: list[str]) -> str:
+    """The last of the block's values that something outside it reads."""
+    inside = set(block.nodes)
+    outside = {v for i, n in enumerate(nodes) if i not in inside for v in _read(n)} | set(outputs)
+    made = [v for i in block.nodes for v in nodes[i].output if v in outside]
+    return made[-1] if made else ""
 
 
 def _title(names: list[str], shared: int) -> str:
@@ -278,10 +204,13 @@ def _common(paths: list[list[str]]) -> list[str]:
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, str]:
+    given = {d.dim_param for v in graph.input for d in v.type.tensor_type.shape.dim if d.dim_param}
     found = {}
     for value in [*graph.input, *graph.output, *graph.value_info]:
         if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
             axes = value.type.tensor_type.shape.dim
             sizes = [d.dim_param or str(d.dim_value or "any") for d in axes]
-            found[value.name] = " x ".join("any" if s.startswith("unk__") else s for s in sizes)
+            # Names that the exporter made up say nothing to a reader.
+            sizes = [s if s.isdigit() or s in given else "any" for s in sizes]
+            found[value.name] = " x ".join(sizes)
     return found

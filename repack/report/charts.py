@@ -1,4 +1,4 @@
-"""Bars as inline SVG that fit any width: their lengths are shares of it, their text is not scaled."""
+"""Bars as inline SVG for any width: lengths are shares of it, text keeps its size."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def bars(given: Sequence[Bar], caption: str, whole: float | None = None) -> Html
     return figure(caption, drawn, class_="bars")
 
 
-def shares(title: str, given: Mapping[str, float], asked: str, of: str) -> Html:
+def shares(given: Mapping[str, float], asked: str, of: str) -> Html:
     """Shares of a whole by precision, the one asked for marked.
 
     Args:
@@ -68,4 +68,4 @@ def shares(title: str, given: Mapping[str, float], asked: str, of: str) -> Html:
         Bar(kind, value, f"{value:.1%}", "good" if kind == asked else "other")
         for kind, value in sorted(given.items(), key=lambda item: -item[1])
     ]
-    return bars(rows, f"{title}: share of {of}, percent", whole=1)
+    return bars(rows, f"Share of {of} by precision, percent.", whole=1)

@@ -15,8 +15,8 @@ next, pixels."""
 EDGE = 6
 """Space around the drawing, pixels."""
 
-LETTERS = 34
-"""Letters of a block's line that fit into it."""
+LETTERS, BOLD = 33, 25
+"""Letters of a block's line that fit into it, and of its title, in wide typefaces too."""
 
 
 def svg(graph: Mapping[str, Any]) -> Html:
@@ -47,7 +47,7 @@ def _box(block: Mapping[str, Any], across: float, layer: int) -> Html:
     title = block["title"] or operators
     if kind in ("input", "output"):
         operators = f"{kind} {block['shape']}".strip()
-    lines = [_cut(title), _cut(operators), _cut(block["shape"])]
+    lines = [title, operators, block["shape"]]
     if kind in ("input", "output"):
         lines.pop()
     elif not block["title"]:
@@ -69,7 +69,7 @@ def _box(block: Mapping[str, Any], across: float, layer: int) -> Html:
         *(
             el(
                 "text",
-                line,
+                _cut(line, LETTERS if i else BOLD),
                 x=f"{left + BOX / 2:.0f}",
                 y=f"{first + 15 * i:.0f}",
                 text_anchor="middle",
@@ -98,5 +98,5 @@ def _arrow(where: Layout, edge: tuple[int, int], way: list[float]) -> Html:
     return el("path", d=" ".join(path) + head, class_="arrow")
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= LETTERS else f"{text[: LETTERS - 3]}..."
+def _cut(text: str, letters: int) -> str:
+    return text if len(text) <= letters else f"{text[: letters - 3]}..."

@@ -38,8 +38,8 @@ def collect(
         tried: all candidates, the portable one among them where it was asked for.
 
     Returns:
-        What ``json.dumps`` takes; the same repack gives the same, its times apart. A part that could
-        not be made is ``{"none": reason}``.
+        What ``json.dumps`` takes; the same repack gives the same, its times apart. A part that
+        could not be made is ``{"none": reason}``.
     """
     subject, exported = workshop.subject, _exported(workshop)
     gate = chosen.proven().gate.to_dict()

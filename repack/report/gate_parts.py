@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from repack.report.markup import Html, el, section, table
 from repack.report.verdict import label_rows
 
 Facts = Mapping[str, Any]
+
+Row = tuple[str, str, str]
 
 AT_LEAST = {"boxes_matched", "dice"}
 """Figures whose limit is a lowest value; all others' is a highest."""
@@ -28,7 +31,11 @@ def gate(facts: Facts) -> Html:
         form = words.form(artefact["runtime"], result["precision_asked"])
         verdict = "passed" if result["passed"] else "failed"
         title = f"{name}: {form}, {verdict} on {words.count(result['inputs'])}"
-        parts += [el("h3", title), _figures(title, result, limits)]
+        parts += [el("h3", title), _outputs(result["outputs"], limits)]
+        if rows := _task(result["task"], limits):
+            parts.append(
+                table("What the answers mean", ("figure", "measured", "limit"), rows, " nn")
+            )
         if labels := label_rows(result["task"]):
             parts.append(_labels(labels, limits))
     lead = (
@@ -39,19 +46,31 @@ def gate(facts: Facts) -> Html:
     return section("The gate", el("p", lead), *parts)
 
 
-def _figures(title: str, result: Facts, limits: Facts) -> Html:
-    rows: list[tuple[object, object, object]] = []
-    for output, figures in result["outputs"].items():
-        for key, value in figures.items():
-            rows.append(
-                (f"{output}: {words.figure(key)}", words.number(value), _limit(key, limits))
-            )
-    for key, value in result["task"].items():
+def _outputs(outputs: Facts, limits: Facts) -> Html:
+    """The values of each output, a row each."""
+    keys = list(dict.fromkeys(k for figures in outputs.values() for k in figures))
+    rows = [
+        [name, *(words.number(outputs[name].get(k)) for k in keys)]
+        for name in sorted(outputs, key=_natural)
+    ]
+    known = [f"{words.figure(k)} {_limit(k, limits)}" for k in keys if _limit(k, limits) != "none"]
+    caption = f"Values of the outputs; limits: {', '.join(known) or 'none'}"
+    return table(caption, ["output", *map(words.figure, keys)], rows, " " + "n" * len(keys))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts raw_8 before raw_16."""
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
+
+
+def _task(task: Facts, limits: Facts) -> list[Row]:
+    rows: list[Row] = []
+    for key, value in task.items():
         if key == "map":
             rows += _map(value, limits)
         elif key not in ("labels", "limits"):
             rows += _plain(key, value, limits)
-    return table(f"Figures of {title}", ("figure", "measured", "limit"), rows, " nn")
+    return rows
 
 
 def _limit(key: str, limits: Facts) -> str:
@@ -60,12 +79,12 @@ def _limit(key: str, limits: Facts) -> str:
     if limits.get(key) is None:
         return "none"
     bound = "at least" if key in AT_LEAST else "at most"
-    return f"{bound} {words.number(limits[key])}"
+    return f"{bound} {words.value(key, limits[key])}"
 
 
-def _map(scores: Any, limits: Facts) -> list[tuple[object, object, object]]:
+def _map(scores: Any, limits: Facts) -> list[Row]:
     if not isinstance(scores, dict):
-        return [("mAP", scores, "none")]
+        return [("mAP", words.number(scores), "none")]
     before, after = scores["original"], scores["converted"]
     lost = (before["map50_95"] - after["map50_95"]) * 100
     return [
@@ -80,14 +99,15 @@ def _map(scores: Any, limits: Facts) -> list[tuple[object, object, object]]:
     ]
 
 
-def _plain(key: str, value: Any, limits: Facts) -> list[tuple[object, object, object]]:
+def _plain(key: str, value: Any, limits: Facts) -> list[Row]:
     """A figure of any task; figures within figures by both names."""
     if isinstance(value, dict):
         return [
             (f"{words.figure(key)}: {words.figure(inner)}", words.number(v), _limit(inner, limits))
             for inner, v in value.items()
         ]
-    shown = ", ".join(map(words.number, value)) if isinstance(value, list) else words.number(value)
+    parts = value if isinstance(value, list) else [value]
+    shown = ", ".join(words.value(key, v) for v in parts)
     return [(words.figure(key), shown, _limit(key, limits))]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import mean
 
 SWEEPS = 12
@@ -49,7 +50,7 @@ def place(after: Sequence[Sequence[int]], box: float, gap: float, lane: float) -
     down: dict[int, list[int]] = {}
     for (start, _), chain in chains.items():
         level += [layer[start] + 1 + i for i in range(len(chain) - 2)]
-        for one, two in zip(chain, chain[1:], strict=False):
+        for one, two in pairwise(chain):
             down.setdefault(one, []).append(two)
             up.setdefault(two, []).append(one)
     for point, at in enumerate(level):
@@ -57,6 +58,7 @@ def place(after: Sequence[Sequence[int]], box: float, gap: float, lane: float) -
     widths = [box if point < len(layer) else lane for point in range(len(level))]
     _order(rows, up, down)
     across = _across(rows, up, down, widths, gap)
+    _straighten([chain[1:-1] for chain in chains.values()], rows, across, widths, gap)
     left = min((a - w / 2 for a, w in zip(across, widths, strict=True)), default=0)
     across = [a - left for a in across]
     width = max((a + w / 2 for a, w in zip(across, widths, strict=True)), default=0)
@@ -96,7 +98,8 @@ def _chains(
 
 
 def _order(rows: list[list[int]], up: dict[int, list[int]], down: dict[int, list[int]]) -> None:
-    """Orders each row by the mean place of the neighbours in the row before it."""
+    """Orders each row by the mean place of its neighbours; the order that crosses least stays."""
+    best, least = [[*row] for row in rows], _crossings(rows, down)
     for sweep in range(SWEEPS):
         beside = up if sweep % 2 == 0 else down
         place_of = {p: i for row in rows for i, p in enumerate(row)}
@@ -104,8 +107,28 @@ def _order(rows: list[list[int]], up: dict[int, list[int]], down: dict[int, list
             middle = {
                 p: mean(place_of[n] for n in beside[p]) if p in beside else place_of[p] for p in row
             }
-            row.sort(key=lambda p: (middle[p], place_of[p]))
+            row.sort(key=lambda p, m=middle, o=place_of: (m[p], o[p]))  # type: ignore[misc]
             place_of.update({p: i for i, p in enumerate(row)})
+        crossed = _crossings(rows, down)
+        if crossed < least:
+            best, least = [[*row] for row in rows], crossed
+    rows[:] = best
+
+
+def _crossings(rows: list[list[int]], down: dict[int, list[int]]) -> int:
+    place_of = {p: i for row in rows for i, p in enumerate(row)}
+    count = 0
+    for row in rows:
+        ends = [sorted(place_of[n] for n in down.get(p, ())) for p in row]
+        flat = [e for part in ends for e in part]
+        starts = [i for i, part in enumerate(ends) for _ in part]
+        count += sum(
+            1
+            for i in range(len(flat))
+            for j in range(i)
+            if starts[j] < starts[i] and flat[j] > flat[i]
+        )
+    return count
 
 
 def _across(
@@ -138,3 +161,31 @@ def _spread(row: list[int], across: list[float], widths: Sequence[float], gap: f
     shift = mean(w - across[p] for w, p in zip(wanted, row, strict=True)) if row else 0
     for p in row:
         across[p] += shift
+
+
+def _straighten(
+    lanes: list[list[int]],
+    rows: list[list[int]],
+    across: list[float],
+    widths: Sequence[float],
+    gap: float,
+) -> None:
+    """Moves passing arrows into one line where nothing is in their way."""
+    beside: dict[int, tuple[int | None, int | None]] = {}
+    for row in rows:
+        for i, p in enumerate(row):
+            beside[p] = row[i - 1] if i else None, row[i + 1] if i + 1 < len(row) else None
+    for lane in lanes:
+        if len(lane) < 2:
+            continue
+        low, high = float("-inf"), float("inf")
+        for p in lane:
+            left, right = beside[p]
+            if left is not None:
+                low = max(low, across[left] + (widths[left] + widths[p]) / 2 + gap)
+            if right is not None:
+                high = min(high, across[right] - (widths[right] + widths[p]) / 2 - gap)
+        if low <= high:
+            line = min(max(mean(across[p] for p in lane), low), high)
+            for p in lane:
+                across[p] = line

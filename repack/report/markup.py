@@ -58,31 +58,29 @@ def join(parts: Iterable[object]) -> Html:
 def table(
     caption: object, head: Sequence[object], rows: Iterable[Sequence[object]], numbers: str = ""
 ) -> Html:
-    """A table in a box of its own that scrolls where the screen is narrow.
+    """A table under its caption, in a box of its own that scrolls where the screen is narrow.
 
     Args:
         numbers: one letter a column, "n" for those that hold numbers.
     """
     kinds = [("number" if k == "n" else None) for k in numbers.ljust(len(head))]
+    top = [el("th", h, scope="col", class_=k) for h, k in zip(head, kinds, strict=True)]
     body = [
         el("tr", *(el("td", cell, class_=kind) for cell, kind in zip(row, kinds, strict=True)))
         for row in rows
     ]
     inner = el(
         "table",
-        el("caption", caption),
-        el(
-            "thead",
-            el(
-                "tr",
-                *(el("th", h, scope="col", class_=k) for h, k in zip(head, kinds, strict=True)),
-            ),
-        ),
+        el("thead", el("tr", *top)),
         el("tbody", *body),
+        class_="wide" if len(head) > WIDE else None,
     )
-    return el(
-        "div", inner, class_="scroll", tabindex="0", role="region", aria_label=_plain(caption)
-    )
+    box = el("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    return el("figure", el("figcaption", caption), box, class_="table")
+
+
+WIDE = 4
+"""Columns that fit on a telephone; a table with more gets a least width, and scrolls there."""
 
 
 def figure(caption: object, *content: object, class_: str | None = None) -> Html:
@@ -94,11 +92,6 @@ def section(title: str, *content: object) -> Html:
     """A section under a heading of the second level."""
     name = re.sub(r"\W+", "-", title.lower()).strip("-")
     return el("section", el("h2", title, id=name), *content, aria_labelledby=name)
-
-
-def _plain(value: object) -> str:
-    """Without tags, for an attribute."""
-    return html.unescape(re.sub(r"<[^>]*>", "", value)) if isinstance(value, Html) else str(value)
 
 
 def _attribute(value: object) -> str:

@@ -69,8 +69,8 @@ def operators(given: Facts, graph: Facts) -> Html:
     if missing:
         note = el(
             "p",
-            "No node of its own: merged into a neighbour, folded into a constant, or without effect "
-            "on the values. The exporter does not note which.",
+            "No node of its own: merged into a neighbour, folded into a constant, or without "
+            "effect on the values. The exporter does not note which.",
         )
     return section(
         title, el("p", lead), table("What became of each operator", head, rows, "   n"), note
@@ -96,11 +96,12 @@ def origin(facts: Facts) -> Html:
         (facts["archive"], "the archive", facts["sha256"]),
         (source.get("file", "none"), "the checkpoint", source.get("sha256", "none")),
     ]
-    files = sorted(passport["files"].items(), key=lambda item: (item[0].endswith(".py"), item[0]))
-    hashes += [(name, "in the archive", value) for name, value in files[:MOST_FILES]]
-    caption = "SHA-256 of every file; a worker checks these before it loads anything"
-    if len(files) > MOST_FILES:
-        caption += f" (the first {MOST_FILES} of {len(files)})"
+    code = [f for f in sorted(passport["files"].items()) if f[0].endswith(".py")]
+    hashes += [
+        (name, "in the archive", value)
+        for name, value in sorted(passport["files"].items())
+        if not name.endswith(".py")
+    ]
     where = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"
     return section(
         "Where it came from",
@@ -108,12 +109,22 @@ def origin(facts: Facts) -> Html:
         el("pre", facts["command"], tabindex="0"),
         el("p", f"On: {where}."),
         table("Versions", ("package", "version"), list(passport["versions"].items())),
-        table(caption, ("file", "what", "SHA-256"), [[n, k, el("code", h)] for n, k, h in hashes]),
+        _hashes("SHA-256; a worker checks every file of the archive before it loads it", hashes),
         el(
-            "p",
-            f"Made from {facts['archive'].removesuffix('.mar')}.report.json by torchserve-repack.",
+            "details",
+            el("summary", f"The handler's {len(code)} files of code"),
+            _hashes("SHA-256 of the handler's code", [(n, "in the archive", v) for n, v in code]),
         ),
+        el("p", f"Made from {facts['archive'].removesuffix('.mar')}.report.json."),
     )
+
+
+def _hashes(caption: str, rows: list[tuple[str, str, str]]) -> Html:
+    if len(rows) > MOST_FILES:
+        caption += f" (the first {MOST_FILES} of {len(rows)})"
+    head = ("file", "what", "SHA-256")
+    shown = [[name, kind, el("code", value, class_="hash")] for name, kind, value in rows]
+    return table(caption, head, shown[:MOST_FILES])
 
 
 def _side(ops: list[str]) -> Html | str:

@@ -1,4 +1,4 @@
-"""The gate's samples as pictures: what the original answers beside what the converted model does."""
+"""The gate's samples as pictures: the original's answers beside the converted model's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def made(subject: Subject, runtime: Runtime, reference: Reference) -> dict[str, 
         "pictures": [{"label", "note", "uri"}]}]}``, or ``{"none": reason}``.
     """
     if subject.task not in ("detection", "segmentation"):
-        return {"none": f"answers of the task {subject.task} are figures, no pictures"}
+        return {"none": f"answers of the task {subject.task} have no pictures"}
     if not reference.samples:
         return {"none": NO_SAMPLES}
     first = len(reference.inputs) - len(reference.samples)
@@ -77,20 +77,31 @@ def _boxes(subject: Subject, given: Arrays, want: Arrays, have: Arrays) -> dict[
 
 
 def _drawn(subject: Subject, given: Arrays, found: Boxes) -> NDArray[np.uint8]:
-    picture = given[subject.inputs[0].name][0]
+    picture, (left, top) = _without_border(given[subject.inputs[0].name][0])
     scale = min(1.0, SIDE / max(picture.shape[:2]))
     size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
     small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    shift = np.array([left, top, left, top])
     rows = [
         {
             "class": subject.source.labels[int(row[5])],
             "class_id": int(row[5]),
             "confidence": float(row[4]),
-            "box": [float(v) * scale for v in row[:4]],
+            "box": ((row[:4] - shift) * scale).tolist(),
         }
         for row in found
     ]
     return draw(small, rows)
+
+
+def _without_border(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The picture without the letterbox around it, and how much went at the left and the top."""
+    filled = (picture != images.PADDING).any(2)
+    rows, columns = np.flatnonzero(filled.any(1)), np.flatnonzero(filled.any(0))
+    if not len(rows):
+        return picture, (0, 0)
+    top, left = int(rows[0]), int(columns[0])
+    return picture[top : rows[-1] + 1, left : columns[-1] + 1], (left, top)
 
 
 def _planes(subject: Subject, given: Arrays, want: Arrays, have: Arrays) -> dict[str, Any]:
@@ -115,9 +126,10 @@ def _planes(subject: Subject, given: Arrays, want: Arrays, have: Arrays) -> dict
     differing = int((masks[0] != masks[1]).sum())
     return {
         "differs": float(differing),
-        "note": f"{differing:,} of {masks[0].size:,} voxels differ; one patch of the model's input, "
-        "first channel, from its 1st to its 99th percentile. In the difference, orange is where "
-        "only the original has the label, blue where only the converted model has one",
+        "note": f"{differing:,} of {masks[0].size:,} voxels differ; one patch of the "
+        "model's input, first channel, grey from its 1st to its 99th percentile. In the "
+        "difference, orange is where the original's label is lost or another, blue where one was "
+        "added",
         "pictures": pictures,
     }
 
@@ -131,7 +143,7 @@ def mask(logits: NDArray[Any], settings: dict[str, Any]) -> NDArray[np.int64]:
     """
     answer = settings.get("answer", {"kind": "argmax"})
     if answer["kind"] == "argmax":
-        return logits.argmax(0).astype(np.int64)
+        return np.asarray(logits.argmax(0), np.int64)
     threshold = answer.get("threshold", 0.5)
     above = logits > np.log(threshold / (1 - threshold))
     order = answer.get("order") or range(1, len(logits) + 1)

@@ -1,4 +1,4 @@
-"""A scan in three planes: itself, the original's mask, the converted model's, and where they differ."""
+"""A scan in three planes: itself, the original's mask, the converted model's, the difference."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SIDE = 240
 """Longest side of a drawn plane, pixels."""
 
 MISSED, ADDED = (213, 94, 0), (0, 114, 178)
-"""Where only the original has a label, and only the converted model: told apart by the colour blind
-too (Okabe and Ito, 2008)."""
+"""Where the original's label is lost or another, and where the converted model alone has one: told
+apart by the colour blind too (Okabe and Ito, 2008)."""
 
 
 class Plane(NamedTuple):
@@ -59,8 +59,11 @@ def cut(
         Three planes of a volume, one of a flat picture.
     """
     sizes = [float(s) for s in spacing] if spacing else [1.0] * scan.ndim
-    low, high = np.percentile(scan[np.isfinite(scan)], (1, 99)) if scan.size else (0, 1)
-    grey = np.clip((np.nan_to_num(scan) - low) / max(high - low, 1e-9), 0, 1)
+    usual = scan[np.isfinite(scan)]
+    low, high = np.percentile(usual, (1, 99)) if usual.size else (0, 1)
+    grey = np.clip(
+        (np.nan_to_num(scan, posinf=high, neginf=low) - low) / max(high - low, 1e-9), 0, 1
+    )
     if scan.ndim == 2:
         return [_plane(None, (0, 1), grey, original, converted, sizes)]
     found = []
@@ -77,7 +80,7 @@ def _slice(original: NDArray[Any], converted: NDArray[Any], axis: int) -> int:
     for counted in (original != converted, original != 0):
         if counted.any():
             return int(counted.sum(others).argmax())
-    return original.shape[axis] // 2
+    return int(original.shape[axis]) // 2
 
 
 def _plane(

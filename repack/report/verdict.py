@@ -25,7 +25,7 @@ def header(facts: Facts) -> Html:
         f"{words.count(chosen['gate']['inputs'])}."
     )
     if open_ones:
-        mark, title = "caution", "Passed what was compared; not enough to ship on"
+        mark, title = "caution", "Passed, but too little was compared to ship it on this"
         missing = words.listing([n["what"].lower() for n in open_ones])
         advice = f"Not settled here: {missing}. Settle it, or ship knowing that it is open."
     else:
@@ -95,7 +95,7 @@ def choice(facts: Facts) -> Html:
     return section(
         f"Why {words.form(chosen['backend'], chosen['precision'])}",
         el("p", why),
-        bars(drawn, f"Milliseconds of one call; shorter is better. {facts['timing']} ({where}).")
+        bars(drawn, f"Time of one call, shorter is better: {facts['timing']} ({where}).")
         if drawn
         else "",
         table("All forms that were tried", head, rows, "   nn "),
@@ -115,10 +115,10 @@ def precision(facts: Facts) -> Html:
                 el("h3", form),
                 el("p", said),
                 *(
-                    shares(title, found[key], asked, of)
-                    for key, title, of in (
-                        ("layers", "Layers", "convolutions and matrix products"),
-                        ("flops", "Multiply-adds", "multiply-adds"),
+                    shares(found[key], asked, of)
+                    for key, of in (
+                        ("layers", "the heavy layers (convolutions, matrix products)"),
+                        ("flops", "multiply-adds"),
                     )
                     if found.get(key)
                 ),

@@ -49,6 +49,17 @@ def figure(key: str) -> str:
     return " ".join(words)
 
 
+SHARES = {"boxes_matched"}
+"""Figures that are shares of 1 and shown in percent."""
+
+
+def value(key: str, given: Any) -> str:
+    """A figure, in percent where it is a share."""
+    if key in SHARES and isinstance(given, (int, float)):
+        return f"{given:.1%}"
+    return number(given)
+
+
 def number(value: Any) -> str:
     """A figure to three digits; what is no number as it is."""
     if isinstance(value, bool):

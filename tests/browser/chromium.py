@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -32,6 +33,9 @@ class Chromium:
 
     Attributes:
         events: what the page reported, oldest first: ``{"method": str, "params": dict}``.
+
+    Raises:
+        RuntimeError: the program is no browser, or ends at once.
     """
 
     def __init__(self, program: str):
@@ -39,16 +43,11 @@ class Chromium:
         command_in, self._write = os.pipe()
         self._read, command_out = os.pipe()
 
-        def place() -> None:
-            """The browser reads commands from descriptor 3 and answers on 4."""
-            kept = os.dup(command_in), os.dup(command_out)
-            os.dup2(kept[0], 3)
-            os.dup2(kept[1], 4)
-
-        self.process = subprocess.Popen(  # noqa: PLW1509
-            [program, *FLAGS, f"--user-data-dir={self.room}", "about:blank"],
-            pass_fds=(3, 4, command_in, command_out),
-            preexec_fn=place,
+        # The browser reads commands from descriptor 3 and answers on 4.
+        there = f'exec "$0" "$@" 3<&{command_in} 4>&{command_out}'
+        self.process = subprocess.Popen(
+            ["bash", "-c", there, program, *FLAGS, f"--user-data-dir={self.room}", "about:blank"],
+            pass_fds=(command_in, command_out),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -61,18 +60,27 @@ class Chromium:
         self._number = 0
         self._session: str | None = None
         self.events: list[dict[str, Any]] = []
-        targets = self.ask("Target.getTargets")["targetInfos"]
-        page = next(t["targetId"] for t in targets if t["type"] == "page")
-        attached = self.ask("Target.attachToTarget", targetId=page, flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.ask(f"{domain}.enable")
+        try:
+            targets = self.ask("Target.getTargets")["targetInfos"]
+            page = next(t["targetId"] for t in targets if t["type"] == "page")
+            attached = self.ask("Target.attachToTarget", targetId=page, flatten=True)
+            self._session = attached["sessionId"]
+            for domain in ("Page", "Runtime", "Network", "Log"):
+                self.ask(f"{domain}.enable")
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Chromium:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        self.close()
+
+    def close(self) -> None:
+        """Ends the browser with all its processes and removes its folder."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         os.close(self._write)
         os.close(self._read)
@@ -88,7 +96,10 @@ class Chromium:
         message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
         if self._session:
             message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
+        try:
+            os.write(self._write, json.dumps(message).encode() + b"\0")
+        except BrokenPipeError:
+            raise RuntimeError("the browser ended") from None
         while True:
             answer = self._next()
             if answer.get("id") == self._number:
