@@ -45,8 +45,11 @@ def write(
 
     found = facts.collect(target, passport, options, workshop, reference, tried, chosen)
     place(target.with_suffix(".report.json"), json.dumps(found, indent=1) + "\n")
-    place(target.with_suffix(".report.html"), page.made(found))
-    say(f"  {target}: {target.stat().st_size / 1e6:.1f} MB, {chosen.backend} {chosen.precision}")
+    shown = target.with_suffix(".report.html")
+    written = place(shown, page.made(found))
+    say(f"  {target}: {found['bytes'] / 1e6:.1f} MB, {chosen.backend} {chosen.precision}")
+    if written:
+        say(f"  {shown}: whether to ship it")
 
 
 def place(path: Path, text: str) -> bool:

@@ -20,14 +20,19 @@ LETTERS, BOLD = 33, 25
 
 
 def svg(graph: Mapping[str, Any]) -> Html:
-    """Draws what ``repack.report.blocks.of_model`` found, at its natural size."""
+    """Draws what ``repack.report.blocks.of_model`` found, at its natural size.
+
+    Returns:
+        The drawing, after a mark at the first block: a narrow box is scrolled there at first, by
+        browsers that know ``scroll-initial-target``.
+    """
     blocks = graph["blocks"]
     where = place([b["after"] for b in blocks], BOX, GAP, LANE)
     width = round(where.width + 2 * EDGE)
     height = (max(where.layer, default=0)) * STEP + HIGH + 2 * EDGE
     arrows = [_arrow(where, edge, way) for edge, way in sorted(where.ways.items())]
     boxes = [_box(b, where.across[i], where.layer[i]) for i, b in enumerate(blocks)]
-    return el(
+    drawn = el(
         "svg",
         *arrows,
         *boxes,
@@ -38,6 +43,9 @@ def svg(graph: Mapping[str, Any]) -> Html:
         aria_label=f"Graph of {graph['nodes']:,} nodes, drawn as {len(blocks)} blocks",
         class_="graph",
     )
+    left = where.across[0] - BOX / 2 if blocks else 0
+    start = el("span", class_="start", style=f"left: {left:.0f}px; width: {BOX}px")
+    return el("div", start, drawn, class_="canvas", style=f"width: {width}px")
 
 
 def _box(block: Mapping[str, Any], across: float, layer: int) -> Html:

@@ -34,7 +34,7 @@ def gate(facts: Facts) -> Html:
         parts += [el("h3", title), _outputs(result["outputs"], limits)]
         if rows := _task(result["task"], limits):
             parts.append(
-                table("What the answers mean", ("figure", "measured", "limit"), rows, " nn")
+                table("Agreement of the answers", ("figure", "measured", "limit"), rows, " nn")
             )
         if labels := label_rows(result["task"]):
             parts.append(_labels(labels, limits))
@@ -53,7 +53,7 @@ def _outputs(outputs: Facts, limits: Facts) -> Html:
         [name, *(words.number(outputs[name].get(k)) for k in keys)]
         for name in sorted(outputs, key=_natural)
     ]
-    known = [f"{words.figure(k)} {_limit(k, limits)}" for k in keys if _limit(k, limits) != "none"]
+    known = _limits(keys, limits)
     caption = f"Values of the outputs; limits: {', '.join(known) or 'none'}"
     return table(caption, ["output", *map(words.figure, keys)], rows, " " + "n" * len(keys))
 
@@ -82,13 +82,19 @@ def _limit(key: str, limits: Facts) -> str:
     return f"{bound} {words.value(key, limits[key])}"
 
 
+def _limits(keys: list[str], limits: Facts) -> list[str]:
+    """Name, limit and unit of the figures that have one."""
+    named = [(words.name_and_unit(k), _limit(k, limits)) for k in keys]
+    return [f"{name} {limit} {unit}".strip() for (name, unit), limit in named if limit != "none"]
+
+
 def _map(scores: Any, limits: Facts) -> list[Row]:
     if not isinstance(scores, dict):
         return [("mAP", words.number(scores), "none")]
     before, after = scores["original"], scores["converted"]
     lost = (before["map50_95"] - after["map50_95"]) * 100
     return [
-        (f"{name}, original -> converted", f"{before[key]:.4f} -> {after[key]:.4f}", "none")
+        (f"{name}, original → converted", f"{before[key]:.4f} → {after[key]:.4f}", "none")
         for key, name in (("map50", "mAP50"), ("map50_95", "mAP50-95"))
     ] + [
         (
@@ -114,10 +120,10 @@ def _plain(key: str, value: Any, limits: Facts) -> list[Row]:
 def _labels(labels: list[tuple[str, dict[str, Any]]], limits: Facts) -> Html:
     keys = list(dict.fromkeys(k for _, figures in labels for k in figures))
     rows = [
-        [name, *(words.number(figures.get(k)) for k in keys)]
+        [name, *(words.value(k, figures.get(k)) for k in keys)]
         for name, figures in labels[:MOST_LABELS]
     ]
-    known = [f"{words.figure(k)} {_limit(k, limits)}" for k in keys if limits.get(k) is not None]
+    known = _limits(keys, limits)
     caption = "Converted mask against original mask, per label"
     caption += f" (limits: {', '.join(known)})" if known else ""
     if len(labels) > MOST_LABELS:

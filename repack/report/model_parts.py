@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from repack.report import words
-from repack.report.markup import Html, el, join, section, table
+from repack.report.markup import Html, el, escape, section, table
 
 Facts = Mapping[str, Any]
 
@@ -132,7 +133,9 @@ def _side(ops: list[str]) -> Html | str:
     for op in ops:
         counts[op.removeprefix("aten::")] = counts.get(op.removeprefix("aten::"), 0) + 1
     shown = [f"{op} x {n}" if n > 1 else op for op, n in counts.items()]
-    return el("code", join([", ".join(shown)])) if shown else "none"
+    # Long names may break after an underscore, and nowhere else.
+    broken = re.sub(r"(?<=\w)_", "_<wbr>", escape(", ".join(shown)))
+    return el("code", Html(broken)) if shown else "none"
 
 
 def _range(spec: Facts) -> str:

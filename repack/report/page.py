@@ -107,6 +107,8 @@ def _graph(given: Facts) -> Html:
         "Read from the top down. Last line of a block: its output's shape, values along each "
         "axis; SiLU stands for Sigmoid and Mul."
     )
+    if any(b.get("kind") == "tail" for b in given["blocks"]):
+        caption += " The orange block was added by the kit."
     box = el(
         "div",
         drawing.svg(given),

@@ -96,7 +96,9 @@ def _plane(
     size = max(1, round(extent[1] * scale)), max(1, round(extent[0] * scale))
 
     def fit(values: NDArray[Any]) -> NDArray[Any]:
-        smooth = cv2.INTER_AREA if values.dtype == np.float32 else cv2.INTER_NEAREST
+        if values.dtype == np.float64:  # a mask
+            return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_NEAREST))
+        smooth = cv2.INTER_AREA if size[0] < values.shape[1] else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(values, size, interpolation=smooth))
 
     flat = fit(grey.astype(np.float32))

@@ -27,7 +27,8 @@ def header(facts: Facts) -> Html:
     if open_ones:
         mark, title = "caution", "Passed, but too little was compared to ship it on this"
         missing = words.listing([n["what"].lower() for n in open_ones])
-        advice = f"Not settled here: {missing}. Settle it, or ship knowing that it is open."
+        it, is_ = ("it", "it is") if len(open_ones) == 1 else ("them", "they are")
+        advice = f"Not settled here: {missing}. Settle {it}, or ship knowing that {is_} open."
     else:
         mark, title = "good", "Passed: it may be shipped"
         advice = (

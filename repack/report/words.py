@@ -19,12 +19,12 @@ FIGURES = {
     "relative_l2": "relative L2 error",
     "boxes_compared": "boxes compared",
     "boxes_matched": "boxes with a partner",
-    "largest_shift_px": "largest shift of a corner, px",
+    "largest_shift": "largest shift of a corner",
     "largest_confidence_difference": "largest difference in confidence",
     "dice": "Dice",
-    "hd95_mm": "HD95, mm",
+    "hd95": "HD95",
 }
-"""Keys of report.json in words; others are shown with their underscores as spaces."""
+"""Keys of report.json, without their unit, in words; others have spaces for underscores."""
 
 UNITS = {"px": "px", "mm": "mm", "ms": "ms", "ml": "ml", "mm3": "mm³"}
 
@@ -41,22 +41,32 @@ def form(backend: str, precision: str) -> str:
 
 def figure(key: str) -> str:
     """A figure's name, its unit last."""
-    if key in FIGURES:
-        return FIGURES[key]
+    name, unit = name_and_unit(key)
+    return f"{name}, {unit}" if unit else name
+
+
+def name_and_unit(key: str) -> tuple[str, str]:
+    """A figure's name and its unit, empty where it has none."""
     words = str(key).split("_")
-    if len(words) > 1 and words[-1] in UNITS:
-        return f"{' '.join(words[:-1])}, {UNITS[words[-1]]}"
-    return " ".join(words)
+    unit = UNITS.get(words[-1], "") if len(words) > 1 else ""
+    name = "_".join(words[:-1]) if unit else str(key)
+    return FIGURES.get(name, name.replace("_", " ")), unit
 
 
 SHARES = {"boxes_matched"}
 """Figures that are shares of 1 and shown in percent."""
 
 
+PLACES = {"dice": 4, "hd95_mm": 2}
+"""Decimal places of figures that are read one below the other."""
+
+
 def value(key: str, given: Any) -> str:
     """A figure, in percent where it is a share."""
     if key in SHARES and isinstance(given, (int, float)):
         return f"{given:.1%}"
+    if key in PLACES and isinstance(given, (int, float)):
+        return f"{given:.{PLACES[key]}f}"
     return number(given)
 
 

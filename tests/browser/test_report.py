@@ -140,6 +140,18 @@ def test_headings_go_down_one_level_at_a_time(browser: Chromium, opened: Path) -
     assert all(b - a <= 1 for a, b in pairwise(levels))
 
 
+def test_a_narrow_drawing_begins_at_its_first_block(browser: Chromium, opened: Path) -> None:
+    browser.open(opened, 400)
+    if not browser.run("CSS.supports('scroll-initial-target', 'nearest')"):
+        pytest.skip("this browser does not know scroll-initial-target")
+    seen = """(() => {
+      const box = document.querySelector('.drawing').getBoundingClientRect();
+      const first = document.querySelector('.graph g rect').getBoundingClientRect();
+      return first.left >= box.left && first.right <= box.right;
+    })()"""
+    assert browser.run(seen)
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_the_console_is_silent_and_nothing_is_fetched(
     browser: Chromium, opened: Path, dark: bool

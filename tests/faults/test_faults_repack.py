@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import os
 import pickle
 import subprocess
@@ -140,13 +141,19 @@ def test_row_30_two_repacks_of_one_name_at_once(served: Bench, tmp_path: Path) -
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
-    """Two processes, with other hash seeds and folders; timings are in the report, not here."""
+    """Two processes, with other hash seeds and folders; so does the report, its times apart."""
     stores = [tmp_path / "one", tmp_path / "two"]
     shape = ("--input-shape", "x=batchx3x8x8")
     for store in stores:
         weights = ("--weights", str(made.tiny_torchscript()))
         made.repacked("--trt", "0", "--name", "t", *weights, *shape, "--model-store", store)
     assert len({(store / "t.mar").read_bytes() for store in stores}) == 1
+    reports = [json.loads((store / "t.report.json").read_text()) for store in stores]
+    for found, store in zip(reports, stores, strict=True):
+        found["command"] = found["command"].replace(str(store), "store")
+        for candidate in found["candidates"]:
+            assert candidate.pop("ms") > 0
+    assert reports[0] == reports[1]
 
 
 class Runs:
