@@ -10,7 +10,7 @@ from handlers.errors import KitError
 from handlers.passport import Passport
 from repack import packing, report, samples, sources, subjects
 from repack.archive import disk_error
-from repack.candidates import Candidate, Workshop, listed, measure, try_one
+from repack.candidates import Candidate, Workshop, listed, measure, superfluous, try_one
 from repack.cli import Options, table
 from repack.progress import say, step
 from repack.samples import Sample
@@ -31,20 +31,24 @@ def repack(options: Options) -> Path:
     with step(f"loading {options.weights}"):
         subject = load(options)
     say(f"    {subject.source.family} {subject.source.network}, task {subject.task}")
-    asked = listed(subject, options.backend, options.precision, options.calibration is not None)
+    calibrated = options.calibration is not None
+    asked = listed(subject, options.backend, options.precision, calibrated, options.gpu)
     gate_samples, calibration = read_samples(options, subject)
     packing.require_writable(options.model_store)
     with tempfile.TemporaryDirectory(prefix="repack-") as tmp:
         work, stage = Path(tmp) / "work", Path(tmp) / "stage"
         try:
-            workshop = Workshop(subject, work, [s.inputs for s in calibration])
+            workshop = Workshop(subject, work, [s.inputs for s in calibration], options.gpu)
             with step("asking the original"):
                 reference = Reference.make(subject, gate_samples)
             portable = prove_portable(workshop, reference)
-            tried = [portable if c.form == portable.form else c for c in asked]
-            for candidate in tried:
-                if candidate is not portable:
+            tried: list[Candidate] = []
+            for candidate in asked:
+                if candidate.form == portable.form:
+                    tried.append(portable)
+                elif not superfluous(candidate, tried, options.gpu):
                     try_one(candidate, workshop, reference)
+                    tried.append(candidate)
             chosen = choose(tried, reference)
             record = fill(stage, workshop, chosen, portable, options)
             example = packing.example_input(subject, gate_samples, Path(tmp))
@@ -110,7 +114,7 @@ def choose(tried: Sequence[Candidate], reference: Reference) -> Candidate:
     if not passed:
         compared = [c for c in tried if c.proof is not None]
         (compared or list(tried))[0].proven()
-    return min(passed, key=lambda c: c.ms)
+    return min(passed, key=lambda c: c.per_item_ms)
 
 
 def fill(

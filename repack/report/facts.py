@@ -43,7 +43,7 @@ def collect(
     """
     subject, exported = workshop.subject, _exported(workshop)
     gate = chosen.proven().gate.to_dict()
-    untried = [(f"{c.backend} {c.precision}", c.error) for c in tried if c.proof is None]
+    untried = [(f"{c.name} {c.precision}", c.error) for c in tried if c.proof is None]
     used = [a.precision_asked for a in passport.artefacts.values()]
     table = operators.read(exported) if exported else None
     scopes = (table or {}).pop("scopes", {})
@@ -54,9 +54,14 @@ def collect(
         "sha256": sha256(target),
         "command": options.command,
         "asked": {"backend": options.backend, "precision": options.precision},
-        "chosen": {"backend": chosen.backend, "precision": chosen.precision},
+        "chosen": {
+            "backend": chosen.backend,
+            "via": chosen.via or None,
+            "precision": chosen.precision,
+        },
         "candidates": [c.to_dict() for c in tried],
-        "timing": "median ms of one model call, batch 1, one thread, on the packing machine",
+        "timing": "ms: one model call at the smallest batch; per_item_ms: at the largest, per item "
+        "(on a CPU both are batch 1, one thread); on the packing machine",
         "machine": _machine(),
         "limits": unchecked.limits([c.precision for c in tried] + used, subject),
         "not_checked": unchecked.listed(subject, gate, untried, chosen.precision),

@@ -21,9 +21,9 @@ def limits(precisions: Iterable[str], subject: Subject) -> dict[str, dict[str, A
         }
         if subject.task == "detection":
             found[precision] |= {
-                "boxes_matched": verify_detection.MATCHED[precision],
-                "largest_shift_px": verify_detection.PIXELS[precision],
-                "map_points_lost": verify_detection.MAP_POINTS[precision],
+                "boxes_matched": verify_detection.MATCHED.get(precision),
+                "largest_shift_px": verify_detection.PIXELS.get(precision),
+                "map_points_lost": verify_detection.MAP_POINTS.get(precision),
             }
     return found
 

@@ -16,7 +16,7 @@ def header(facts: Facts) -> Html:
     """Name, verdict, and the figures that a decision rests on."""
     passport, chosen = facts["passport"], _chosen(facts)
     open_ones = [n for n in facts["not_checked"] if n["serious"]]
-    form = words.form(chosen["backend"], chosen["precision"])
+    form = words.form(chosen["backend"], chosen["precision"], chosen.get("via"))
     source = passport["source"]
     what = (
         f"{source.get('file', 'The model')} ({source.get('family', '?')}, "
@@ -81,25 +81,29 @@ def choice(facts: Facts) -> Html:
     )
     drawn = [
         Bar(
-            words.form(c["backend"], c["precision"]) + (", chosen" if _is(c, chosen) else ""),
-            c["ms"],
-            f"{c['ms']:.2f} ms",
+            words.form(c["backend"], c["precision"], c.get("via"))
+            + (", chosen" if _is(c, chosen) else ""),
+            c["per_item_ms"],
+            f"{c['per_item_ms']:.2f} ms",
             "good" if _is(c, chosen) else "other",
         )
-        for c in sorted(passed, key=lambda c: c["ms"] or 0)
-        if c["ms"]
+        for c in sorted(passed, key=lambda c: c["per_item_ms"] or 0)
+        if c["per_item_ms"]
     ]
     rows = [_candidate(c, chosen) for c in candidates]
-    head = ("form", "asked", "found", "ms", "relative L2 error", "verdict")
+    head = (
+        *("form", "asked", "found", "ms, one call", "ms per item"),
+        *("relative L2 error", "verdict"),
+    )
     machine = facts["machine"]
     where = f"{machine['processor']}, {machine['cores']} cores"
     return section(
-        f"Why {words.form(chosen['backend'], chosen['precision'])}",
+        f"Why {words.form(chosen['backend'], chosen['precision'], chosen.get('via'))}",
         el("p", why),
-        bars(drawn, f"Time of one call, shorter is better: {facts['timing']} ({where}).")
+        bars(drawn, f"Milliseconds per item, shorter is better. {facts['timing']} ({where}).")
         if drawn
         else "",
-        table("All forms that were tried", head, rows, "   nn "),
+        table("All forms that were tried", head, rows, "   nnn "),
     )
 
 
@@ -162,7 +166,7 @@ def _speed(facts: Facts, chosen: Facts) -> str:
         if same and c["ms"] and not _is(c, chosen):
             form = words.form(c["backend"], c["precision"])
             return f"{c['ms'] / chosen['ms']:.1f} times as fast as {form}"
-    return "batch 1, one thread"
+    return "the smallest batch"
 
 
 def _agreement(gate: Facts, limits: Facts) -> tuple[str, str, str]:
@@ -207,13 +211,13 @@ def _candidate(c: Facts, chosen: Facts) -> list[object]:
         found = c["gate"]["precision_found"]["label"]
         errors = [v["relative_l2"] for v in c["gate"]["outputs"].values() if "relative_l2" in v]
         error = words.number(max(errors)) if errors else "none"
-    name = words.runtime(c["backend"])
+    name = words.form(c["backend"], "", c.get("via")).strip()
     good = c["verdict"] == "passed"
     mark = el("span", "passed" if good else "not taken", class_=f"tag {'good' if good else 'bad'}")
     said = mark if good else join([mark, " ", c["verdict"]])
     shown = el("b", f"{name} (chosen)") if _is(c, chosen) else name
-    ms = f"{c['ms']:.2f}" if c["ms"] else "none"
-    return [shown, c["precision"], found, ms, error, said]
+    times = [f"{c[k]:.2f}" if c[k] else "none" for k in ("ms", "per_item_ms")]
+    return [shown, c["precision"], found, *times, error, said]
 
 
 def _chosen(facts: Facts) -> Facts:
@@ -221,4 +225,4 @@ def _chosen(facts: Facts) -> Facts:
 
 
 def _is(candidate: Facts, chosen: Facts) -> bool:
-    return all(candidate[k] == chosen[k] for k in ("backend", "precision"))
+    return all(candidate.get(k) == chosen.get(k) for k in ("backend", "via", "precision"))

@@ -26,7 +26,7 @@ FIGURES = {
 }
 """Keys of report.json, without their unit, in words; others have spaces for underscores."""
 
-UNITS = {"px": "px", "mm": "mm", "ms": "ms", "ml": "ml", "mm3": "mm³"}
+UNITS = {"px": "px", "mm": "mm", "ms": "ms", "ml": "ml", "mm3": "mm³", "voxels": "voxels"}
 
 
 def runtime(key: str) -> str:
@@ -34,9 +34,9 @@ def runtime(key: str) -> str:
     return RUNTIMES.get(key, key)
 
 
-def form(backend: str, precision: str) -> str:
-    """A candidate's name."""
-    return f"{runtime(backend)} {precision}"
+def form(backend: str, precision: str, via: str | None = None) -> str:
+    """A candidate's name, with the road to it where there are several."""
+    return f"{runtime(backend)}{f' by {via}' if via else ''} {precision}"
 
 
 def figure(key: str) -> str:
@@ -57,7 +57,7 @@ SHARES = {"boxes_matched"}
 """Figures that are shares of 1 and shown in percent."""
 
 
-PLACES = {"dice": 4, "hd95_mm": 2}
+PLACES = {"dice": 4, "hd95_mm": 2, "hd95_voxels": 2}
 """Decimal places of figures that are read one below the other."""
 
 
