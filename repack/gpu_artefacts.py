@@ -72,7 +72,7 @@ class GpuWorkshop:
         if backend == "aotinductor":
             from repack.converters import aotinductor_from_module
 
-            packages = aotinductor_from_module.convert(
+            packages, weights = aotinductor_from_module.convert(
                 self.form, precision, self.batches, self.stage / folder
             )
             files = tuple(f"{folder}/{path.name}" for path in packages)
@@ -81,7 +81,12 @@ class GpuWorkshop:
                 "torch": torch.__version__.split("+")[0],
                 "compute_capability": f"{major}.{minor}",
             }
-            options = {**self.form.options, "batches": list(self.batches), "built": built}
+            options = {
+                **self.form.options,
+                "batches": list(self.batches),
+                "built": built,
+                "weights": weights,
+            }
             return Artefact("aotinductor", files, precision, {}, "tensors", options)
         from repack.converters import torchscript_cuda_from_module
 

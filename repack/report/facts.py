@@ -78,9 +78,8 @@ def collect(
 
 def _exported(workshop: Workshop) -> Path | None:
     """The model as ONNX, where one was made on the way."""
-    found = vars(workshop).get("onnx")
-    if workshop.subject.module is None:
-        found = workshop.subject.source.path
+    # Not asked for here where it would mean an export that nobody needed.
+    found = workshop.onnx if workshop.subject.module is None else vars(workshop).get("onnx")
     return found if isinstance(found, Path) else None
 
 
@@ -91,6 +90,8 @@ def _no_export(workshop: Workshop) -> str:
 
 def _no_operators(workshop: Workshop, exported: Path | None) -> str:
     if workshop.subject.module is None:
+        if workshop.subject.source.family != "onnx":
+            return "the source is no PyTorch module, so PyTorch exported nothing"
         return "the source is an ONNX file already: nothing was exported"
     return "the exporter left no record" if exported else _no_export(workshop)
 
