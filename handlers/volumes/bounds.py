@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import zlib
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from handlers.errors import BadInput, TooLarge
 
-Buffer = Union[bytes, bytearray, memoryview]
+Buffer = bytes | bytearray | memoryview
 
 LIMIT_VARIABLE = "KIT_VOLUME_MEMORY_MB"
 """Environment variable with the MiB that the volumes of one worker may take."""
@@ -82,7 +82,7 @@ class Stream:
         Raises:
             BadInput: the file ends before, or its compressed data is damaged.
         """
-        view = memoryview(out.reshape(-1).view(np.uint8))
+        view = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         filled = 0
         while filled < len(view):
             part = self._some(min(len(view) - filled, BLOCK))
@@ -99,8 +99,8 @@ class Stream:
         most = left * (MAX_INFLATION if self._packed else 1) + BLOCK * self._packed
         if size > most:
             raise BadInput(
-                f"the {self._what}'s header claims {size:,} bytes of voxels, but the {left:,} bytes "
-                f"that came hold {most:,} at most: truncated, or the header lies"
+                f"the {self._what}'s header claims {size:,} bytes of voxels, but the {left:,} "
+                f"bytes that came hold {most:,} at most: truncated, or the header lies"
             )
 
     def finish(self) -> None:
@@ -118,9 +118,9 @@ class Stream:
 
     def _some(self, most: int) -> Buffer:
         if not self._packed:
-            part = self._data[self._at : self._at + most]
-            self._at += len(part)
-            return part
+            plain = self._data[self._at : self._at + most]
+            self._at += len(plain)
+            return plain
         while True:
             if self._z.eof and not self._next_member():
                 return b""

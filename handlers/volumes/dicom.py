@@ -21,7 +21,7 @@ TRANSFER_SYNTAXES = {
     "1.2.840.10008.1.2.2": "explicit big endian",
     "1.2.840.10008.1.2.5": "RLE lossless",
 }
-"""How pixels may be stored. Those with a codec of their own claim sizes that only the codec sees."""
+"""How pixels may be stored. Other codecs hold sizes of their own that only they check."""
 
 NEEDED = (
     *("SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID", "Rows", "Columns", "PixelSpacing"),
@@ -132,11 +132,15 @@ def _check_kind(name: str, dataset: Any) -> None:
     if int(dataset.get("SamplesPerPixel", 1)) != 1:
         raise Unprocessable(f"{name} has {dataset.SamplesPerPixel} samples a pixel; expected 1")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise Unprocessable(f"{name} has {dataset.NumberOfFrames} frames; expected one slice a file")
+        raise Unprocessable(
+            f"{name} has {dataset.NumberOfFrames} frames; expected one slice a file"
+        )
     if dataset.get("PhotometricInterpretation", "MONOCHROME2") != "MONOCHROME2":
         raise Unprocessable(f"{name} is {dataset.PhotometricInterpretation}; expected MONOCHROME2")
     if dataset.BitsAllocated not in (8, 16, 32):
-        raise Unprocessable(f"{name} has {dataset.BitsAllocated} bits a pixel; expected 8, 16 or 32")
+        raise Unprocessable(
+            f"{name} has {dataset.BitsAllocated} bits a pixel; expected 8, 16 or 32"
+        )
     spacing = [float(s) for s in dataset.PixelSpacing]
     if len(spacing) != 2 or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise Unprocessable(f"{name} has the pixel spacing {spacing} mm; expected positive numbers")
@@ -207,9 +211,7 @@ def _step(slices: list[Slice], normal: NDArray[np.float64]) -> tuple[NDArray[np.
             raise BadInput(
                 f"the slices are unevenly spaced: {a} and {b} {gap:g} mm apart, others {usual:g}"
             )
-    first, last = (
-        np.array(slices[i].header.ImagePositionPatient, np.float64) for i in (0, -1)
-    )
+    first, last = (np.array(slices[i].header.ImagePositionPatient, np.float64) for i in (0, -1))
     way = last - first
     aside = float(np.linalg.norm(way - (way @ normal) * normal))
     if aside > TILT_MM:
@@ -224,7 +226,9 @@ def _pixels(piece: Slice, files: Files) -> tuple[NDArray[Any], Any]:
     dataset = _dataset(piece.name, files, pixels=True)
     claimed = int(dataset.Rows) * int(dataset.Columns) * dataset.BitsAllocated // 8
     held = len(dataset.get("PixelData") or b"")
-    if "PixelData" not in dataset or (held < claimed and not dataset.file_meta.TransferSyntaxUID.is_compressed):
+    if "PixelData" not in dataset or (
+        held < claimed and not dataset.file_meta.TransferSyntaxUID.is_compressed
+    ):
         raise BadInput(f"{piece.name} is truncated: {held:,} of {claimed:,} bytes of pixels came")
     try:
         with warnings.catch_warnings():

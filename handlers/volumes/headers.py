@@ -54,4 +54,4 @@ def element(names: dict[str, str], text: str, big_endian: bool, what: str) -> np
     """An element type by the format's own name; raises ``Unprocessable``."""
     if text not in names:
         raise Unprocessable(f"a {what} of {text[:40]!r} came; expected whole or floating numbers")
-    return np.dtype(names[text]).newbyteorder(">" if big_endian else "<")
+    return np.dtype((">" if big_endian else "<") + names[text])

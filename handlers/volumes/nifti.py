@@ -68,7 +68,7 @@ def read(data: Buffer, admit: Admit) -> Volume:
 def _header(start: bytes, found: int) -> Any:
     import nibabel as nib
 
-    kind = nib.Nifti1Header if found == 1 else nib.Nifti2Header
+    kind: Any = nib.Nifti1Header if found == 1 else nib.Nifti2Header
     header = kind(start, check=False)
     magic = bytes(header["magic"].tobytes())
     if magic[:2] == b"ni":
@@ -97,7 +97,8 @@ def _layout(header: Any) -> Layout:
     x, y, z, channels = [*dims, *[1] * (4 - len(dims))]
     code = int(header["datatype"])
     try:
-        stored = nib.nifti1.data_type_codes.dtype[code].newbyteorder(header.endianness)
+        known: Any = nib.nifti1.data_type_codes.dtype[code]
+        stored = np.dtype(known).newbyteorder(header.endianness)
     except KeyError:
         raise BadInput(f"the NIfTI header has the unknown data type {code}") from None
     if stored.kind not in KINDS or stored.itemsize > 8 or code == 1:

@@ -51,9 +51,7 @@ def read_voxels(
     return out
 
 
-def store(
-    target: NDArray[np.float32], values: NDArray[Any], scale: Scale | None, z: int
-) -> None:
+def store(target: NDArray[np.float32], values: NDArray[Any], scale: Scale | None, z: int) -> None:
     """Writes the stored values of plane ``z`` as float32; scaled ones are computed in float64.
 
     Raises:
