@@ -322,7 +322,7 @@ def test_headers_and_metrics_tell_what_answered(served: Bench) -> None:
     assert any('ModelName="seg"' in x and float(x.split()[-1]) >= 18 for x in lines), page
     log = served.server.workers_log.read_text()
     assert "VOLUME seg: NIfTI 33x40x21, 18 windows" in log
-    assert "accumulators 0.3 MiB" in log
+    assert "accumulators 0.2 MiB" in log
 
 
 def test_plain_zlib_is_no_nifti(served: Bench) -> None:

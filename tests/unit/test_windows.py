@@ -79,7 +79,7 @@ def test_slab_by_slab_gives_what_all_at_once_gives(
     data = np.random.default_rng(1).normal(0, 1, (1, *shape)).astype(np.float32)
     sides = windows.padded(shape, w.patch)
     b, c = (side for i, side in enumerate(sides) if i != axis)
-    place = Slab(axis, (w.patch[axis], 3, b, c))
+    place = Slab(axis, (w.patch[axis], 2, b, c))
     done: list[int] = []
     planes = list(windows.planes(data, w, predict, place, done.append))
     found = np.moveaxis(np.stack(planes, axis=1), 1, axis + 1)
@@ -109,13 +109,12 @@ def test_the_slab_moves_along_the_axis_that_needs_least() -> None:
     w = Windows((96, 96, 96))
     place = windows.slab((128, 256, 256), w, outputs=2)
     assert place.axis in (1, 2)
-    assert place.bytes == 4 * 3 * 96 * 128 * 256
-    sums = 4 * 3 * 128 * 256 * 256
-    assert place.bytes < 0.4 * sums
+    assert place.bytes == 4 * 2 * 96 * 128 * 256
 
 
 def test_weights_are_never_zero() -> None:
     for rule in ("nnunet", "monai"):
-        found = windows.importance(Windows((128, 128, 128), rule=rule))
+        weights = windows.Importance(Windows((128, 128, 128), rule=rule))
+        found = np.stack([weights.plane(d) for d in range(len(weights))])
         assert found.min() > 0
         assert found.max() == 1
