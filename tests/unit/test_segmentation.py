@@ -25,6 +25,7 @@ from tests import volumes
 from tests.unit.test_resampling import resize
 
 Array = NDArray[Any]
+EVERY = (slice(None),)
 
 
 class Net(Runtime):
@@ -82,13 +83,13 @@ def logits(data: Array, flat: bool = False) -> Array:
         for b in begins[1]:
             for c in begins[2]:
                 here = (slice(a, a + patch[0]), slice(b, b + patch[1]), slice(c, c + patch[2]))
-                x = torch.from_numpy(np.ascontiguousarray(padded[(slice(None), *here)])[None])
+                x = torch.from_numpy(np.ascontiguousarray(padded[EVERY + here])[None])
                 with torch.inference_mode():
                     y = net(x[:, :, 0] if flat else x).numpy()
-                sums[(slice(None), *here)] += (y[:, :, None] if flat else y)[0] * weight
+                sums[EVERY + here] += (y[:, :, None] if flat else y)[0] * weight
                 total[here] += weight
     inside = tuple(slice(low, low + n) for (low, _), n in zip(pads, data.shape[1:], strict=True))
-    return np.asarray((sums / total)[(slice(None), *inside)])
+    return np.asarray((sums / total)[EVERY + inside])
 
 
 def agree(found: Array, expected: Array) -> None:
@@ -145,7 +146,8 @@ def sliced(values: Array, shape: tuple[int, ...], axis: int, order: int) -> Arra
     at = len(stack) / shape[axis] * (np.arange(shape[axis]) + 0.5) - 0.5
     grid = np.meshgrid(at, *(np.arange(n) for n in inner), indexing="ij")
     near = ndimage.map_coordinates(stack, grid, order=0, mode="nearest")
-    return np.moveaxis(near, 0, axis).astype(np.float32)
+    found: Array = np.moveaxis(near, 0, axis).astype(np.float32)
+    return found
 
 
 def test_isotropic_resampling_there_and_back() -> None:
