@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from handlers.context import LocalContext
 from handlers.errors import ArchiveError
 from handlers.memory import LIMIT_VARIABLE
+from repack import packing
 from tests import volumes
 from tests.segmenting import Array, Net, answer, handler, mask_of
 
@@ -107,3 +111,36 @@ def test_progress_is_counted_while_a_volume_is_worked_on(monkeypatch: pytest.Mon
     made.handle([{"body": volumes.nifti(volumes.scan())}], context)
     assert seen == list(range(18))
     assert context.metrics.totals["handler_windows", "Model"] == 18
+
+
+def test_base64_in_json_is_the_same_volume() -> None:
+    body = volumes.nifti(volumes.scan())
+    text = json.dumps({"data": base64.b64encode(body).decode()}).encode()
+    assert answer(handler(), text) == answer(handler(), body)
+
+
+def test_a_worker_loads_only_what_its_volumes_need() -> None:
+    """No format's library before a volume needs it; nibabel loads scipy and pydicom itself."""
+    program = (
+        "import sys; import handlers.segmentation; first = set(sys.modules);"
+        "from handlers.volumes import reading;"
+        "reading.read(sys.stdin.buffer.read(), lambda layout: None);"
+        "names = ('torch', 'scipy', 'nibabel', 'pydicom', 'highdicom', 'cv2');"
+        "print([n for n in names if n in first], [n for n in names if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=volumes.nifti(volumes.scan()),
+        capture_output=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert done.stdout.decode().strip() == "[] ['scipy', 'nibabel', 'pydicom']"
+
+
+def test_the_archive_answers_alone(tmp_path: Path) -> None:
+    """As the packing step tries it: in an empty folder and a process that sees no kit."""
+    packed = volumes.write_archive(tmp_path / "seg.mar", volumes.settings())
+    sample = tmp_path / "sample.nii.gz"
+    sample.write_bytes(volumes.nifti(volumes.scan()))
+    packing._try_alone(packed, sample)
