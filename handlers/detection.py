@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,44 +13,95 @@ from numpy.typing import NDArray
 from handlers import boxes, images
 from handlers.base import Handler
 from handlers.drawing import draw
+from handlers.passport import Passport
+from handlers.runtimes import Loaded
+from handlers.runtimes.device import DeviceRuntime
+
+if TYPE_CHECKING:
+    from handlers.gpu.pipeline import Pipeline
+
+logger = logging.getLogger(__name__)
 
 
 class Item(NamedTuple):
-    """One request's picture, decoded as large as the model needs it, and its file's bytes."""
+    """One request's picture.
 
-    picture: images.Picture
+    Attributes:
+        height, width: the picture's own size, upright.
+        picture: decoded as large as the model needs it; None where the GPU decodes it.
+        data: the file's bytes.
+    """
+
+    height: int
+    width: int
+    picture: images.Picture | None
     data: bytes
 
 
 class DetectionHandler(Handler[Item, boxes.Boxes]):
-    """Letterboxes pictures into the model's input and returns boxes in the picture's own pixels."""
+    """Letterboxes pictures into the model's input and returns boxes in the picture's own pixels.
+
+    Where the model runs on a GPU, so does all but the reading of headers (``handlers.gpu``).
+    """
+
+    def __init__(self, passport: Passport, loaded: Loaded, threads: int = 1):
+        super().__init__(passport, loaded, threads)
+        self._gpu: Pipeline | None = None
+        if isinstance(self.runtime, DeviceRuntime):
+            from handlers.gpu.pipeline import Pipeline
+
+            self._gpu = Pipeline(self.runtime, passport, self.stages)
 
     def decode(self, data: bytes) -> Item:
-        return Item(images.decode_to_fit(data, self._fit()), data)
+        if self._gpu is not None:
+            head = images.peek(data)
+            if head.plain_jpeg:
+                return Item(head.height, head.width, None, data)
+        return self._decode_here(data)
 
     def infer(self, items: Sequence[Item]) -> Sequence[boxes.Boxes]:
+        found = self._infer_here(items) if self._gpu is None else self._infer_gpu(self._gpu, items)
+        return [
+            boxes.to_picture(f, place, item.width, item.height)
+            for (f, place), item in zip(found, items, strict=True)
+        ]
+
+    def _decode_here(self, data: bytes) -> Item:
+        picture = images.decode_to_fit(data, self._fit())
+        return Item(picture.height, picture.width, picture, data)
+
+    def _infer_gpu(
+        self, gpu: Pipeline, items: Sequence[Item]
+    ) -> list[tuple[boxes.Boxes, images.Letterbox]]:
+        try:
+            return gpu.boxes(items)
+        except RuntimeError as e:
+            if "out of memory" in str(e).lower() or all(item.picture for item in items):
+                raise
+            # nvJPEG says no to the whole call; alone on the CPU, each picture gets its own error.
+            logger.info("decoded on the CPU, because nvJPEG did not: %s", str(e).splitlines()[0])
+            if len(items) > 1:
+                raise
+            return gpu.boxes([self._decode_here(items[0].data)])
+
+    def _infer_here(self, items: Sequence[Item]) -> list[tuple[boxes.Boxes, images.Letterbox]]:
         spec = self.passport.inputs[0]
         with self.stages.measure("preprocess"):
             batch, places = self._preprocess(items)
         with self.stages.measure("infer"):
             output = self.runtime.infer({spec.name: batch})
         with self.stages.measure("postprocess"):
-            found = self._found(output, len(items))
-            return [
-                boxes.to_picture(f, place, item.picture.width, item.picture.height)
-                for f, place, item in zip(found, places, items, strict=True)
-            ]
+            return list(zip(self._found(output, len(items)), places, strict=True))
 
     def encode(self, item: Item, result: boxes.Boxes, accept: str) -> tuple[bytes, str]:
         detections = self.detections(result)
         if "image/jpeg" in accept:
             whole = images.decode(item.data)
             return images.encode_jpeg(draw(whole, detections)), "image/jpeg"
-        _, height, width = item.picture
         answer = {
             "model": self.model_info(),
             "runtime": self.runtime_info(),
-            "image": {"width": width, "height": height},
+            "image": {"width": item.width, "height": item.height},
             "detections": detections,
         }
         return json.dumps(answer).encode(), "application/json"
@@ -76,7 +128,9 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
     def _preprocess(self, items: Sequence[Item]) -> tuple[NDArray[Any], list[images.Letterbox]]:
         spec = self.passport.inputs[0]
         fitted = [
-            images.letterbox(p.pixels, *self._fit(), size=(p.height, p.width)) for p, _ in items
+            images.letterbox(item.picture.pixels, *self._fit(), size=(item.height, item.width))
+            for item in items
+            if item.picture is not None
         ]
         batch = np.stack([picture for picture, _ in fitted])
         places = [place for _, place in fitted]

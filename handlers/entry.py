@@ -66,7 +66,8 @@ class Entry:
             raise RuntimeMissing(e.name or "a package", e) from None
         threads = threads_per_worker()
         wanted = getattr(context, "artefact", "accelerated")
-        loaded = load(folder, passport, wanted, threads)
+        gpu = context.system_properties.get("gpu_id")
+        loaded = load(folder, passport, wanted, threads, gpu)
         self.handler = handler(passport, loaded, threads)
         if loaded.fallback:
             logger.warning("FALLBACK %s: %s", passport.name, loaded.fallback)

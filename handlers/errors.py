@@ -19,7 +19,11 @@ PIP_NAMES = {"cv2": "opencv-python-headless", "PIL": "pillow", "google": "protob
 """Packages that pip knows by another name than Python's import."""
 
 
-class RuntimeMissing(KitError):
+class RuntimeUnfit(KitError):
+    """This machine cannot run an artefact; the archive's portable module can serve instead."""
+
+
+class RuntimeMissing(RuntimeUnfit):
     """A runtime's library is not installed.
 
     Args:

@@ -39,6 +39,9 @@ OTHER_FORMATS = {
     b"\x00\x00\x00\x0cjP": "JPEG 2000",
 }
 
+END_OF_IMAGE = b"\xff\xd9"
+"""A whole JPEG's last two bytes."""
+
 Image.MAX_IMAGE_PIXELS = None  # this module's own limit answers with a status instead of a warning
 
 
@@ -61,6 +64,41 @@ class Picture(NamedTuple):
     pixels: NDArray[np.uint8]
     height: int
     width: int
+
+
+class Head(NamedTuple):
+    """What a picture's header says.
+
+    Attributes:
+        height, width: the picture's own size, upright.
+        plain_jpeg: whether nvJPEG gives the same picture as the decoder here: a whole baseline or
+            progressive JPEG of three 8-bit channels in YCbCr, stored upright.
+    """
+
+    height: int
+    width: int
+    plain_jpeg: bool
+
+
+def peek(data: bytes, max_pixels: int = MAX_PIXELS) -> Head:
+    """Reads a picture's header only.
+
+    Raises:
+        UnsupportedFormat, BadInput, TooLarge: as ``decode_to_fit``; what a header does not show
+            (damaged pixels) is left to whoever decodes.
+    """
+    picture = _checked(data, max_pixels)
+    width, height = picture.size
+    orientation = _orientation(picture)
+    turned = orientation in range(5, 9)
+    plain = (
+        picture.format == "JPEG"
+        and picture.mode == "RGB"
+        and "adobe" not in picture.info
+        and orientation == 1
+        and data.rstrip(b"\0")[-2:] == END_OF_IMAGE
+    )
+    return Head(*((width, height) if turned else (height, width)), plain)
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -88,13 +126,8 @@ def decode_to_fit(
         BadInput: no picture, or a truncated one.
         TooLarge: the header claims more than ``max_pixels`` (checked before pixels are allocated).
     """
-    picture = _open(data)
+    picture = _checked(data, max_pixels)
     width, height = picture.size
-    if width * height > max_pixels:
-        raise TooLarge(
-            f"the {picture.format} claims {width}x{height} = {width * height:,} pixels; "
-            f"at most {max_pixels:,} are decoded"
-        )
     if fit is not None and picture.format == "JPEG":
         reach = min(fit[0] / height, fit[1] / width), min(fit[0] / width, fit[1] / height)
         scale = max(reach)  # whichever way its orientation turns it
@@ -137,6 +170,33 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int = 90) -> bytes:
     out = io.BytesIO()
     Image.fromarray(image).save(out, "JPEG", quality=quality)
     return out.getvalue()
+
+
+def reduction(height: int, width: int, new_height: int, new_width: int) -> int:
+    """The block (1, 2, 4 or 8 pixels) that a picture is averaged over before it is scaled down.
+
+    As libjpeg's scaled decoding, which ``decode_to_fit`` asks for: never below what is needed.
+    """
+    fits = (b for b in (8, 4, 2) if height >= b * new_height and width >= b * new_width)
+    return next(fits, 1)
+
+
+def _checked(data: bytes, max_pixels: int) -> Image.Image:
+    picture = _open(data)
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise TooLarge(
+            f"the {picture.format} claims {width}x{height} = {width * height:,} pixels; "
+            f"at most {max_pixels:,} are decoded"
+        )
+    return picture
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(ExifTags.Base.Orientation) or 1)
+    except Exception:  # broken EXIF data is no reason to refuse good pixels
+        return 1
 
 
 def _open(data: bytes) -> Image.Image:

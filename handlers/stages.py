@@ -42,7 +42,11 @@ class Stages:
         try:
             yield
         finally:
-            self._ms[stage] += (time.perf_counter() - begin) * 1e3  # type: ignore[assignment]
+            self.add(stage, (time.perf_counter() - begin) * 1e3)
+
+    def add(self, stage: str, ms: float) -> None:
+        """Counts milliseconds that something else has measured."""
+        self._ms[stage] += ms  # type: ignore[assignment]
 
     def add(self, stage: str, ms: float) -> None:
         """Adds time that was measured elsewhere."""

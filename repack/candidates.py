@@ -17,6 +17,9 @@ from handlers.errors import KitError
 from handlers.passport import Artefact
 from handlers.runtimes import make
 from handlers.runtimes.base import Runtime
+from handlers.runtimes.device import DeviceRuntime
+from repack import gpu_artefacts
+from repack.cli_gpu import GpuOptions
 from repack.converters import (
     PRECISIONS,
     onnx_from_module,
@@ -24,6 +27,8 @@ from repack.converters import (
     suppression,
     torchscript_from_module,
 )
+from repack.gpu_artefacts import AUTO, GpuWorkshop
+from repack.gpu_artefacts import PRECISIONS as GPU_PRECISIONS
 from repack.progress import step
 from repack.subjects import Arrays, Subject
 from repack.verify import GateFailed, GateResult, Reference, check
@@ -56,21 +61,30 @@ class Candidate:
     """One backend and precision, and what became of it.
 
     Attributes:
+        via: the road to a TensorRT engine; "" for other backends.
         proof: None where it could not be built or loaded.
         error: why not, in one line.
-        ms: median milliseconds of one call, batch 1, one thread; 0 where not measured.
+        ms: median milliseconds of one call, the smallest batch, one thread; 0 where not measured.
+        per_item_ms: the same per item at the largest batch that was built.
     """
 
     backend: str
     precision: str
+    via: str = ""
     proof: Proof | None = None
     error: str = ""
     ms: float = 0.0
+    per_item_ms: float = 0.0
 
     @property
     def form(self) -> tuple[str, str]:
         """Backend and precision."""
         return self.backend, self.precision
+
+    @property
+    def name(self) -> str:
+        """For tables: "tensorrt/onnx"."""
+        return f"{self.backend}/{self.via}" if self.via else self.backend
 
     @property
     def passed(self) -> bool:
@@ -90,32 +104,39 @@ class Candidate:
             KitError: it could not be built or loaded.
         """
         if self.proof is None:
-            raise KitError(f"{self.backend} {self.precision}: {self.error}")
+            raise KitError(f"{self.name} {self.precision}: {self.error}")
         if not self.passed:
-            raise GateFailed(f"{self.backend} {self.precision}: {self.verdict}", self.proof.gate)
+            raise GateFailed(f"{self.name} {self.precision}: {self.verdict}", self.proof.gate)
         return self.proof
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "backend": self.backend,
+            "via": self.via or None,
             "precision": self.precision,
             "verdict": self.verdict,
-            "ms": round(self.ms, 2) or None,
+            "ms": round(self.ms, 3) or None,
+            "per_item_ms": round(self.per_item_ms, 4) or None,
             "gate": self.proof.gate.to_dict() if self.proof else None,
         }
 
 
-def listed(subject: Subject, backend: str, precision: str, calibrated: bool) -> list[Candidate]:
+def listed(
+    subject: Subject, backend: str, precision: str, calibrated: bool, gpu: GpuOptions
+) -> list[Candidate]:
     """The candidates for what the user asked.
 
     Args:
-        backend: a key of ``PRECISIONS``, or "auto" for every one.
-        precision: "f32", "bf16", "int8", or "auto" for every one that can be built.
+        backend: a key of ``PRECISIONS`` or of the GPU's; or "auto" for every one that this machine
+            is for: the GPU's where there is one, else the others.
+        precision: "f32", "f16", "bf16", "int8", "best", or "auto" for every one that pays.
         calibrated: whether there is anything to calibrate int8 on.
 
     Raises:
         KitError: a combination that does not exist.
     """
+    if backend in GPU_PRECISIONS or (backend == "auto" and gpu_artefacts.available()):
+        return _listed_gpu(subject, backend, precision, calibrated, gpu)
     backends = [b for b in PRECISIONS if backend in ("auto", b)]
     if subject.module is None and backend in ("auto", "torchscript"):
         backends = [b for b in backends if b != "torchscript"]
@@ -134,11 +155,50 @@ def listed(subject: Subject, backend: str, precision: str, calibrated: bool) -> 
     return found
 
 
+def _listed_gpu(
+    subject: Subject, backend: str, precision: str, calibrated: bool, gpu: GpuOptions
+) -> list[Candidate]:
+    """The same for the backends on a GPU."""
+    if not gpu_artefacts.available():
+        raise KitError(
+            f"--backend {backend} needs an NVIDIA GPU, and this machine has none: "
+            "use --backend auto"
+        )
+    found = []
+    for name in [b for b in GPU_PRECISIONS if backend in ("auto", b)]:
+        if subject.module is None and name != "tensorrt":
+            continue
+        asked = AUTO[name] if precision == "auto" else (precision,)
+        for p in asked:
+            if p in GPU_PRECISIONS[name] and (p != "int8" or calibrated or precision == "int8"):
+                vias = gpu_artefacts.routes(subject, gpu) if name == "tensorrt" else [""]
+                found += [Candidate(name, p, via) for via in vias]
+    if not found:
+        have = "; ".join(f"{b}: {', '.join(p)}" for b, p in GPU_PRECISIONS.items())
+        raise KitError(
+            f"--backend {backend} --precision {precision} is not to be had for a "
+            f"{subject.source.family} source on a GPU; there is {have}"
+        )
+    return found
+
+
+def superfluous(candidate: Candidate, tried: Sequence[Candidate], gpu: GpuOptions) -> bool:
+    """Whether another road has already led to this engine, and the user left the road open."""
+    return gpu.via == "auto" and any(c.form == candidate.form and c.passed for c in tried)
+
+
 class Workshop:
     """Builds candidates in a staging folder; shared steps (the ONNX export) run once."""
 
-    def __init__(self, subject: Subject, stage: Path, calibration: Sequence[Arrays]):
+    def __init__(
+        self,
+        subject: Subject,
+        stage: Path,
+        calibration: Sequence[Arrays],
+        gpu: GpuOptions | None = None,
+    ):
         self.subject = subject
+        self.gpu_options = gpu or GpuOptions()
         self.stage = stage
         self.calibration = calibration
 
@@ -148,9 +208,14 @@ class Workshop:
         Raises:
             KitError: the model has something that the form cannot hold.
         """
-        folder = f"{candidate.backend}-{candidate.precision}"
+        folder = "-".join(filter(None, (candidate.backend, candidate.via, candidate.precision)))
         (self.stage / folder).mkdir(parents=True)
         return self._artefact(candidate, folder)
+
+    @cached_property
+    def gpu(self) -> GpuWorkshop:
+        """What builds the GPU's forms."""
+        return GpuWorkshop(self.subject, self.stage, self.calibration, self.gpu_options)
 
     @cached_property
     def onnx(self) -> Path | KitError:
@@ -172,6 +237,8 @@ class Workshop:
         return ended
 
     def _artefact(self, candidate: Candidate, folder: str) -> Artefact:
+        if candidate.backend in GPU_PRECISIONS:
+            return self.gpu.build(candidate.backend, candidate.via, candidate.precision, folder)
         precision, detector = candidate.precision, self.subject.task == "detection"
         output = "detections" if detector else "tensors"
         if candidate.backend == "torchscript":
@@ -199,7 +266,7 @@ def try_one(candidate: Candidate, workshop: Workshop, reference: Reference) -> N
 
     Sets ``candidate.proof``, or ``candidate.error`` where it could not be built or loaded.
     """
-    subject, name = workshop.subject, f"{candidate.backend} {candidate.precision}"
+    subject, name = workshop.subject, f"{candidate.name} {candidate.precision}"
     try:
         with step(f"converting to {name}"):
             artefact = workshop.build(candidate)
@@ -221,8 +288,17 @@ def try_one(candidate: Candidate, workshop: Workshop, reference: Reference) -> N
 
 
 def measure(candidates: Sequence[Candidate], given: Arrays) -> None:
-    """Times the candidates that passed, in turns: one thread, batch 1, model call only."""
-    passed = [c for c in candidates if c.passed]
+    """Times the candidates that passed: model call only.
+
+    On a GPU by replays of its graph at the smallest and the largest batch; elsewhere in turns, one
+    thread, batch 1.
+    """
+    for c in candidates:
+        runtime = c.proof.runtime if c.proof is not None and c.passed else None
+        if isinstance(runtime, DeviceRuntime) and runtime.batches:
+            most = runtime.batches[-1]
+            c.ms, c.per_item_ms = runtime.time(runtime.batches[0]), runtime.time(most) / most
+    passed = [c for c in candidates if c.passed and not c.ms]
     times: list[list[float]] = [[] for _ in passed]
     for _ in range(ROUNDS):
         for candidate, taken in zip(passed, times, strict=True):
@@ -232,4 +308,4 @@ def measure(candidates: Sequence[Candidate], given: Arrays) -> None:
                 runtime.infer(given)
                 taken.append((time.perf_counter() - begin) * 1e3)
     for candidate, taken in zip(passed, times, strict=True):
-        candidate.ms = median(taken)
+        candidate.ms = candidate.per_item_ms = median(taken)

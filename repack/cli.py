@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.errors import KitError
+from repack import cli_gpu
 from repack.archive import VERSION
+from repack.cli_gpu import GpuOptions
 
 if TYPE_CHECKING:
     from repack.candidates import Candidate
@@ -22,6 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "examples" / "shapes" / "yolov5n_shapes.pt"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 MAX_NAME = 100
+BACKENDS = (
+    "torchscript", "onnxruntime", "openvino", "tensorrt", "aotinductor", "torchscript-cuda",
+)  # fmt: skip
+ALIASES = {"fp32": "f32", "fp16": "f16"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Options:
     iou: float
     max_detections: int
     command: str
+    gpu: GpuOptions
+    info: bool
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,15 +71,15 @@ def parser() -> argparse.ArgumentParser:
     add("--imgsz", type=int, default=640, help="side of a detector's square input, pixels")
     add(
         "--backend",
-        choices=["auto", "torchscript", "onnxruntime", "openvino"],
+        choices=["auto", *BACKENDS],
         help="what runs the "
         "model; auto measures all and keeps the fastest that passes the gate (default: auto)",
     )
     add(
         "--precision",
         default="auto",
-        choices=["auto", "f32", "bf16", "int8"],
-        help="auto takes every one that can be built; int8 needs --calibration",
+        choices=["auto", "f32", "f16", "bf16", "int8", "best", "fp32", "fp16"],
+        help="auto takes every one that pays; int8 needs --calibration; best is TensorRT's choice",
     )
     add("--trt", type=int, choices=[0, 1], help="1: TensorRT on an NVIDIA GPU; 0: TorchScript")
     add(
@@ -96,6 +104,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="[NAME=]1x3x224x224",
         help="an input's shape, where the file does not carry it; a word is an axis of any length",
     )
+    add("--info", action="store_true", help="show TensorRT, CUDA, driver and GPU, and end")
+    cli_gpu.add_flags(found)
     add("--conf", type=float, default=0.25, help="least confidence of an answered box")
     add("--iou", type=float, default=0.45, help="overlap above which boxes of a class are merged")
     add("--max-det", type=int, default=300, help="most boxes per picture")
@@ -129,7 +139,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         version=given.version,
         imgsz=given.imgsz,
         backend=_backend(given.trt, given.backend),
-        precision=given.precision,
+        precision=ALIASES.get(given.precision, given.precision),
         samples=given.samples,
         calibration=given.calibration,
         model_store=given.model_store,
@@ -139,21 +149,29 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         iou=given.iou,
         max_detections=given.max_det,
         command=shlex.join(["python", "repack/model_repack.py", *words]),
+        gpu=cli_gpu.read(given),
+        info=given.info,
     )
 
 
 def table(candidates: Sequence[Candidate]) -> str:
     """What was tried: precision found, error, mAP where known, time, verdict."""
-    lines = [f"    {'backend':<12}{'asked':<6}{'found':<7}{'ms':>8}  {'L2 error':<10}verdict"]
+    width = max(12, *(len(c.name) + 2 for c in candidates))
+    several = any(c.per_item_ms != c.ms for c in candidates)
+    each = f"{'ms/item':>9}" if several else ""
+    head = f"{'backend':<{width}}{'asked':<6}{'found':<7}{'ms':>8}{each}  {'L2 error':<10}verdict"
+    lines = [f"    {head}"]
     for c in candidates:
         found, error = "-", "-"
         if c.proof is not None:
             found = c.proof.gate.precision_found["label"]
             errors = [v["relative_l2"] for v in c.proof.gate.outputs.values()]
             error = f"{max(errors):.2g}" if errors else "-"
-        time = f"{c.ms:.2f}" if c.ms else "-"
+        time = f"{c.ms:.{2 if c.ms >= 10 else 3}f}" if c.ms else "-"
+        each = f"{c.per_item_ms:>9.3f}" if c.ms else f"{'-':>9}"
+        shown = f"{time:>8}{each if several else ''}"
         lines.append(
-            f"    {c.backend:<12}{c.precision:<6}{found:<7}{time:>8}  {error:<10}{c.verdict}"
+            f"    {c.name:<{width}}{c.precision:<6}{found:<7}{shown}  {error:<10}{c.verdict}"
         )
     return "\n".join(lines)
 
@@ -179,7 +197,7 @@ def _backend(trt: int | None, backend: str | None) -> str:
     if trt == 0:
         return "torchscript"
     if Path("/dev/nvidia0").exists():
-        raise KitError("--trt 1: this release has no TensorRT route yet: use --backend auto")
+        return "tensorrt"
     raise KitError("--trt 1 needs an NVIDIA GPU, and this machine has none: use --backend auto")
 
 

@@ -11,7 +11,7 @@ from handlers.errors import KitError
 from handlers.passport import Passport
 from repack import packing, samples, sources, subjects
 from repack.archive import Draft, disk_error
-from repack.candidates import Candidate, Workshop, listed, measure, try_one
+from repack.candidates import Candidate, Workshop, listed, measure, superfluous, try_one
 from repack.cli import Options, table
 from repack.progress import say, step
 from repack.samples import Sample
@@ -32,20 +32,24 @@ def repack(options: Options) -> Path:
     with step(f"loading {options.weights}"):
         subject = load(options)
     say(f"    {subject.source.family} {subject.source.network}, task {subject.task}")
-    asked = listed(subject, options.backend, options.precision, options.calibration is not None)
+    calibrated = options.calibration is not None
+    asked = listed(subject, options.backend, options.precision, calibrated, options.gpu)
     gate_samples, calibration = read_samples(options, subject)
     packing.require_writable(options.model_store)
     with tempfile.TemporaryDirectory(prefix="repack-") as tmp:
         work, stage = Path(tmp) / "work", Path(tmp) / "stage"
         try:
-            workshop = Workshop(subject, work, [s.inputs for s in calibration])
+            workshop = Workshop(subject, work, [s.inputs for s in calibration], options.gpu)
             with step("asking the original"):
                 reference = Reference.make(subject, gate_samples)
             portable = prove_portable(workshop, reference)
-            tried = [portable if c.form == portable.form else c for c in asked]
-            for candidate in tried:
-                if candidate is not portable:
+            tried: list[Candidate] = []
+            for candidate in asked:
+                if candidate.form == portable.form:
+                    tried.append(portable)
+                elif not superfluous(candidate, tried, options.gpu):
                     try_one(candidate, workshop, reference)
+                    tried.append(candidate)
             chosen = choose(tried, reference)
             record = fill(stage, workshop, chosen, portable, options)
             example = packing.example_input(subject, gate_samples, Path(tmp))
@@ -110,7 +114,7 @@ def choose(tried: Sequence[Candidate], reference: Reference) -> Candidate:
     if not passed:
         compared = [c for c in tried if c.proof is not None]
         (compared or list(tried))[0].proven()
-    return min(passed, key=lambda c: c.ms)
+    return min(passed, key=lambda c: c.per_item_ms)
 
 
 def fill(
@@ -138,9 +142,14 @@ def write_report(
     report = {
         "archive": target.name,
         "command": options.command,
-        "chosen": {"backend": chosen.backend, "precision": chosen.precision},
+        "chosen": {
+            "backend": chosen.backend,
+            "via": chosen.via or None,
+            "precision": chosen.precision,
+        },
         "candidates": [c.to_dict() for c in tried],
-        "timing": "median ms of one model call, batch 1, one thread, on the packing machine",
+        "timing": "ms: one model call at the smallest batch; per_item_ms: at the largest, per item "
+        "(on a CPU both are batch 1, one thread); on the packing machine",
     }
     path = target.with_suffix(".report.json")
     try:

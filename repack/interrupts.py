@@ -41,3 +41,8 @@ def check() -> None:
     """
     if _asked:
         raise Interrupted(_asked[0])
+
+
+def pending() -> bool:
+    """Whether a signal came."""
+    return bool(_asked)

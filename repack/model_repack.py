@@ -24,6 +24,11 @@ def main() -> int:
     try:
         options = parse()
         # Only now: --help answers at once, and before anything is installed.
+        if options.info:
+            from repack.engines import info
+
+            print(info.text())
+            return 0
         from repack import flow
 
         print(flow.repack(options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import io
 import json
@@ -23,7 +24,10 @@ from repack import archive, interrupts
 from repack.samples import Sample
 from repack.subjects import HANDLERS, Subject
 
-LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy", "torchserve")
+LIBRARIES = (
+    "torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy", "torchserve", "tensorrt",
+    "torch2trt", "torchvision",
+)  # fmt: skip
 
 ALONE_S = 900
 """Seconds that the finished archive may take to load and answer once."""
@@ -60,9 +64,16 @@ def passport(
         settings=subject.settings,
         artefacts=artefacts,
         gate=dict(gate),
-        versions={"python": platform.python_version()}
-        | {n: importlib.metadata.version(n) for n in LIBRARIES},
+        versions={"python": platform.python_version()} | _installed(),
     )
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def require_writable(store: Path) -> None:

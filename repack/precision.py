@@ -18,9 +18,12 @@ HEAVY_ONNX = {"Conv", "FusedConv", "ConvTranspose", "MatMul", "Gemm", "FusedGemm
 QUANTISED_ONNX = {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm"}
 QUANTISED_ONNX |= {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 
-NAMES = {"i8": "int8", "u8": "int8", "float32": "f32"}
+NAMES = {"i8": "int8", "u8": "int8", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
-PROVEN = {"f32": 1.0, "bf16": 0.9, "int8": 0.8}
+ENGINE_NAMES = {"Half": "f16", "Float": "f32", "Int8": "int8", "BFloat16": "bf16", "FP8": "fp8"}
+"""TensorRT's names of a layer's weight types."""
+
+PROVEN = {"f32": 1.0, "f16": 0.9, "bf16": 0.9, "int8": 0.8}
 """Least share of the multiplications that must run in the precision asked."""
 
 
@@ -31,13 +34,25 @@ def found(runtime: Runtime) -> dict[str, Any]:
         ``{"label": str, "layers": {"bf16": 0.98, ...}, "flops": {...}}``, shares of 1; "label" is
         what the runtime calls itself.
     """
-    readers = {"openvino": _openvino, "onnxruntime": _onnxruntime, "torchscript": _torchscript}
+    readers = {
+        "openvino": _openvino,
+        "onnxruntime": _onnxruntime,
+        "torchscript": _torchscript,
+        "torchscript-cuda": _torchscript,
+        "aotinductor": _aotinductor,
+        "tensorrt": _tensorrt,
+    }
     layers, flops = readers[runtime.name](runtime)
-    return {"label": runtime.precision, "layers": _shares(layers), "flops": _shares(flops)}
+    label = runtime.precision
+    if runtime.name == "tensorrt":
+        label = _main(flops)
+    return {"label": label, "layers": _shares(layers), "flops": _shares(flops)}
 
 
 def shortfall(asked: str, report: dict[str, Any]) -> str | None:
     """Why the precision asked is not the one that runs, or None where it is."""
+    if asked == "best":
+        return None
     share = report["flops"].get(asked, 0.0)
     if report["label"] == asked and share >= PROVEN[asked]:
         return None
@@ -142,6 +157,49 @@ def _onnxruntime(runtime: Any) -> tuple[Counter[str], Counter[str]]:
         )
         layers[kind] += 1
         flops[kind] += out * depth
+    return layers, flops
+
+
+def _main(flops: Counter[str]) -> str:
+    """The type that most multiplications run in, "unknown" where none is known."""
+    return flops.most_common(1)[0][0] if flops else "unknown"
+
+
+def _tensorrt(runtime: Any) -> tuple[Counter[str], Counter[str]]:
+    """From TensorRT's own inspector: each convolution and product of the fused graph.
+
+    Multiplications inside a block that it compiled as a whole ("Myelin") are not told.
+    """
+    kind = runtime.trt.LayerInformationFormat.JSON
+    inspector = runtime.engines[-1].create_engine_inspector()
+    # Layer names hold control characters, which strict JSON does not allow.
+    told = json.loads(inspector.get_engine_information(kind), strict=False)
+    layers: Counter[str] = Counter()
+    flops: Counter[str] = Counter()
+    for layer in told["Layers"]:
+        weights = layer.get("Weights") if isinstance(layer, dict) else None
+        if not isinstance(weights, dict) or not weights.get("Count"):
+            continue
+        kind_of = str(weights["Type"])
+        precision = ENGINE_NAMES.get(kind_of, kind_of)
+        deconvolution = "Deconvolution" in layer.get("LayerType", "")
+        tensor = layer["Inputs" if deconvolution else "Outputs"][0]
+        places = math.prod([tensor["Dimensions"][0], *tensor["Dimensions"][2:]])
+        layers[precision] += 1
+        flops[precision] += places * weights["Count"]
+    return layers, flops
+
+
+def _aotinductor(runtime: Any) -> tuple[Counter[str], Counter[str]]:
+    """From the types of the weights that the compiled package holds."""
+    layers: Counter[str] = Counter()
+    flops: Counter[str] = Counter()
+    package = next(iter(runtime.packages.values()))
+    for value in package.loader.get_constants().values():
+        if value.dim() >= 2 and value.is_floating_point():
+            name = str(value.dtype).removeprefix("torch.")
+            layers[NAMES.get(name, name)] += 1
+            flops[NAMES.get(name, name)] += value.numel()
     return layers, flops
 
 

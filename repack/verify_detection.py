@@ -16,16 +16,16 @@ from repack.subjects import RAW, Arrays, Subject
 if TYPE_CHECKING:
     from repack.verify import GateResult, Reference
 
-BORDER = {"f32": 1e-3, "bf16": 0.05, "int8": 0.1}
+BORDER = {"f32": 1e-3, "f16": 0.02, "bf16": 0.05, "int8": 0.1, "best": 0.1}
 """A box whose confidence lies this close above the threshold may be missing on the other side."""
 
-PIXELS = {"f32": 0.5, "bf16": 8.0, "int8": 16.0}
+PIXELS = {"f32": 0.5, "f16": 2.0, "bf16": 8.0, "int8": 16.0, "best": 16.0}
 """Largest shift of a matched box's corner, in pixels of the model's input."""
 
-MATCHED = {"f32": 1.0, "bf16": 0.97, "int8": 0.95}
+MATCHED = {"f32": 1.0, "f16": 0.99, "bf16": 0.97, "int8": 0.95, "best": 0.95}
 """Least share of the boxes that must have their partner on the other side."""
 
-MAP_POINTS = {"f32": 0.1, "bf16": 0.5, "int8": 1.0}
+MAP_POINTS = {"f32": 0.1, "f16": 0.5, "bf16": 0.5, "int8": 1.0, "best": 1.0}
 """Most points (hundredths) of mAP50-95 that may be lost on labelled samples."""
 
 MAP_CONFIDENCE = 0.001
@@ -120,6 +120,6 @@ def _suppressed(subject: Subject, prediction: NDArray[Any]) -> boxes.Boxes:
 def _found(subject: Subject, answer: Arrays, i: int) -> boxes.Boxes:
     """What the handler would answer: the graph's own detections where it ends in them."""
     if "detections" not in answer:
-        return _suppressed(subject, answer["boxes"][i])
+        return _suppressed(subject, _boxes(subject, answer)[i])
     rows = answer["detections"]
     return np.ascontiguousarray(rows[rows[:, 0] == i, 1:7])

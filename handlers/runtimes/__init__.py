@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.errors import ArchiveError, RuntimeMissing
+from handlers.errors import ArchiveError, RuntimeUnfit
 from handlers.passport import Artefact, Passport, TensorSpec
 from handlers.runtimes.base import Runtime
 
@@ -21,6 +21,9 @@ RUNTIMES = {
     "torchscript": "handlers.runtimes.torchscript:TorchScript",
     "onnxruntime": "handlers.runtimes.onnxruntime_:OnnxRuntime",
     "openvino": "handlers.runtimes.openvino_:OpenVino",
+    "tensorrt": "handlers.runtimes.tensorrt_:TensorRT",
+    "aotinductor": "handlers.runtimes.aotinductor:AotInductor",
+    "torchscript-cuda": "handlers.runtimes.torchscript_cuda:TorchScriptCuda",
 }
 
 
@@ -33,8 +36,17 @@ class Loaded:
     fallback: str | None = None
 
 
-def make(folder: Path, inputs: tuple[TensorSpec, ...], artefact: Artefact, threads: int) -> Runtime:
+def make(
+    folder: Path,
+    inputs: tuple[TensorSpec, ...],
+    artefact: Artefact,
+    threads: int,
+    gpu: int | None = None,
+) -> Runtime:
     """The runtime for one artefact, not yet activated.
+
+    Args:
+        gpu: number of the GPU to use, where the runtime uses one; None for the first.
 
     Raises:
         ArchiveError: a runtime that this kit does not know.
@@ -45,33 +57,38 @@ def make(folder: Path, inputs: tuple[TensorSpec, ...], artefact: Artefact, threa
         )
     module, _, name = RUNTIMES[artefact.runtime].partition(":")
     runtime: type[Runtime] = getattr(importlib.import_module(module), name)
-    return runtime(folder, artefact, inputs, threads)
+    return runtime(folder, artefact, inputs, threads, gpu)
 
 
-def load(folder: Path, passport: Passport, wanted: str, threads: int) -> Loaded:
-    """Activates the wanted artefact, or the portable one where the wanted one's library is missing.
+def load(
+    folder: Path, passport: Passport, wanted: str, threads: int, gpu: int | None = None
+) -> Loaded:
+    """Activates the wanted artefact, or the portable one where this machine cannot run that.
 
     Args:
         wanted: a key of ``passport.artefacts``.
         threads: how many threads the runtime may use.
+        gpu: number of the GPU that the server gave this worker, if any.
 
     Raises:
         ArchiveError: no such artefact.
-        RuntimeMissing: its library is missing and there is no portable module.
+        RuntimeUnfit: its library or its GPU is missing, and there is no portable module.
     """
     if wanted not in passport.artefacts:
         raise ArchiveError(f"no artefact {wanted!r}; it holds {', '.join(passport.artefacts)}")
     artefact = passport.artefacts[wanted]
     try:
-        runtime = make(folder, passport.inputs, artefact, threads)
+        runtime = make(folder, passport.inputs, artefact, threads, gpu)
         runtime.activate()
-    except RuntimeMissing as e:
+    except RuntimeUnfit as e:
         portable = passport.artefacts.get("portable")
         if portable is None or portable is artefact:
             raise
         runtime = make(folder, passport.inputs, portable, threads)
         runtime.activate()
         return Loaded(runtime, portable, f"{e}; the portable {runtime.name} module serves instead")
+    if runtime.note:
+        return Loaded(runtime, artefact, runtime.note)
     asked = artefact.precision_found.get("label", runtime.precision)
     if runtime.precision != asked:
         note = f"packed as {asked}, but this machine runs it in {runtime.precision}"

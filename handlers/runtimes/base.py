@@ -21,22 +21,31 @@ class Runtime(ABC):
         artefact: what to load.
         inputs: the model's inputs.
         threads: how many threads it may use.
+        gpu: number of the GPU to use, where it uses one.
 
     Attributes:
         name: the runtime's key in ``RUNTIMES``.
-        precision: element type that the model runs in here: "f32", "bf16" or "int8"; what the
-            artefact was packed with, until ``activate`` has asked the library.
+        precision: element type that the model runs in here: "f32", "f16", "bf16" or "int8"; what
+            the artefact was packed with, until ``activate`` has asked the library.
+        note: what ``activate`` had to do otherwise than packed; "" where nothing.
     """
 
     name: ClassVar[str]
+    note = ""
 
     def __init__(
-        self, folder: Path, artefact: Artefact, inputs: tuple[TensorSpec, ...], threads: int = 1
+        self,
+        folder: Path,
+        artefact: Artefact,
+        inputs: tuple[TensorSpec, ...],
+        threads: int = 1,
+        gpu: int | None = None,
     ):
         self.folder = folder
         self.artefact = artefact
         self.inputs = inputs
         self.threads = threads
+        self.gpu = gpu
         self.precision = artefact.precision_asked
 
     @abstractmethod
@@ -44,7 +53,7 @@ class Runtime(ABC):
         """Imports the library and loads the model.
 
         Raises:
-            RuntimeMissing: the library is not installed.
+            RuntimeUnfit: the library is not installed, or this machine cannot run the artefact.
         """
 
     @abstractmethod

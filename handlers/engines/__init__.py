@@ -1,0 +1,1 @@
+"""TensorRT engines: the differences between its versions, building, reading back, running."""

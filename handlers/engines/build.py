@@ -1,0 +1,139 @@
+"""An ONNX file or a filled network -> a serialised engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handlers.engines import versions
+from handlers.errors import KitError
+
+logger = logging.getLogger(__name__)
+
+Shape = tuple[int, ...]
+
+LEVELS = range(6)
+"""TensorRT's builder optimisation levels: how long it looks for faster kernels."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an engine is built.
+
+    Attributes:
+        precision: "f32", "f16", "int8", or "best" (whatever is fastest).
+        profiles: per input name the least, the usual and the largest shape.
+        level: builder optimisation level, 0 to 5.
+        workspace: bytes of device memory that a kernel may work in.
+    """
+
+    precision: str
+    profiles: Mapping[str, tuple[Shape, Shape, Shape]]
+    level: int = 3
+    workspace: int = 4 << 30
+
+
+class Log:
+    """Keeps TensorRT's errors, which its Python calls do not raise, and passes warnings on."""
+
+    def __init__(self, trt: Any):
+        self.errors: list[str] = []
+        keep = self
+
+        class Sink(trt.ILogger):  # type: ignore[misc]
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Any, message: str) -> None:
+                if severity in (trt.Logger.ERROR, trt.Logger.INTERNAL_ERROR):
+                    keep.errors.append(message)
+                    logger.debug("TensorRT: %s", message)
+                elif severity == trt.Logger.WARNING:
+                    logger.info("TensorRT: %s", message)
+
+        self.sink = Sink()
+
+    def reason(self, otherwise: str) -> str:
+        """The last error in one line."""
+        return " ".join(self.errors[-1].split()) if self.errors else otherwise
+
+
+class BuildFailed(KitError):
+    """TensorRT does not build this network; one line that says why."""
+
+
+def from_onnx(
+    source: Path, recipe: Recipe, calibrator: Any = None, timing_cache: Path | None = None
+) -> bytes:
+    """Builds an engine from an ONNX file.
+
+    Raises:
+        BuildFailed: an operator that TensorRT does not know, by its node; too little workspace or
+            memory; a profile that does not fit.
+        RuntimeMissing: no TensorRT.
+    """
+    trt = versions.library()
+    log = Log(trt)
+    parsers: list[Any] = []
+
+    def fill(network: Any) -> None:
+        parser = trt.OnnxParser(network, log.sink)
+        parsers.append(parser)  # the network keeps pointers into it
+        if not parser.parse_from_file(str(source)):
+            raise BuildFailed(_parse_error(parser))
+
+    return build(trt, log, fill, recipe, calibrator, timing_cache)
+
+
+def build(
+    trt: Any,
+    log: Log,
+    fill: Callable[[Any], None],
+    recipe: Recipe,
+    calibrator: Any = None,
+    timing_cache: Path | None = None,
+) -> bytes:
+    """Builds the network that ``fill`` writes into an empty one.
+
+    No kernels of cuBLAS and cuDNN are used (TensorRT 10 has none by default): a worker then needs
+    neither library, which costs hundreds of megabytes each.
+    """
+    dialect = versions.dialect(trt)
+    builder = trt.Builder(log.sink)
+    network = dialect.network(builder)
+    fill(network)
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe.workspace)
+    config.builder_optimization_level = recipe.level
+    config.set_tactic_sources(0)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    dialect.ask(config, network, recipe.precision, calibrator)
+    profile = builder.create_optimization_profile()
+    for name, shapes in recipe.profiles.items():
+        profile.set_shape(name, *shapes)
+    config.add_optimization_profile(profile)
+    cache = _timing(config, timing_cache)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise BuildFailed(log.reason("TensorRT gave no engine and no reason"))
+    if timing_cache is not None:
+        timing_cache.write_bytes(bytes(memoryview(cache.serialize())))
+    return bytes(memoryview(engine))
+
+
+def _timing(config: Any, path: Path | None) -> Any:
+    data = path.read_bytes() if path is not None and path.is_file() else b""
+    cache = config.create_timing_cache(data)
+    config.set_timing_cache(cache, False)
+    return cache
+
+
+def _parse_error(parser: Any) -> str:
+    found = []
+    for i in range(parser.num_errors):
+        error = parser.get_error(i)
+        found.append(f"node {error.node()}: {' '.join(error.desc().split())}")
+    return "TensorRT's ONNX parser: " + ("; ".join(found[:3]) or "no reason given")

@@ -1,0 +1,126 @@
+"""Every difference between TensorRT 8.6, 10 and 11 that the kit meets, in one place.
+
+8.6 takes a network in 32-bit floats and is told by flags which precisions it may use; int8 ranges
+come from a calibrator. From 10 on the kit builds strongly typed networks, the only kind that 11
+has: the precision is in the ONNX file (16-bit weights, QuantizeLinear and DequantizeLinear).
+
+``Flags`` holds the names that only the first way needs, ``Typed`` those of the second; every other
+name that the kit uses exists in all three versions. ``tests/unit/test_engines_names.py`` looks all
+of them up in the published bindings. 8.6 was run on a GPU; 10 and 11 were checked only that way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from handlers.errors import RuntimeMissing
+
+PRECISIONS = ("f32", "f16", "int8", "best")
+
+
+def library() -> Any:
+    """The ``tensorrt`` package.
+
+    Raises:
+        RuntimeMissing: it is not installed, or its shared library cannot be loaded.
+    """
+    try:
+        import tensorrt
+    except (ImportError, OSError) as e:
+        raise RuntimeMissing("tensorrt", e) from None
+    return tensorrt
+
+
+class Flags:
+    """TensorRT 8.6: precision by builder flags, int8 by a calibrator."""
+
+    typed = False
+
+    def __init__(self, trt: Any):
+        self.trt = trt
+
+    def network(self, builder: Any) -> Any:
+        return builder.create_network(
+            1 << int(self.trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+        )
+
+    def ask(self, config: Any, network: Any, precision: str, calibrator: Any) -> None:
+        """Lets the builder use a precision; in 16 bits, inputs and outputs are 16-bit floats too."""
+        flag = self.trt.BuilderFlag
+        config.clear_flag(flag.TF32)  # 10 bits of mantissa are not 32-bit floats
+        half, single = self.trt.float16, self.trt.float32
+        if precision in ("f16", "int8", "best"):
+            config.set_flag(flag.FP16)
+            tensors = [network.get_output(i) for i in range(network.num_outputs)]
+            if calibrator is None:  # which fills the inputs with 32-bit floats
+                tensors += [network.get_input(i) for i in range(network.num_inputs)]
+            for tensor in tensors:
+                if tensor.dtype == single:
+                    tensor.dtype = half
+        if precision == "int8" or (precision == "best" and calibrator is not None):
+            config.set_flag(flag.INT8)
+            config.int8_calibrator = calibrator
+
+    def calibrator_class(self) -> Any:
+        """Ranges by relative entropy, TensorRT's own choice for convolutional networks."""
+        return self.trt.IInt8EntropyCalibrator2
+
+    def memory(self, engine: Any) -> int:
+        """Bytes of device memory that one execution context works in."""
+        return int(engine.device_memory_size)
+
+
+class Typed:
+    """TensorRT 10 and 11: the network's own types are the precision."""
+
+    typed = True
+
+    def __init__(self, trt: Any):
+        self.trt = trt
+
+    def network(self, builder: Any) -> Any:
+        return builder.create_network(
+            1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        )
+
+    def ask(self, config: Any, network: Any, precision: str, calibrator: Any) -> None:
+        """What the ONNX file holds is what runs; 32-bit floats are not to be TF32's 19 bits."""
+        config.clear_flag(self.trt.BuilderFlag.TF32)
+
+    def memory(self, engine: Any) -> int:
+        """Bytes of device memory that one execution context works in."""
+        return int(engine.device_memory_size_v2)
+
+
+Dialect = Flags | Typed
+
+
+def dialect(trt: Any) -> Dialect:
+    """How to talk to the installed TensorRT."""
+    return Typed(trt) if int(trt.__version__.split(".")[0]) >= 10 else Flags(trt)
+
+
+MUST_MATCH = ("tensorrt", "gpu", "compute_capability")
+"""What an engine is bound to: TensorRT's whole version, and the GPU it was tuned on."""
+
+
+def machine(trt: Any, torch: Any, device: Any) -> dict[str, str]:
+    """What an engine built here is bound to, and the rest that helps a person."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return {
+        "tensorrt": str(trt.__version__),
+        "gpu": str(torch.cuda.get_device_name(device)),
+        "compute_capability": f"{major}.{minor}",
+        "cuda": str(torch.version.cuda),
+    }
+
+
+def written_by(plan: bytes) -> str | None:
+    """The TensorRT version in an engine file's header ("8.6.0.12"), None where it shows none.
+
+    The header's layout is not documented: read off files of 8.6, "ftrt", then four bytes of version
+    at offset 24.
+    """
+    if plan[:4] != b"ftrt" or len(plan) < 28:
+        return None
+    return ".".join(str(n) for n in plan[24:28])

@@ -1,0 +1,86 @@
+"""JPEGs decoded and letterboxed on the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from handlers.images import PADDING, Letterbox, reduction
+
+if TYPE_CHECKING:
+    from handlers.detection import Item
+
+GREY = PADDING / 255
+
+
+def decode(items: Sequence[Item], device: torch.device) -> list[Tensor]:
+    """The items' pictures as ``[3, h, w]`` uint8 RGB on the GPU.
+
+    JPEGs that ``images.peek`` left to the GPU go through nvJPEG in one call (torchvision's
+    ``decode_jpeg``); the others were decoded on the CPU and are only copied.
+
+    Raises:
+        RuntimeError: nvJPEG does not take one of them.
+    """
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    found: list[Any] = [None] * len(items)
+    ours = [i for i, item in enumerate(items) if item.picture is None]
+    if ours:
+        # A bytearray, because PyTorch warns about bytes, which cannot be written to.
+        data = [torch.frombuffer(bytearray(items[i].data), dtype=torch.uint8) for i in ours]
+        for i, picture in zip(ours, decode_jpeg(data, ImageReadMode.RGB, device), strict=True):
+            found[i] = picture
+    for i, item in enumerate(items):
+        if item.picture is not None:
+            pixels = torch.from_numpy(item.picture.pixels).pin_memory()
+            found[i] = pixels.to(device, non_blocking=True).permute(2, 0, 1)
+    return found
+
+
+def letterbox(
+    pictures: Sequence[Tensor], target: Tensor, sizes: Sequence[tuple[int, int]]
+) -> list[Letterbox]:
+    """Scales each picture into one row of ``target``, as ``handlers.images.letterbox`` does.
+
+    A picture at least twice as large is first averaged over blocks of 2, 4 or 8 pixels, as libjpeg
+    does when the CPU decodes it smaller; the rest is bilinear, rounded to whole values.
+
+    Args:
+        pictures: ``[3, h, w]`` uint8.
+        target: ``[N, 3, H, W]`` of floats, filled with values in 0..1.
+        sizes: each picture's own height and width (it may have been decoded smaller).
+
+    Returns:
+        Where each picture lies.
+    """
+    height, width = target.shape[2:]
+    target.fill_(GREY)
+    places: list[Any] = [None] * len(pictures)
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for i, (picture, size) in enumerate(zip(pictures, sizes, strict=True)):
+        groups.setdefault((*picture.shape[1:], *size), []).append(i)
+    for (h, w, full_h, full_w), rows in groups.items():
+        scale = min(height / full_h, width / full_w)
+        new_h, new_w = max(1, round(full_h * scale)), max(1, round(full_w * scale))
+        top, left = (height - new_h) // 2, (width - new_w) // 2
+        x = torch.stack([pictures[i] for i in rows]).to(target.dtype)
+        block = reduction(h, w, new_h, new_w)
+        if block > 1:
+            # libjpeg rounds up odd sizes; the last block of such a side is a part one.
+            x = F.avg_pool2d(x, block, ceil_mode=True, count_include_pad=False).round_()
+        if x.shape[2:] != (new_h, new_w):
+            x = F.interpolate(x, (new_h, new_w), mode="bilinear", align_corners=False).round_()
+        x /= 255
+        first = rows[0]
+        if rows == list(range(first, first + len(rows))):
+            target[first : first + len(rows), :, top : top + new_h, left : left + new_w] = x
+        else:
+            target[rows, :, top : top + new_h, left : left + new_w] = x
+        for i in rows:
+            places[i] = Letterbox(scale, left, top)
+    return places

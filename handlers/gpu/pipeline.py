@@ -1,0 +1,122 @@
+"""A batch of pictures through the GPU, the next ones decoded while the model runs on these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from handlers.gpu import pictures
+from handlers.gpu.boxes import Decoder
+from handlers.images import Letterbox
+from handlers.runtimes.device import DeviceRuntime
+from handlers.stages import Stages
+
+if TYPE_CHECKING:
+    from handlers.boxes import Boxes
+    from handlers.detection import Item
+    from handlers.passport import Passport
+
+CHUNK = 16
+"""Pictures decoded in one call: nvJPEG decoded 8,720 a second 16 at a time on an H200, 7,288 at 32
+(1280x720, 263 KB each; benchmarks/README.md)."""
+
+
+class Pipeline:
+    """Decode (its own thread and stream) -> letterbox -> model -> boxes, chunk by chunk."""
+
+    def __init__(self, runtime: DeviceRuntime, passport: Passport, stages: Stages):
+        self.runtime = runtime
+        self.stages = stages
+        self.name = passport.inputs[0].name
+        self.shape = tuple(int(n) for n in passport.inputs[0].shape[1:])
+        options = runtime.artefact.options
+        self.outputs: list[str] = options["outputs"]
+        self.decoder = Decoder(
+            options["anchors"], options["strides"], passport.settings, runtime.device
+        )
+        self.chunk = min(CHUNK, runtime.batches[-1])
+        self._decoding = ThreadPoolExecutor(1, "nvjpeg")
+        self._decode_stream = torch.cuda.Stream(runtime.device)
+        self._clock = Clock(stages)
+
+    def boxes(self, items: Sequence[Item]) -> list[tuple[Boxes, Letterbox]]:
+        """Per item its boxes in pixels of the model's input, and where its picture lies there."""
+        chunks = [items[i : i + self.chunk] for i in range(0, len(items), self.chunk)]
+        found: list[Tensor] = []
+        places: list[Letterbox] = []
+        with torch.inference_mode(), torch.cuda.stream(self.runtime.stream):
+            waiting = self._decoding.submit(self._decode, chunks[0])
+            for i, chunk in enumerate(chunks):
+                pixels, decoded = waiting.result()
+                if i + 1 < len(chunks):
+                    waiting = self._decoding.submit(self._decode, chunks[i + 1])
+                self.runtime.stream.wait_event(decoded)
+                rows, lie = self._model(chunk, pixels)
+                rows[:, 0] += len(places)
+                found.append(rows)
+                places += lie
+            with self._clock.measure("postprocess"):
+                host = torch.cat(found).cpu().numpy()
+        self._clock.read()
+        edges = np.searchsorted(host[:, 0], np.arange(len(items) + 1))
+        return [
+            (np.ascontiguousarray(host[edges[i] : edges[i + 1], 1:]), place)
+            for i, place in enumerate(places)
+        ]
+
+    def _decode(self, chunk: Sequence[Item]) -> tuple[list[Tensor], torch.cuda.Event]:
+        with (
+            torch.inference_mode(),
+            torch.cuda.stream(self._decode_stream),
+            self.stages.measure("decode"),
+        ):
+            pixels = pictures.decode(chunk, self.runtime.device)
+            done = torch.cuda.Event()
+            done.record()
+        for picture in pixels:
+            picture.record_stream(self.runtime.stream)
+        return pixels, done
+
+    def _model(self, chunk: Sequence[Item], pixels: list[Tensor]) -> tuple[Tensor, list[Letterbox]]:
+        runtime, rows = self.runtime, len(chunk)
+        batch = next(b for b in runtime.batches if b >= rows)
+        size = runtime.size({self.name: (batch, *self.shape)})
+        with self._clock.measure("preprocess"):
+            sizes = [(item.height, item.width) for item in chunk]
+            places = pictures.letterbox(pixels, size.inputs[self.name][:rows], sizes)
+        with self._clock.measure("infer"):
+            runtime.run(size)
+        with self._clock.measure("postprocess"):
+            maps = runtime.view(size.outputs, rows)
+            return self.decoder.find([maps[name] for name in self.outputs]), places
+
+
+class Clock:
+    """Milliseconds of queued work, by the GPU's own events, read when the batch is done."""
+
+    def __init__(self, stages: Stages):
+        self._stages = stages
+        self._marks: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        try:
+            yield
+        finally:
+            end.record()
+            self._marks.append((stage, begin, end))
+
+    def read(self) -> None:
+        """Adds what was measured to the stages; waits for the last of it."""
+        marks, self._marks = self._marks, []
+        for stage, begin, end in marks:
+            end.synchronize()
+            self._stages.add(stage, cast(Callable[[Any], float], begin.elapsed_time)(end))

@@ -1,0 +1,126 @@
+"""TensorRT engines, whichever route built them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from handlers.engines import build, versions
+from handlers.errors import RuntimeUnfit
+from handlers.runtimes.device import DeviceRuntime, Size, unfit_shape
+
+logger = logging.getLogger(__name__)
+
+
+class TensorRT(DeviceRuntime):
+    """Runs one engine, or one for each batch size.
+
+    ``artefact.files`` are the engines. Options: "engines" (per file the profile of each input,
+    least, usual and largest shape), "batches", and "built" (what ``versions.machine`` said where
+    the engines were built): an engine runs with that TensorRT and on that GPU only.
+    """
+
+    name = "tensorrt"
+
+    def open(self) -> None:
+        trt = versions.library()
+        self.trt = trt
+        self._types = types(self.torch, trt)
+        here = versions.machine(trt, self.torch, self.device)
+        built = self.artefact.options.get("built", {})
+        differs = [
+            f"{what} {built.get(what)} (here {here[what]})"
+            for what in versions.MUST_MATCH
+            if built.get(what) != here[what]
+        ]
+        if differs:
+            raise RuntimeUnfit(f"the engine was built for {', '.join(differs)}: not loaded")
+        self.log = build.Log(trt)
+        self._runtime = trt.Runtime(self.log.sink)
+        self.engines = [self._engine(self.folder / name) for name in self._plans()]
+
+    def _plans(self) -> list[str]:
+        return [name for name in self.artefact.files if name.endswith((".plan", ".engine"))]
+
+    def _engine(self, path: Path) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            reason = self.log.reason("no reason given")
+            raise RuntimeUnfit(
+                f"{path.name}: TensorRT {self.trt.__version__} refuses it ({reason})"
+            )
+        names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
+        wanted = {spec.name for spec in self.inputs}
+        inputs = {n for n in names if engine.get_tensor_mode(n) == self.trt.TensorIOMode.INPUT}
+        if inputs != wanted:
+            raise RuntimeUnfit(
+                f"{path.name}: the engine takes {', '.join(sorted(inputs))}, "
+                f"the handler gives {', '.join(sorted(wanted))}"
+            )
+        return engine
+
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> Size:
+        engine = self._fitting(shapes)
+        context = engine.create_execution_context()
+        if context is None:
+            # The caller turns this into 507; TensorRT's own words say which allocation failed.
+            raise MemoryError(self.log.reason("out of memory for an execution context"))
+        for name, shape in shapes.items():
+            if not context.set_input_shape(name, shape):
+                raise unfit_shape(name, shape, *self._limits(engine, name))
+        tensors = {}
+        for i in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(i)
+            dtype = self._types[engine.get_tensor_dtype(name)]
+            tensors[name] = self.torch.zeros(
+                tuple(context.get_tensor_shape(name)), dtype=dtype, device=self.device
+            )
+            if not context.set_tensor_address(name, tensors[name].data_ptr()):
+                raise RuntimeUnfit(self.log.reason(f"TensorRT takes no buffer for {name}"))
+        return Size(
+            {n: t for n, t in tensors.items() if n in shapes},
+            {n: t for n, t in tensors.items() if n not in shapes},
+            context,
+        )
+
+    def call(self, size: Size) -> None:
+        if not size.model.execute_async_v3(self.stream.cuda_stream):
+            raise RuntimeError(self.log.reason("TensorRT did not run the engine"))
+
+    def _fitting(self, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+        """The engine whose profile takes these shapes."""
+        for engine in self.engines:
+            limits = {name: self._limits(engine, name) for name in shapes}
+            if all(_within(shape, *limits[name]) for name, shape in shapes.items()):
+                return engine
+        for name, shape in shapes.items():
+            all_limits = [self._limits(engine, name) for engine in self.engines]
+            low = min(least for least, _ in all_limits)
+            high = max(most for _, most in all_limits)
+            if not any(_within(shape, *limits) for limits in all_limits):
+                raise unfit_shape(name, shape, list(low), list(high))
+        raise unfit_shape(*next(iter(shapes.items())), "one profile", "one profile")
+
+    def _limits(self, engine: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        least, _, most = engine.get_tensor_profile_shape(name, 0)
+        return tuple(least), tuple(most)
+
+
+def types(torch: Any, trt: Any) -> dict[Any, Any]:
+    """TensorRT's element types as PyTorch's."""
+    return {
+        trt.float32: torch.float32,
+        trt.float16: torch.float16,
+        trt.int32: torch.int32,
+        trt.int8: torch.int8,
+        trt.uint8: torch.uint8,
+        trt.bool: torch.bool,
+    }
+
+
+def _within(shape: tuple[int, ...], least: tuple[int, ...], most: tuple[int, ...]) -> bool:
+    return len(shape) == len(least) and all(
+        low <= n <= high for low, n, high in zip(least, shape, most, strict=True)
+    )

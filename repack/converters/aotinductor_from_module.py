@@ -1,0 +1,60 @@
+"""PyTorch module -> AOTInductor packages: its compiler's kernels, one package per batch size."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from handlers.errors import KitError
+from repack.converters.torchscript_cuda_from_module import prepared
+from repack.device_forms import DeviceForm
+
+RUN = (
+    "import sys, torch; from repack.converters import aotinductor_from_module as a; "
+    "a.compile_one(*sys.argv[1:])"
+)
+
+
+def convert(form: DeviceForm, precision: str, batches: Sequence[int], folder: Path) -> list[Path]:
+    """Compiles a package for each batch size, each in its own process.
+
+    A process of its own, because a compiled package, loaded where it was compiled, has crashed
+    (PyTorch 2.11), and because the compiler keeps gigabytes.
+
+    Raises:
+        KitError: no GPU, no compiler (Triton, a C++ compiler), or it does not take the model.
+    """
+    found = []
+    with tempfile.TemporaryDirectory(prefix="repack-inductor-") as tmp:
+        for batch in batches:
+            module, given = prepared(form, precision, batch)
+            exported, package = Path(tmp) / f"b{batch}.pt2", folder / f"model-b{batch}.pt2"
+            with torch.no_grad():
+                torch.export.save(torch.export.export(module, given), exported)
+            environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(Path(tmp) / "cache")}
+            done = subprocess.run(
+                [sys.executable, "-c", RUN, str(exported), str(package)],
+                capture_output=True,
+                text=True,
+                cwd=Path(__file__).resolve().parents[2],
+                env=environment,
+                check=False,
+            )
+            if done.returncode or not package.is_file():
+                last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+                raise KitError(f"AOTInductor does not compile this model ({last})")
+            found.append(package)
+    return found
+
+
+def compile_one(exported: str, package: str) -> None:
+    """Compiles one exported program."""
+    program = torch.export.load(exported)
+    with torch.no_grad():
+        torch._inductor.aoti_compile_and_package(program, package_path=package)

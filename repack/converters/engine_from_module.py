@@ -1,0 +1,61 @@
+"""PyTorch module -> TensorRT network, by torch2trt: no ONNX in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from handlers.engines.build import Log, Recipe
+from handlers.errors import RuntimeMissing
+
+
+def fill_by_torch2trt(
+    trt: Any, log: Log, module: Path, recipe: Recipe, outputs: Sequence[str]
+) -> Callable[[Any], None]:
+    """What writes a module into an empty network.
+
+    torch2trt follows a call of the module and adds a layer for each operator it knows. A tensor
+    that it could not follow becomes a constant, and some of its layers are not the operator (it
+    drops the weights of a 3-D InstanceNorm): the gate, on other inputs, is what finds this out.
+    The engine itself is built as every other one (``handlers.engines.build``).
+
+    Args:
+        module: file of a whole module, written by the kit a moment ago in its own folder.
+
+    Raises:
+        RuntimeMissing: torch2trt is not installed.
+    """
+    import torch
+
+    try:
+        from torch2trt.torch2trt import ConversionContext
+    except ImportError as e:
+        raise RuntimeMissing("torch2trt", e) from None
+    net = torch.load(module, weights_only=False).eval().cuda()
+    shapes = {name: usual for name, (_, usual, _) in recipe.profiles.items()}
+    given = [torch.rand(shape, device="cuda") for shape in shapes.values()]
+    free = [
+        [i for i, (low, high) in enumerate(zip(least, most, strict=True)) if low != high]
+        for least, _, most in recipe.profiles.values()
+    ]
+    settings = {
+        "module": net,
+        "fp16_mode": False,
+        "int8_mode": False,
+        "device_types": {},
+        "default_device_type": trt.DeviceType.GPU,
+        "gpu_fallback": False,
+    }
+
+    def fill(network: Any) -> None:
+        with (
+            torch.no_grad(),
+            ConversionContext(network, torch2trt_kwargs=settings, logger=log.sink) as context,
+        ):
+            context.add_inputs(given, list(shapes), dynamic_axes=free)
+            result = net(*given)
+            values = list(result) if isinstance(result, (tuple, list)) else [result]
+            context.mark_outputs(values, list(outputs))
+
+    return fill

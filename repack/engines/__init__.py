@@ -1,0 +1,1 @@
+"""Building TensorRT engines: each in a process of its own, found again when nothing has changed."""

@@ -1,0 +1,229 @@
+"""Every engine of one candidate: found in the cache, or built, several at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from handlers.engines import versions
+from handlers.engines.build import BuildFailed, Shape
+from handlers.errors import KitError, RuntimeUnfit
+from handlers.passport import Artefact
+from repack import interrupts
+from repack.cli_gpu import GpuOptions
+from repack.converters import onnx_for_engine, typed_onnx
+from repack.device_forms import DeviceForm, sized
+from repack.engines.cache import EngineCache, key
+from repack.progress import say
+from repack.subjects import Arrays
+
+CORES_PER_BUILD = 4
+"""A build uses about as many; more at once only wait for each other."""
+
+Profiles = dict[str, tuple[Shape, Shape, Shape]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to build.
+
+    Attributes:
+        form: the model.
+        via: "onnx" or "torch2trt".
+        precision: "f32", "f16", "int8" or "best".
+        batches: one engine for each, of fixed size; where empty, one engine of ``profile``.
+        profile: least, usual and largest shape per input.
+    """
+
+    form: DeviceForm
+    via: str
+    precision: str
+    batches: tuple[int, ...]
+    profile: Profiles
+    options: GpuOptions
+    calibration: Sequence[Arrays]
+
+
+def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
+    """Puts the engines into ``stage / folder``.
+
+    Args:
+        work: folder for what is not kept; the ONNX file in it is shared by all candidates.
+
+    Raises:
+        KitError: no GPU, no TensorRT, or TensorRT does not take the model; by what and why.
+    """
+    trt = versions.library()
+    if not torch.cuda.is_available():
+        raise RuntimeUnfit("TensorRT needs an NVIDIA GPU, and this machine has none")
+    machine = versions.machine(trt, torch, 0)
+    dialect = versions.dialect(trt)
+    if plan.precision == "int8" and not plan.calibration:
+        raise KitError("int8 needs inputs to calibrate on: add --calibration DIR")
+    source = work / "engine.onnx"
+    if not source.is_file():
+        onnx_for_engine.convert(plan.form, source)
+    typed = _typed(plan, source, work) if dialect.typed else source
+    profiles = [_fixed(plan, b) for b in plan.batches] or [plan.profile]
+    jobs = max(1, (os.cpu_count() or 1) // CORES_PER_BUILD)
+    with ThreadPoolExecutor(jobs, "build") as pool:
+        names = list(
+            pool.map(lambda p: _one(plan, p, typed, stage / folder, machine, dialect), profiles)
+        )
+    return Artefact(
+        "tensorrt",
+        tuple(f"{folder}/{name}" for name in names),
+        plan.precision,
+        {},
+        "tensors",
+        {
+            **plan.form.options,
+            "built": machine,
+            "batches": list(plan.batches),
+            "engines": [{k: [list(s) for s in v] for k, v in p.items()} for p in profiles],
+            "via": plan.via,
+        },
+    )
+
+
+def _fixed(plan: Plan, batch: int) -> Profiles:
+    try:
+        shapes = sized(plan.form.shapes, batch)
+    except ValueError as e:
+        raise KitError(
+            f"{e}: an axis besides the batch is of any length: give --min, --opt and --max"
+        ) from None
+    return {name: (shape, shape, shape) for name, shape in shapes.items()}
+
+
+def _typed(plan: Plan, source: Path, work: Path) -> Path:
+    """The file whose own types are the precision (TensorRT 10 and 11)."""
+    if plan.precision == "f32":
+        return source
+    if plan.via == "torch2trt":
+        raise KitError(f"torch2trt builds no {plan.precision} engine with TensorRT 10: --via onnx")
+    target = work / f"engine-{plan.precision}.onnx"
+    if not target.is_file():
+        if plan.precision == "int8":
+            quantised = work / "engine-qdq.onnx"
+            feeds = [plan.form.feed(g) for g in plan.calibration]
+            typed_onnx.quantised(source, quantised, feeds)
+            typed_onnx.half(quantised, target)
+        else:
+            typed_onnx.half(source, target)
+    return target
+
+
+def _one(
+    plan: Plan,
+    profiles: Profiles,
+    source: Path,
+    folder: Path,
+    machine: Mapping[str, str],
+    dialect: versions.Dialect,
+) -> str:
+    """Finds or builds one engine; returns its file's name in ``folder``."""
+    options = plan.options
+    batch = next(iter(profiles.values()))[1][0]
+    name = f"model-b{batch}.plan"
+    cache = EngineCache(options.engine_cache)
+    calibrated = plan.calibration if plan.precision in ("int8", "best") else ()
+    recipe = {
+        "precision": plan.precision,
+        "profiles": {k: [list(s) for s in v] for k, v in profiles.items()},
+        "level": options.level,
+        "workspace": options.workspace_mb << 20,
+        "via": plan.via,
+    }
+    found = key(source, calibrated, recipe=recipe, machine=dict(machine))
+    what = f"{plan.precision} engine for batch {batch} via {plan.via}"
+    ready = None if options.rebuild else cache.find(found)
+    if ready is None:
+        layers = len(onnx.load(source, load_external_data=False).graph.node)
+        estimate = cache.estimate(layers, options.level)
+        say(f"    building the {what}" + (f", about {estimate:.0f} s" if estimate else ""))
+        place = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(machine.values()))
+        timing = cache.timing(f"{place}-{plan.precision}-b{batch}")
+        work = folder / f"{name}.job"
+        work.mkdir(parents=True)
+        try:
+            seconds = _run(plan, recipe, source, work, timing, dialect)
+            about = {"level": options.level, "layers": layers, "what": what}
+            ready = cache.keep(found, work / name, seconds, about)
+            say(f"    the {what} took {seconds:.0f} s")
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    else:
+        say(f"    the {what} was built before: {ready}")
+    shutil.copyfile(ready, folder / name)
+    return name
+
+
+def _run(
+    plan: Plan,
+    recipe: Mapping[str, Any],
+    source: Path,
+    work: Path,
+    timing: Path,
+    dialect: versions.Dialect,
+) -> float:
+    """Runs the job's process; returns its seconds."""
+    name = f"model-b{next(iter(recipe['profiles'].values()))[1][0]}.plan"
+    job: dict[str, Any] = {
+        **recipe,
+        "onnx": str(source),
+        "module": None,
+        "outputs": list(plan.form.outputs),
+        "calibration": None,
+        "timing": str(timing),
+        "out": str(work / name),
+    }
+    if plan.via == "torch2trt":
+        job["module"] = str(work / "module.pt")
+        torch.save(plan.form.module, job["module"])
+    if plan.calibration and plan.precision in ("int8", "best") and not dialect.typed:
+        job["calibration"] = str(work / "calibration.npz")
+        arrays = {
+            f"{name}/{i}": value
+            for i, given in enumerate(plan.calibration)
+            for name, value in plan.form.feed(given).items()
+        }
+        np.savez(job["calibration"], **arrays)  # type: ignore[arg-type]
+    (work / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    command = [sys.executable, "-m", "repack.engines.job", str(work / "job.json")]
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root
+    ) as process:
+        while True:
+            try:
+                out, err = process.communicate(timeout=1)
+                break
+            except subprocess.TimeoutExpired:
+                if interrupts.pending():
+                    process.kill()
+    last = (out.strip().splitlines() or [""])[-1]
+    answer = json.loads(last) if last.startswith("{") else {}
+    if "seconds" in answer:
+        return float(answer["seconds"])
+    reason = answer.get("error") or _ended(process.returncode, err)
+    raise BuildFailed(f"TensorRT {plan.precision} via {plan.via}: {reason}")
+
+
+def _ended(code: int, err: str) -> str:
+    last = (err.strip().splitlines() or ["nothing was said"])[-1]
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
+    return f"the building process {how} ({last}); too little memory does that, too"
