@@ -48,10 +48,6 @@ class Stages:
         """Counts milliseconds that something else has measured."""
         self._ms[stage] += ms  # type: ignore[assignment]
 
-    def add(self, stage: str, ms: float) -> None:
-        """Adds time that was measured elsewhere."""
-        self._ms[stage] += ms  # type: ignore[assignment]
-
     def count(self, statuses: list[int]) -> None:
         """Counts one answered batch by the HTTP status of its items."""
         self._batches += 1
