@@ -64,6 +64,7 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
         super().__init__(passport, loaded, threads)
         self.recipe = recipe.read(passport)
         self.limit = memory_limit()
+        self._adders = windows.Pool(self._pool, threads) if self._pool else None
         self._context: Context | None = None
 
     def handle(self, rows: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
@@ -196,6 +197,7 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
             lambda patches: self._predict(patches, item),
             slab,
             Progress(self.passport.name, count, self._context),
+            self._adders,
         )
         masks.write(found, prepared, self.recipe, slab.axis, mask)
         spent = (time.perf_counter() - begin) * 1e3 - (item.ms["infer"] - before)

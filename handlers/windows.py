@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,6 +49,13 @@ class Windows:
     mirror: tuple[int, ...] = ()
     batch: int = 1
     rule: str = "nnunet"
+
+
+class Pool(NamedTuple):
+    """Threads, and how many there are."""
+
+    executor: Executor
+    threads: int
 
 
 class Slab(NamedTuple):
@@ -147,6 +155,7 @@ def planes(
     predict: Predict,
     place: Slab,
     progress: Callable[[int], None] = lambda done: None,
+    pool: Pool | None = None,
 ) -> Iterator[Floats]:
     """The volume's logits, plane by plane along the slab's axis.
 
@@ -154,6 +163,7 @@ def planes(
         data: ``[channels, a, b, c]``; where it is smaller than a patch, zeros surround it.
         place: from ``slab``.
         progress: called with the number of windows done, after each batch.
+        pool: threads that add up a window's planes side by side.
 
     Yields:
         ``[k, *]``, the mean of the windows' logits by weight, over the other two axes.
@@ -179,7 +189,7 @@ def planes(
             while base < begin[place.axis]:
                 yield from finish()
                 base += 1
-            _add(sums, begin, np.moveaxis(logits, place.axis + 1, 1), weights, place.axis)
+            _add(sums, begin, np.moveaxis(logits, place.axis + 1, 1), weights, place.axis, pool)
         del logits  # or it would be held while the next group is predicted
         done += len(group)
         progress(done)
@@ -241,7 +251,14 @@ def _cut(data: Floats, begin: Sides, margin: Sides, patch: Floats) -> None:
     patch[:, target[0], target[1], target[2]] = data[:, source[0], source[1], source[2]]
 
 
-def _add(sums: Floats, begin: Sides, logits: Floats, weights: Importance, axis: int) -> None:
+def _add(
+    sums: Floats,
+    begin: Sides,
+    logits: Floats,
+    weights: Importance,
+    axis: int,
+    pool: Pool | None = None,
+) -> None:
     """Adds one window's logits ``[k, d, *]``, the slab's axis first.
 
     Plane ``i`` of the volume is plane ``i`` modulo its thickness of the slab.
@@ -249,8 +266,16 @@ def _add(sums: Floats, begin: Sides, logits: Floats, weights: Importance, axis: 
     b, c = (begin[other] for other in range(3) if other != axis)
     height, width = logits.shape[2:]
     here = sums[:, :, b : b + height, c : c + width]
-    for d in range(len(weights)):
-        here[(begin[axis] + d) % len(sums)] += logits[:, d] * weights.plane(d)
+
+    def add(depths: Sequence[int]) -> None:
+        for d in depths:
+            here[(begin[axis] + d) % len(sums)] += logits[:, d] * weights.plane(d)
+
+    if pool is None:
+        add(range(len(weights)))
+    else:
+        shares = [range(i, len(weights), pool.threads) for i in range(pool.threads)]
+        list(pool.executor.map(add, shares))
 
 
 def _total(i: int, begins: list[list[int]], weights: Importance, place: Slab) -> Floats:

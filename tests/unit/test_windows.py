@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,10 @@ def test_slab_by_slab_gives_what_all_at_once_gives(
     place = Slab(axis, (w.patch[axis], 2, b, c))
     done: list[int] = []
     planes = list(windows.planes(data, w, predict, place, done.append))
+    with ThreadPoolExecutor(3) as executor:
+        pool = windows.Pool(executor, 3)
+        shared = windows.planes(data, w, predict, place, pool=pool)
+        np.testing.assert_array_equal(np.stack(list(shared)), np.stack(planes))
     found = np.moveaxis(np.stack(planes, axis=1), 1, axis + 1)
     np.testing.assert_allclose(found, direct(data, w), atol=1e-4)
     assert done[-1] == windows.count(shape, w)
