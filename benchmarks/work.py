@@ -30,6 +30,17 @@ def pictures(folder: Path, count: int, seed: int) -> Path:
     return scenes(folder, count, seed, 1280, 720)
 
 
+def pictures_of(folder: Path, count: int, seed: int, size: int) -> Path:
+    """1280x720 JPEG scenes of about ``size`` bytes each, by the quality that comes nearest."""
+    folder.mkdir()
+    for i in range(count):
+        image, _, _ = scene(seed, i, 1280, 720)
+        tries = [encode_jpeg(image, quality) for quality in (84, 88, 92, 94, 96, 98)]
+        best = min(tries, key=lambda data: abs(len(data) - size))
+        (folder / f"{i:03}.jpg").write_bytes(best)
+    return folder
+
+
 def scenes(folder: Path, count: int, seed: int, width: int = 640, height: int = 640) -> Path:
     """JPEG scenes of the shapes' generator, without labels."""
     folder.mkdir()

@@ -20,7 +20,7 @@ class Archive:
     Attributes:
         path: the .mar file.
         version: the model's version, as TorchServe reads it.
-        task: what the passport says the model does, "detection" or "tensors".
+        task: what the passport says the model does, such as "detection" or "tensors".
         sha256: of the file.
         unpacked: bytes that its files take on disk.
     """

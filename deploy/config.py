@@ -19,6 +19,8 @@ HERE = ROOT / "deploy"
 STORE = "models.checked"
 """Folder beside the sockets with the unpacked archives: what was checked is what is served."""
 
+MANY_CORES = 8
+
 KEPT = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE",
 )  # fmt: skip
@@ -56,8 +58,8 @@ def properties(settings: Settings, archives: Sequence[Archive]) -> dict[str, str
         "max_response_size": size,
         # The handler bounds pixels itself, before it allocates any.
         "limit_max_image_pixels": "true",
-        "number_of_netty_threads": str(min(cores(), 4)),
-        "netty_client_threads": str(min(cores(), 4)),
+        "number_of_netty_threads": str(min(cores(), 8)),
+        "netty_client_threads": str(min(cores(), 8)),
         "metrics_mode": "prometheus",
         "metrics_config": str(HERE / "metrics.yaml"),
         "disable_system_metrics": str(not settings.system_metrics).lower(),
@@ -117,16 +119,24 @@ def java_home() -> Path:
 
 
 def java_options(settings: Settings) -> list[str]:
-    """Options that keep the front end small: the cores and the memory belong to the model."""
-    return [
+    """Options that keep the front end small: the cores and the memory belong to the model.
+
+    From ``MANY_CORES`` on it may have to carry thousands of pictures a second, and takes a whole
+    compiler and a parallel collector instead.
+    """
+    small = [
         "-XX:+UseSerialGC",
         "-XX:TieredStopAtLevel=1",
-        "-Xms32m",
-        f"-Xmx{heap_mb(settings.max_request_mb)}m",
         "-XX:MinHeapFreeRatio=10",
         "-XX:MaxHeapFreeRatio=30",
         "-Dio.netty.allocator.numDirectArenas=2",
         "-Dio.netty.allocator.numHeapArenas=1",
+    ]
+    large = ["-XX:+UseParallelGC", "-XX:ParallelGCThreads=4", "-Xmn1g"]
+    return [
+        *(large if cores() >= MANY_CORES else small),
+        "-Xms32m",
+        f"-Xmx{heap_mb(settings.max_request_mb)}m",
         "-Djava.net.preferIPv4Stack=true",
         "--enable-native-access=ALL-UNNAMED",
         "--sun-misc-unsafe-memory-access=allow",
@@ -135,7 +145,7 @@ def java_options(settings: Settings) -> list[str]:
 
 def heap_mb(max_request_mb: int) -> int:
     """MiB of heap that let a few of the largest requests through at once."""
-    return 256 + 4 * max_request_mb
+    return (4096 if cores() >= MANY_CORES else 256) + 4 * max_request_mb
 
 
 def java_command(settings: Settings, temp: Path) -> list[str]:

@@ -103,6 +103,8 @@ def start(settings: Settings, archives: Sequence[Archive]) -> Server:
         f" {settings.name}, batch {settings.batch_size}",
     )
     say("logs", short(settings.run_dir / "logs"))
+    if settings.is_exposed and not settings.needs_tokens:
+        say("open", f"whoever reaches {settings.host}:{settings.port} may ask, without a token")
     return server
 
 
@@ -156,7 +158,7 @@ def show_answer(server: Server, archives: Sequence[Archive]) -> int:
     settings = server.settings
     task = next(a.task for a in archives if a.name == settings.name)
     pictures = sorted(PICTURES.glob("*.jpg"))
-    if task != "detection" or not pictures:
+    if task not in ("detection", "classification") or not pictures:
         say("next", curl_line(settings, Path("INPUT")))
         return 0
     answer = server.client.predict(

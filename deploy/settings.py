@@ -111,6 +111,7 @@ OPTIONS = (
     Option("startup_timeout", whole(1, 86400), "120", "s for the model to become READY"),
     Option("drain_timeout", whole(0, 3600), "30", "s that stopping waits for requests in flight"),
     Option("tokens", yes, "0", "1: callers need a token on loopback too"),
+    Option("without_tokens", yes, "0", "1: no tokens: whoever reaches HOST may ask"),
     Option("token_hours", whole(1, 87600), "720", "life of the access tokens, where they are on"),
     Option("access_log", yes, "0", "1: one log line per request"),
     Option("system_metrics", yes, "0", "1: CPU, memory and disk on the metrics page, every minute"),
@@ -139,6 +140,7 @@ class Settings:
     startup_timeout: int
     drain_timeout: int
     tokens: bool
+    without_tokens: bool
     token_hours: int
     access_log: bool
     system_metrics: bool
@@ -158,7 +160,12 @@ class Settings:
     @property
     def needs_tokens(self) -> bool:
         """Whether callers need a token: it was asked for, or a port is open beyond this machine."""
-        return self.tokens or not (is_loopback(self.host) and is_loopback(self.management_host))
+        return self.tokens or (self.is_exposed and not self.without_tokens)
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether a port is open beyond this machine."""
+        return not (is_loopback(self.host) and is_loopback(self.management_host))
 
     def record(self) -> dict[str, Any]:
         """The settings as JSON values; equal records start equal servers."""
@@ -199,6 +206,13 @@ def make(values: Mapping[str, str]) -> Settings:
     numbers = [port for _, port in settings.ports.values()]
     if len(set(numbers)) < len(numbers):
         raise KitError(f"the ports {sorted(numbers)} overlap: choose PORT and GRPC_PORT apart")
+    if settings.without_tokens and settings.tokens:
+        raise KitError("--tokens 1 and --without-tokens 1 contradict each other: give one")
+    if settings.without_tokens and not is_loopback(settings.management_host):
+        raise KitError(
+            f"--without-tokens 1 with --management-host {settings.management_host} would let anyone"
+            " stop the workers: leave management on 127.0.0.1, or keep the tokens"
+        )
     return settings
 
 

@@ -107,7 +107,10 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
 
 
 def decode_to_fit(
-    data: bytes, fit: tuple[int, int] | None, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    fit: tuple[int, int] | None,
+    max_pixels: int = MAX_PIXELS,
+    cover: bool = False,
 ) -> Picture:
     """Decodes a JPEG, PNG, WebP or BMP, turned upright as its EXIF orientation says.
 
@@ -116,6 +119,7 @@ def decode_to_fit(
             twice as large is decoded at 1/2, 1/4 or 1/8 of its size, never below what fits: libjpeg
             then averages blocks of pixels instead of computing each (its scaled inverse DCT). None
             decodes at full size.
+        cover: the picture will cover ``fit``, cut where it reaches beyond, instead of fitting in.
 
     Returns:
         The pixels, RGB, and the picture's own size. Transparency is dropped, 16-bit grey keeps its
@@ -129,7 +133,8 @@ def decode_to_fit(
     picture = _checked(data, max_pixels)
     width, height = picture.size
     if fit is not None and picture.format == "JPEG":
-        reach = min(fit[0] / height, fit[1] / width), min(fit[0] / width, fit[1] / height)
+        pick = max if cover else min
+        reach = pick(fit[0] / height, fit[1] / width), pick(fit[0] / width, fit[1] / height)
         scale = max(reach)  # whichever way its orientation turns it
         picture.draft("RGB", (math.ceil(width * scale), math.ceil(height * scale)))
     try:

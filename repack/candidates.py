@@ -18,7 +18,7 @@ from handlers.passport import Artefact
 from handlers.runtimes import make
 from handlers.runtimes.base import Runtime
 from handlers.runtimes.device import DeviceRuntime
-from repack import gpu_artefacts
+from repack import gpu_artefacts, refusals
 from repack.cli_gpu import GpuOptions
 from repack.converters import (
     PRECISIONS,
@@ -215,16 +215,22 @@ class Workshop:
     @cached_property
     def gpu(self) -> GpuWorkshop:
         """What builds the GPU's forms."""
-        return GpuWorkshop(self.subject, self.stage, self.calibration, self.gpu_options)
+        graph = self.onnx if self.subject.module is None else None
+        if isinstance(graph, KitError):
+            raise graph
+        return GpuWorkshop(self.subject, graph, self.stage, self.calibration, self.gpu_options)
 
     @cached_property
     def onnx(self) -> Path | KitError:
         """The model as ONNX, with suppression at its end where it is a detector; or why not."""
         subject = self.subject
-        if subject.module is None:
-            return subject.source.path
+        if subject.module is None and subject.write_onnx is None:
+            return subject.source.graph
         folder = self.stage / "onnx"
         folder.mkdir(parents=True)
+        if subject.write_onnx is not None:
+            subject.write_onnx(folder / "changed.onnx")
+            return folder / "changed.onnx"
         exported, ended = folder / "exported.onnx", folder / "detector.onnx"
         try:
             onnx_from_module.convert(subject, exported)
@@ -277,7 +283,7 @@ def try_one(candidate: Candidate, workshop: Workshop, reference: Reference) -> N
     except KitError as e:
         candidate.error = str(e)
     except Exception as e:  # runtimes raise many types for models that they do not take
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[-1]
+        reason = refusals.reason(e, candidate, workshop)
         free = shutil.disk_usage(workshop.stage).free
         if free < LITTLE:
             reason += f"; {workshop.stage} has only {free / 1e6:.1f} MB free"

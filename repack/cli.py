@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.errors import KitError
-from repack import cli_gpu
+from repack import cli_classification, cli_gpu
 from repack.archive import VERSION
+from repack.cli_classification import ClassifierOptions
 from repack.cli_gpu import GpuOptions
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class Options:
     confidence: float
     iou: float
     max_detections: int
+    classifier: ClassifierOptions | None
+    symbolic: Path | None
+    tensorflow_python: Path | None
     command: str
     gpu: GpuOptions
     info: bool
@@ -64,7 +68,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add = found.add_argument
     add(
-        "--weights", type=Path, default=SHIPPED, help="YOLOv5, TorchScript, ONNX or state-dict file"
+        "--weights",
+        type=Path,
+        default=SHIPPED,
+        help="YOLOv5, TorchScript, ONNX or state-dict file, SavedModel folder",
     )
     add("--name", default="fd1", help="the model's name in TorchServe and of the archive")
     add("--version", default="1.0", help="the model's version in TorchServe")
@@ -109,6 +116,20 @@ def parser() -> argparse.ArgumentParser:
     add("--conf", type=float, default=0.25, help="least confidence of an answered box")
     add("--iou", type=float, default=0.45, help="overlap above which boxes of a class are merged")
     add("--max-det", type=int, default=300, help="most boxes per picture")
+    add(
+        "--symbolic",
+        type=Path,
+        metavar="FILE.py",
+        help="Python file, run as your own code, that says how operators unknown to PyTorch's "
+        "exporter are written in ONNX",
+    )
+    add(
+        "--tensorflow-python",
+        type=Path,
+        metavar="PYTHON",
+        help="the Python that has TensorFlow and tf2onnx, for SavedModels",
+    )
+    cli_classification.add_flags(found)
     return found
 
 
@@ -148,6 +169,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         confidence=given.conf,
         iou=given.iou,
         max_detections=given.max_det,
+        classifier=cli_classification.asked(given),
+        symbolic=given.symbolic,
+        tensorflow_python=given.tensorflow_python,
         command=shlex.join(["python", "repack/model_repack.py", *words]),
         gpu=cli_gpu.read(given),
         info=given.info,

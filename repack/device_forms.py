@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from handlers.runtimes.device import PIXELS, RAW_MAPS
 from repack.networks.yolov5 import STRIDES, Detect, YOLOv5
 from repack.subjects import RAW, Arrays, Subject
+from repack.symbolic import Functions
 
 Shapes = Mapping[str, tuple[int | str, ...]]
 
@@ -29,6 +30,7 @@ class DeviceForm:
         dtypes: per input NumPy's name of its element type.
         outputs: their names.
         options: for the runtime (``handlers.runtimes.device``) and the handler.
+        symbolic: the user's ONNX forms of operators (``repack.symbolic``).
     """
 
     module: nn.Module | None
@@ -37,6 +39,7 @@ class DeviceForm:
     dtypes: Mapping[str, str]
     outputs: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    symbolic: Functions = field(default_factory=dict)
 
     def feed(self, given: Arrays) -> Arrays:
         """Inputs as the passport has them -> as the module takes them."""
@@ -64,17 +67,22 @@ class Maps(nn.Module):
         return tuple(conv(m) for conv, m in zip(head.m, maps, strict=True))
 
 
-def device_form(subject: Subject) -> DeviceForm:
-    """The form of a subject that the GPU's converters start from."""
+def device_form(subject: Subject, graph: Path | None) -> DeviceForm:
+    """The form of a subject that the GPU's converters start from.
+
+    Args:
+        graph: the ONNX file of a subject without a module.
+    """
     detector = subject.source.module
     if subject.raw is None or not isinstance(detector, YOLOv5):
         return DeviceForm(
             subject.module,
-            subject.source.path if subject.module is None else None,
+            graph,
             {s.name: s.shape for s in subject.inputs},
             {s.name: s.dtype for s in subject.inputs},
             tuple(s.name for s in subject.outputs),
             {"outputs": [s.name for s in subject.outputs]},
+            subject.symbolic,
         )
     head = cast(Detect, detector.model[24])
     spec = subject.inputs[0]

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from handlers.errors import KitError
 from handlers.passport import Passport
-from repack import packing, samples, sources, subjects
+from repack import classifier, packing, refusals, samples, sources, subjects, symbolic
 from repack.archive import Draft, disk_error
-from repack.candidates import Candidate, Workshop, listed, measure, superfluous, try_one
+from repack.candidates import (
+    Candidate,
+    Workshop,
+    listed,
+    measure,
+    superfluous,
+    try_one,
+)
 from repack.cli import Options, table
 from repack.progress import say, step
 from repack.samples import Sample
@@ -42,15 +50,17 @@ def repack(options: Options) -> Path:
             workshop = Workshop(subject, work, [s.inputs for s in calibration], options.gpu)
             with step("asking the original"):
                 reference = Reference.make(subject, gate_samples)
-            portable = prove_portable(workshop, reference)
+            first = prove_portable(workshop, reference)
+            portable = first[-1]
             tried: list[Candidate] = []
             for candidate in asked:
-                if candidate.form == portable.form:
-                    tried.append(portable)
+                known = next((f for f in first if f.form == candidate.form), None)
+                if known is not None:
+                    tried.append(known)
                 elif not superfluous(candidate, tried, options.gpu):
                     try_one(candidate, workshop, reference)
                     tried.append(candidate)
-            chosen = choose(tried, reference)
+            chosen = choose(tried, reference, portable)
             record = fill(stage, workshop, chosen, portable, options)
             example = packing.example_input(subject, gate_samples, Path(tmp))
         except OSError as e:
@@ -63,7 +73,19 @@ def repack(options: Options) -> Path:
 
 def load(options: Options) -> Subject:
     """The checkpoint, as something that can be converted."""
-    source = sources.load(options.weights, options.network)
+    if options.symbolic is None:
+        return _load(options)
+    functions = symbolic.load(options.symbolic)  # first: it may define what the checkpoint needs
+    subject = _load(options)
+    if subject.module is None:
+        raise KitError(f"--symbolic: {subject.source.path} holds ONNX already: leave it out")
+    return replace(subject, symbolic=functions)
+
+
+def _load(options: Options) -> Subject:
+    source = sources.load(options.weights, options.network, options.tensorflow_python)
+    if options.classifier is not None:
+        return classifier.subject(source, options.input_shapes, options.classifier)
     if source.task != "detection":
         return subjects.tensors(source, options.input_shapes)
     if options.input_shapes:
@@ -88,20 +110,28 @@ def read_samples(options: Options, subject: Subject) -> tuple[list[Sample], list
     return gate, calibration
 
 
-def prove_portable(workshop: Workshop, reference: Reference) -> Candidate:
-    """The f32 form that every machine can run; it must pass the gate too.
+def prove_portable(workshop: Workshop, reference: Reference) -> list[Candidate]:
+    """The f32 form that every machine can run, last of those tried; it must pass the gate too.
+
+    That is TorchScript, and ONNX Runtime where the model has no TorchScript form.
 
     Raises:
         KitError, GateFailed: it could not be made, or differs from the original.
     """
-    backend = "onnxruntime" if workshop.subject.module is None else "torchscript"
-    portable = Candidate(backend, "f32")
-    try_one(portable, workshop, reference)
-    portable.proven()
-    return portable
+    tried: list[Candidate] = []
+    if workshop.subject.module is not None:
+        tried.append(Candidate("torchscript", "f32"))
+        try_one(tried[0], workshop, reference)
+    if not tried or tried[0].proof is None:
+        if tried:
+            say(f"    note: no TorchScript form ({tried[0].error}); ONNX Runtime's is the portable")
+        tried.append(Candidate("onnxruntime", "f32"))
+        try_one(tried[-1], workshop, reference)
+    tried[-1].proven()
+    return tried
 
 
-def choose(tried: Sequence[Candidate], reference: Reference) -> Candidate:
+def choose(tried: Sequence[Candidate], reference: Reference, portable: Candidate) -> Candidate:
     """The fastest candidate that passed; shows the table that it was chosen from.
 
     Raises:
@@ -113,7 +143,9 @@ def choose(tried: Sequence[Candidate], reference: Reference) -> Candidate:
     passed = [c for c in tried if c.passed]
     if not passed:
         compared = [c for c in tried if c.proof is not None]
-        (compared or list(tried))[0].proven()
+        if not compared:
+            raise KitError(refusals.advice(tried[0], portable))
+        compared[0].proven()
     return min(passed, key=lambda c: c.per_item_ms)
 
 

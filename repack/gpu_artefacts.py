@@ -44,12 +44,17 @@ class GpuWorkshop:
     """Builds the GPU's forms of one subject."""
 
     def __init__(
-        self, subject: Subject, stage: Path, calibration: Sequence[Arrays], options: GpuOptions
+        self,
+        subject: Subject,
+        graph: Path | None,
+        stage: Path,
+        calibration: Sequence[Arrays],
+        options: GpuOptions,
     ):
         self.stage = stage
         self.calibration = calibration
         self.options = options
-        self.form: DeviceForm = device_form(subject)
+        self.form: DeviceForm = device_form(subject, graph)
         fixed = next((s[0] for s in self.form.shapes.values()), "batch")
         self.batches = options.batches if isinstance(fixed, str) else (int(fixed),)
 
@@ -72,7 +77,7 @@ class GpuWorkshop:
         if backend == "aotinductor":
             from repack.converters import aotinductor_from_module
 
-            packages = aotinductor_from_module.convert(
+            packages, weights = aotinductor_from_module.convert(
                 self.form, precision, self.batches, self.stage / folder
             )
             files = tuple(f"{folder}/{path.name}" for path in packages)
@@ -81,7 +86,12 @@ class GpuWorkshop:
                 "torch": torch.__version__.split("+")[0],
                 "compute_capability": f"{major}.{minor}",
             }
-            options = {**self.form.options, "batches": list(self.batches), "built": built}
+            options = {
+                **self.form.options,
+                "batches": list(self.batches),
+                "built": built,
+                "weights": weights,
+            }
             return Artefact("aotinductor", files, precision, {}, "tensors", options)
         from repack.converters import torchscript_cuda_from_module
 

@@ -146,7 +146,7 @@ def example_input(subject: Subject, samples: list[Sample], folder: Path) -> Path
     if samples:
         return samples[0].path.resolve()
     given = subject.random_inputs(seed=2)
-    if subject.task == "detection":
+    if subject.task in ("detection", "classification"):
         path = folder / "example.jpg"
         path.write_bytes(images.encode_jpeg(next(iter(given.values()))[0]))
         return path

@@ -191,15 +191,12 @@ def _tensorrt(runtime: Any) -> tuple[Counter[str], Counter[str]]:
 
 
 def _aotinductor(runtime: Any) -> tuple[Counter[str], Counter[str]]:
-    """From the types of the weights that the compiled package holds."""
+    """From the weights of the program that was compiled: a package does not tell its own types."""
     layers: Counter[str] = Counter()
     flops: Counter[str] = Counter()
-    package = next(iter(runtime.packages.values()))
-    for value in package.loader.get_constants().values():
-        if value.dim() >= 2 and value.is_floating_point():
-            name = str(value.dtype).removeprefix("torch.")
-            layers[NAMES.get(name, name)] += 1
-            flops[NAMES.get(name, name)] += value.numel()
+    for name, (count, values) in runtime.artefact.options["weights"].items():
+        layers[NAMES.get(name, name)] += count
+        flops[NAMES.get(name, name)] += values
     return layers, flops
 
 

@@ -27,7 +27,7 @@ class Sample:
     Attributes:
         inputs: batch of one.
         truth: ``[K, 5]`` float32, x1, y1, x2, y2 in pixels of the model's input and class index;
-            None where the picture has no label file.
+            None where the picture has no label file. For a classifier ``[1]``, the class index.
     """
 
     path: Path
@@ -46,6 +46,10 @@ def read(folder: Path, subject: Subject, flag: str) -> list[Sample]:
     """
     if not folder.is_dir():
         raise KitError(f"{flag} {folder}: no such folder")
+    if subject.task == "classification":
+        from repack import samples_classification
+
+        return samples_classification.read(folder, subject, flag)
     kinds = PICTURES if subject.task == "detection" else ARRAYS
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in kinds)
     if not paths:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from handlers.errors import KitError
 from handlers.passport import Artefact, Passport, TensorSpec
 from repack import archive
+
+MANY = 100
+"""How many class names are shown."""
 
 
 def main() -> int:
@@ -47,12 +50,17 @@ def text(p: Passport, path: Path) -> str:
         f"  with        {', '.join(f'{k} {v}' for k, v in p.versions.items())}",
         *(f"  input       {_tensor(s)}" for s in p.inputs),
         *(f"  output      {_tensor(s)}" for s in p.outputs),
-        f"  classes     {', '.join(p.labels) or 'none'}",
+        f"  classes     {_classes(p.labels)}",
         f"  settings    {', '.join(f'{k} {v}' for k, v in p.settings.items()) or 'none'}",
     ]
     for name, artefact in p.artefacts.items():
         lines += _artefact(name, artefact, p.gate.get(name, {}))
     return "\n".join(lines)
+
+
+def _classes(labels: Sequence[str]) -> str:
+    shown = ", ".join(labels[:MANY]) or "none"
+    return shown if len(labels) <= MANY else f"{shown}, ... ({len(labels)} in all)"
 
 
 def _tensor(s: TensorSpec) -> str:

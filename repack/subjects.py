@@ -20,8 +20,10 @@ from repack.networks.yolov5 import Detect, YOLOv5
 from repack.sources import Source
 
 Arrays = dict[str, NDArray[Any]]
+Shapes = Mapping[str, tuple[int | str, ...]]
 
 HANDLERS = {
+    "classification": "handlers.classification:ClassificationHandler",
     "detection": "handlers.detection:DetectionHandler",
     "tensors": "handlers.tensors:TensorHandler",
 }
@@ -39,6 +41,9 @@ class Subject:
         original: the unconverted model's answer to inputs as in ``inputs``; the gate's reference.
             It may give more than ``outputs``: whatever a converted form may be compared in.
         settings: what the handler needs to know, as written into the passport.
+        symbolic: the user's ONNX forms of operators, as ``repack.symbolic.load`` gives them.
+        write_onnx: for an ONNX source whose graph is changed first: writes the graph that takes
+            ``inputs``; None where it is converted as it is.
         raw: for a detector, the module that ends before the boxes are decoded (its outputs are
             ``RAW``), and the grids to decode them.
     """
@@ -50,6 +55,8 @@ class Subject:
     original: Callable[[Arrays], Arrays]
     settings: dict[str, Any] = field(default_factory=dict)
     raw: tuple[nn.Module, list[Grid]] | None = None
+    symbolic: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    write_onnx: Callable[[Path], None] | None = None
 
     @property
     def task(self) -> str:
@@ -129,7 +136,7 @@ def detector(source: Source, imgsz: int, settings: Mapping[str, Any]) -> Subject
     return Subject(source, (spec,), (boxes,), module, original, dict(settings), (raw, where))
 
 
-def tensors(source: Source, shapes: Mapping[str, tuple[int | str, ...]]) -> Subject:
+def tensors(source: Source, shapes: Shapes) -> Subject:
     """Any other model: raw tensors in, raw tensors out.
 
     Args:
@@ -181,17 +188,22 @@ def _torch_original(
     return run
 
 
-def _onnx_subject(source: Source, shapes: Mapping[str, tuple[int | str, ...]]) -> Subject:
+def _onnx_subject(source: Source, shapes: Shapes) -> Subject:
     import onnxruntime as ort
+
+    from repack.converters import operators
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     try:
-        session = ort.InferenceSession(str(source.path), options, ["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(source.graph), options, ["CPUExecutionProvider"])
     except Exception as e:
-        reason = str(e).strip().splitlines()[0]
-        raise KitError(f"{source.path}: ONNX Runtime does not load it ({reason})") from None
+        reason = operators.reason(source.graph, e)
+        raise KitError(
+            f"{source.path}: ONNX Runtime, whose answers the gate compares with, does not load it "
+            f"({reason})"
+        ) from None
     inputs = tuple(_onnx_spec(i, shapes.get(i.name), source.path) for i in session.get_inputs())
     unknown = set(shapes) - {s.name for s in inputs}
     if unknown:

@@ -79,7 +79,7 @@ def from_onnx(
     log = Log(trt)
     parsers: list[Any] = []
 
-    def fill(network: Any) -> None:
+    def fill(network: Any, config: Any) -> None:
         parser = trt.OnnxParser(network, log.sink)
         parsers.append(parser)  # the network keeps pointers into it
         if not parser.parse_from_file(str(source)):
@@ -91,12 +91,12 @@ def from_onnx(
 def build(
     trt: Any,
     log: Log,
-    fill: Callable[[Any], None],
+    fill: Callable[[Any, Any], None],
     recipe: Recipe,
     calibrator: Any = None,
     timing_cache: Path | None = None,
 ) -> bytes:
-    """Builds the network that ``fill`` writes into an empty one.
+    """Builds the network that ``fill(network, config)`` writes into an empty one.
 
     No kernels of cuBLAS and cuDNN are used (TensorRT 10 has none by default): a worker then needs
     neither library, which costs hundreds of megabytes each.
@@ -104,8 +104,8 @@ def build(
     dialect = versions.dialect(trt)
     builder = trt.Builder(log.sink)
     network = dialect.network(builder)
-    fill(network)
     config = builder.create_builder_config()
+    fill(network, config)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe.workspace)
     config.builder_optimization_level = recipe.level
     config.set_tactic_sources(0)

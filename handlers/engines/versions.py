@@ -45,7 +45,7 @@ class Flags:
         )
 
     def ask(self, config: Any, network: Any, precision: str, calibrator: Any) -> None:
-        """Lets the builder use a precision; in 16 bits, inputs and outputs are 16-bit floats too."""
+        """Lets the builder use a precision; in 16 bits, inputs and outputs are of 16 bits too."""
         flag = self.trt.BuilderFlag
         config.clear_flag(flag.TF32)  # 10 bits of mantissa are not 32-bit floats
         half, single = self.trt.float16, self.trt.float32
@@ -60,6 +60,18 @@ class Flags:
         if precision == "int8" or (precision == "best" and calibrator is not None):
             config.set_flag(flag.INT8)
             config.int8_calibrator = calibrator
+        if precision in ("f16", "int8"):
+            # Left alone, the builder takes whatever kernel is fastest, 32-bit ones too.
+            config.set_flag(flag.PREFER_PRECISION_CONSTRAINTS)
+            kind = half if precision == "f16" else self.trt.int8
+            for i in range(network.num_layers):
+                if network.get_layer(i).type in self._heavy():
+                    network.get_layer(i).precision = kind
+
+    def _heavy(self) -> tuple[Any, ...]:
+        """The layers whose multiplications make up a network's cost."""
+        layer = self.trt.LayerType
+        return layer.CONVOLUTION, layer.DECONVOLUTION, layer.MATRIX_MULTIPLY
 
     def calibrator_class(self) -> Any:
         """Ranges by relative entropy, TensorRT's own choice for convolutional networks."""

@@ -21,22 +21,30 @@ RUN = (
 )
 
 
-def convert(form: DeviceForm, precision: str, batches: Sequence[int], folder: Path) -> list[Path]:
+def convert(
+    form: DeviceForm, precision: str, batches: Sequence[int], folder: Path
+) -> tuple[list[Path], dict[str, list[int]]]:
     """Compiles a package for each batch size, each in its own process.
 
     A process of its own, because a compiled package, loaded where it was compiled, has crashed
     (PyTorch 2.11), and because the compiler keeps gigabytes.
 
+    Returns:
+        The packages, and per element type how many weights the program has and their values: a
+        package does not tell the types of its own.
+
     Raises:
         KitError: no GPU, no compiler (Triton, a C++ compiler), or it does not take the model.
     """
-    found = []
+    found, weights = [], {}
     with tempfile.TemporaryDirectory(prefix="repack-inductor-") as tmp:
         for batch in batches:
             module, given = prepared(form, precision, batch)
             exported, package = Path(tmp) / f"b{batch}.pt2", folder / f"model-b{batch}.pt2"
             with torch.no_grad():
-                torch.export.save(torch.export.export(module, given), exported)
+                program = torch.export.export(module, given)
+                torch.export.save(program, exported)
+            weights = _weights(program)
             environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(Path(tmp) / "cache")}
             done = subprocess.run(
                 [sys.executable, "-c", RUN, str(exported), str(package)],
@@ -50,6 +58,16 @@ def convert(form: DeviceForm, precision: str, batches: Sequence[int], folder: Pa
                 last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
                 raise KitError(f"AOTInductor does not compile this model ({last})")
             found.append(package)
+    return found, weights
+
+
+def _weights(program: torch.export.ExportedProgram) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for value in program.state_dict.values():
+        if isinstance(value, torch.Tensor) and value.dim() >= 2 and value.is_floating_point():
+            counts = found.setdefault(str(value.dtype).removeprefix("torch."), [0, 0])
+            counts[0] += 1
+            counts[1] += value.numel()
     return found
 
 

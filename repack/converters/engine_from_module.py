@@ -12,7 +12,7 @@ from handlers.errors import RuntimeMissing
 
 def fill_by_torch2trt(
     trt: Any, log: Log, module: Path, recipe: Recipe, outputs: Sequence[str]
-) -> Callable[[Any], None]:
+) -> Callable[[Any, Any], None]:
     """What writes a module into an empty network.
 
     torch2trt follows a call of the module and adds a layer for each operator it knows. A tensor
@@ -48,10 +48,12 @@ def fill_by_torch2trt(
         "gpu_fallback": False,
     }
 
-    def fill(network: Any) -> None:
+    def fill(network: Any, config: Any) -> None:
         with (
             torch.no_grad(),
-            ConversionContext(network, torch2trt_kwargs=settings, logger=log.sink) as context,
+            ConversionContext(
+                network, torch2trt_kwargs=settings, builder_config=config, logger=log.sink
+            ) as context,
         ):
             context.add_inputs(given, list(shapes), dynamic_axes=free)
             result = net(*given)

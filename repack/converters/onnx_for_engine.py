@@ -14,6 +14,7 @@ from onnx import GraphProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from handlers.errors import KitError
+from repack import symbolic
 from repack.device_forms import DeviceForm
 
 OPSET = 17
@@ -52,6 +53,7 @@ def _export(form: DeviceForm, module: nn.Module, target: Path) -> None:
             warnings.catch_warnings(),
             torch.no_grad(),
             contextlib.redirect_stdout(sys.stderr),
+            symbolic.registered(form.symbolic, OPSET),
         ):
             warnings.simplefilter("ignore")
             torch.onnx.export(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from handlers.errors import KitError
-from handlers.passport import TensorSpec
+from repack import symbolic
 from repack.subjects import RAW, Subject
 
 OPSET, SCRIPTED_OPSET = 20, 17
+
+UNKNOWN = (
+    re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'"),
+    re.compile(r"operator with unrecognized namespace ([\w:]+)"),
+    re.compile(r"Exporting the operator '([\w:]+)' to ONNX"),
+)
+"""How the exporters name an operator that they do not know; the first is the newer one."""
 
 
 def convert(subject: Subject, path: Path) -> None:
@@ -37,7 +45,8 @@ def convert(subject: Subject, path: Path) -> None:
         raise KitError("an ONNX file needs no export")
     example = subject.random_inputs(seed=1, batch=2)
     given = tuple(torch.from_numpy(example[s.name]) for s in subject.inputs)
-    export = _export_scripted if isinstance(module, torch.jit.ScriptModule) else _export
+    scripted = any(isinstance(m, torch.jit.ScriptModule) for m in module.modules())
+    export = _export_scripted if scripted else _export
     noisy = logging.getLogger("torch.onnx")
     level = noisy.level
     noisy.setLevel(logging.ERROR)
@@ -49,15 +58,25 @@ def convert(subject: Subject, path: Path) -> None:
             _cache_in(path.parent / "cache"),
         ):
             warnings.simplefilter("ignore")
-            export(module, given, subject.inputs, outputs, path)
+            export(module, given, subject, outputs, path)
+    except KitError:
+        raise
     except Exception as e:
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise KitError(f"PyTorch's ONNX exporter does not take this model ({reason})") from None
+        raise KitError(f"PyTorch's ONNX exporter does not take this model ({_reason(e)})") from None
     finally:
         noisy.setLevel(level)
     model = onnx.load(path)
     _drop_traces(model)
     onnx.save(model, path)
+
+
+def _reason(error: Exception) -> str:
+    """The operator that an exporter does not know, or the first line of what it says."""
+    text = str(error)
+    for pattern in UNKNOWN:
+        if found := pattern.search(text):
+            return f"it does not know {found[1].replace('.', '::', 1)}: add --symbolic FILE.py"
+    return (text.strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager
@@ -77,10 +96,11 @@ def _cache_in(folder: Path) -> Iterator[None]:
 def _export(
     module: nn.Module,
     given: tuple[Tensor, ...],
-    inputs: Sequence[TensorSpec],
+    subject: Subject,
     outputs: list[str],
     path: Path,
 ) -> None:
+    inputs = subject.inputs
     axes = tuple(
         {
             i: torch.export.Dim(n, min=1, max=4096)
@@ -100,28 +120,33 @@ def _export(
         output_names=outputs,
         external_data=False,
         verbose=False,
+        custom_translation_table=symbolic.translations(subject.symbolic, OPSET),
     )
 
 
 def _export_scripted(
     module: nn.Module,
     given: tuple[Tensor, ...],
-    inputs: Sequence[TensorSpec],
+    subject: Subject,
     outputs: list[str],
     path: Path,
 ) -> None:
     """The older exporter: the newer one does not take TorchScript modules."""
+    inputs = subject.inputs
+    if not isinstance(module, torch.jit.ScriptModule):
+        module = torch.jit.trace(module, given, check_trace=False)
     axes = {s.name: {i: n for i, n in enumerate(s.shape) if isinstance(n, str)} for s in inputs}
-    torch.onnx.export(
-        module,
-        given,
-        path,
-        dynamo=False,
-        opset_version=SCRIPTED_OPSET,
-        dynamic_axes=axes,
-        input_names=[s.name for s in inputs],
-        output_names=outputs,
-    )
+    with symbolic.registered(subject.symbolic, SCRIPTED_OPSET):
+        torch.onnx.export(
+            module,
+            given,
+            path,
+            dynamo=False,
+            opset_version=SCRIPTED_OPSET,
+            dynamic_axes=axes,
+            input_names=[s.name for s in inputs],
+            output_names=outputs,
+        )
 
 
 def _drop_traces(model: onnx.ModelProto) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers.errors import KitError
+from repack.converters import operators
 from repack.subjects import Arrays
 
 
@@ -33,8 +34,9 @@ def convert(source: Path, target: Path, precision: str, calibration: Sequence[Ar
         # Not read_model: this merges x * sigmoid(x) into one operation, without which
         # quantisation leaves the sigmoids on their own and int8 is slower than f32.
         model = ov.convert_model(source)
-    except RuntimeError as e:
-        raise KitError(f"OpenVINO does not take this model ({_reason(e)})") from None
+    except Exception as e:  # the front end's own error types are no part of OpenVINO's interface
+        reason = operators.reason(source, e)
+        raise KitError(f"OpenVINO does not take this model ({reason})") from None
     execution = "f32"
     if precision == "int8":
         model = _quantise(model, calibration)
@@ -67,8 +69,3 @@ def _cpu_has_bf16() -> bool:
     import openvino as ov
 
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def _reason(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

@@ -11,12 +11,15 @@ import torch
 from handlers.errors import KitError
 from repack.subjects import Subject
 
+OWN = {"aten", "prim", "prims", "quantized", "mkldnn", "mkldnn_prepacked", "prepacked"}
+"""Namespaces of operators that every installation of PyTorch has."""
+
 
 def convert(subject: Subject, path: Path) -> None:
     """Traces the module (a TorchScript module is taken as it is) and freezes it.
 
     Raises:
-        KitError: the module cannot be traced.
+        KitError: the module cannot be traced, or calls an operator that is not PyTorch's own.
     """
     if subject.module is None:
         raise KitError("an ONNX file has no module to trace")
@@ -34,7 +37,26 @@ def convert(subject: Subject, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         frozen = torch.jit.freeze(module.eval()) if hasattr(module, "training") else module
+        _refuse_foreign(frozen)
         # Not straight into the file: where the disk is full, torch ends the whole process.
         out = io.BytesIO()
         torch.jit.save(frozen, out)
     path.write_bytes(out.getbuffer())
+
+
+def _refuse_foreign(module: torch.jit.ScriptModule) -> None:
+    """A worker has no operators but PyTorch's own.
+
+    Raises:
+        KitError: the module calls another one.
+    """
+    waiting = list(module.inlined_graph.nodes())
+    while waiting:
+        node = waiting.pop()
+        space = node.kind().partition("::")[0]
+        if space not in OWN:
+            raise KitError(
+                f"operator {node.kind()} is not PyTorch's own: no worker has it; its ONNX form can "
+                "be given by --symbolic FILE.py"
+            )
+        waiting += [inner for block in node.blocks() for inner in block.nodes()]

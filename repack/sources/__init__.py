@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from repack.sources import state_dict, yolov5
+from repack.sources import savedmodel, state_dict, yolov5
 from repack.sources.checkpoint import read_checkpoint
 from repack.sources.content import Kind, sniff
 from repack.sources.errors import (
@@ -30,17 +30,22 @@ __all__ = [
 ]
 
 
-def load(path: Path, network: str | None = None) -> Source:
+def load(path: Path, network: str | None = None, tensorflow_python: Path | None = None) -> Source:
     """Whatever ``path`` holds, told by its content.
 
     Args:
-        path: a YOLOv5 checkpoint, a TorchScript file, an ONNX file or, with ``network``, a state
-            dict.
+        path: a YOLOv5 checkpoint, a TorchScript file, an ONNX file, a TensorFlow SavedModel's
+            folder or, with ``network``, a state dict.
         network: "module:Class" of the state dict's network; only for checkpoints.
+        tensorflow_python: the Python that has TensorFlow; only for SavedModels.
 
     Raises:
         SourceError: one line that starts with the file's name and says what was found.
     """
+    if savedmodel.holds(path):
+        if network is not None:
+            raise NetworkMismatch(path, "a SavedModel carries its own network: no --network")
+        return savedmodel.load(path, tensorflow_python)
     kind = sniff(path)
     if kind is Kind.CHECKPOINT:
         weights = find_weights(path, read_checkpoint(path))

@@ -15,13 +15,15 @@ class Source:
 
     Attributes:
         module: in evaluation mode, float32, on the CPU, without gradients; None for an ONNX file,
-            which is the model itself.
-        family: "yolov5", "torchscript", "onnx" or "state_dict".
+            which is the model itself, and for a SavedModel.
+        family: "yolov5", "torchscript", "onnx", "state_dict" or "savedmodel".
         network: "yolov5n" to "yolov5x"; otherwise the class or graph name.
         labels: one name per class of a detector, else empty.
-        path: the file.
+        path: the file, or a SavedModel's folder.
         sha256: of the file, 64 hexadecimal digits.
         task: "detection" (YOLOv5) or "tensors".
+        made_onnx: the ONNX file that was made of a checkpoint of another framework, in a folder
+            that goes with the process.
     """
 
     module: nn.Module | None
@@ -31,6 +33,12 @@ class Source:
     path: Path
     sha256: str
     task: str
+    made_onnx: Path | None = None
+
+    @property
+    def graph(self) -> Path:
+        """The ONNX file of a source without a module."""
+        return self.made_onnx or self.path
 
 
 def sha256_of(path: Path) -> str:

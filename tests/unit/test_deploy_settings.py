@@ -39,6 +39,16 @@ def test_tokens_are_on_beyond_loopback_and_management_stays_there(host: str) -> 
     assert make({"management_host": host}).needs_tokens
 
 
+def test_tokens_are_off_beyond_loopback_only_where_that_was_said() -> None:
+    found = make({"host": "0.0.0.0", "without_tokens": "1"})
+    assert found.is_exposed
+    assert not found.needs_tokens
+    with pytest.raises(KitError, match="contradict each other"):
+        make({"without_tokens": "1", "tokens": "1"})
+    with pytest.raises(KitError, match=r"--management-host 192\.0\.2\.7 would let anyone"):
+        make({"without_tokens": "1", "management_host": "192.0.2.7"})
+
+
 def test_localhost_is_loopback() -> None:
     assert is_loopback("localhost")
     assert not is_loopback("0.0.0.0")

@@ -78,6 +78,15 @@ CASES = {
         ("--weights", "{onnx}", "--input-shape", "z=1x3x8x8"),
         "--input-shape names z; the model has x",
     ),
+    "a classifier that is none": (
+        ("--task", "classification", "--weights", "{onnx}"),
+        "expected one output [2, classes]",
+    ),
+    "a detector as a classifier": (("--task", "classification"), "is a detector: leave --task out"),
+    "symbolic that is no code": (
+        ("--symbolic", "{picture}", "--weights", "{onnx}"),
+        "shapes01.jpg: cannot be read",
+    ),
     "torchscript from onnx": (
         ("--weights", "{onnx}", "--backend", "torchscript"),
         "is not to be had for a onnx source",

@@ -1,0 +1,194 @@
+"""Measures the kit on an NVIDIA GPU: the module alone, then served, beside the stock designs.
+
+    python benchmarks/gpu.py --archives DIR [--kit s-onnx] [--seconds 6] [--out benchmarks/results]
+
+``--archives`` holds what the kit's own command made: ``NAME.mar`` of one model, by several roads
+and precisions. Every archive's accelerated form is timed at each of its batch sizes by graph
+replays. Then three servers, one after the other, are asked for 1280x720 JPEGs:
+
+- (a) the stock design: 4 workers, batch 1, OpenCV in Python, torch2trt's own module in fp16;
+- (b) the same with the TorchScript file that TorchServe's examples lead to;
+- (c) the kit, in its local loop (mode 2) and served (mode 3).
+
+Writes ``gpu.json`` (every figure) and ``gpu.md`` (the tables).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+from benchmarks import stock, work  # noqa: E402
+from benchmarks.bench import serving  # noqa: E402
+from handlers.passport import Passport  # noqa: E402
+from handlers.runtimes import load  # noqa: E402
+from handlers.runtimes.device import DeviceRuntime  # noqa: E402
+from repack import archive  # noqa: E402
+
+STOCK_PORT, PLAIN_PORT, KIT_PORT = 18580, 18680, 18480
+CONCURRENCY = "1,4,16,64,256"
+BYTES = 170_000
+"""About how long a picture's file is."""
+
+
+def main() -> None:
+    """Times the modules, then the servers; writes the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--archives", type=Path, required=True)
+    parser.add_argument("--kit", default="s-onnx", help="the archive that (c) serves")
+    parser.add_argument("--torch2trt", default="s-t2t", help="the archive whose engine (a) serves")
+    parser.add_argument("--weights", type=Path, help="the checkpoint that (b) serves")
+    parser.add_argument("--seconds", type=float, default=6, help="per concurrency")
+    parser.add_argument("--concurrency", default=CONCURRENCY)
+    parser.add_argument("--workers", default="4")
+    parser.add_argument("--batch-size", default="32")
+    parser.add_argument("--delay", default="1")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    given = parser.parse_args()
+    result: dict[str, Any] = {
+        "command": " ".join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "modules": [],
+        "runs": [],
+    }
+    given.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="gb-") as tmp:
+        folder = Path(tmp)
+        pictures = work.pictures_of(folder / "pictures", 64, 31, BYTES)
+        for path in sorted(given.archives.glob("*.mar")):
+            result["modules"] += modules(path, folder / path.stem)
+            save(result, given.out)
+        sides(result, given, folder, pictures)
+    save(result, given.out)
+    print(table(result))
+
+
+def modules(path: Path, folder: Path) -> list[dict[str, Any]]:
+    """Milliseconds of one call at each batch size that an archive was built for."""
+    passport: Passport = archive.unpack(path, folder)
+    loaded = load(folder, passport, "accelerated", 2)
+    runtime = loaded.runtime
+    if not isinstance(runtime, DeviceRuntime) or not runtime.batches:
+        return []
+    rows = []
+    for batch in runtime.batches:
+        ms = min(runtime.time(batch, 100) for _ in range(3))
+        rows.append(
+            {
+                "archive": path.stem,
+                "runtime": runtime.name,
+                "via": loaded.artefact.options.get("via"),
+                "precision": runtime.precision,
+                "batch": batch,
+                "ms": round(ms, 4),
+                "per_second": round(batch / ms * 1e3),
+                "versions": passport.versions,
+            }
+        )
+    return rows
+
+
+def sides(result: dict[str, Any], given: argparse.Namespace, folder: Path, pictures: Path) -> None:
+    """The three servers, each alone on the machine while it is measured."""
+
+    def measured(side: str, mode: str, name: str, port: int) -> None:
+        figures = tester(given, folder, pictures, mode, name, port)
+        result["machine"], result["versions"] = figures["machine"], figures["versions"]
+        result["runs"] += [{"side": side, **run} for run in figures["runs"]]
+        save(result, given.out)
+
+    values = {"workers": given.workers, "threads": "2", "batch_size": given.batch_size}
+    values |= {"max_batch_delay": given.delay, "queue": "4000"}
+    with serving(given.archives, folder, given.kit, KIT_PORT, values):
+        measured("(c) kit", "3", given.kit, KIT_PORT)
+        measured("(c) kit", "2", given.kit, KIT_PORT)
+    store = folder / "stock-trt"
+    store.mkdir()
+    handler = Path(__file__).with_name("stock_trt_handler.py")
+    plan, about = engine(given.archives / f"{given.torch2trt}.mar", folder / "engine")
+    stock.pack(plan, store, handler, [about])
+    with stock.serve(store, folder / "st", STOCK_PORT, workers=4):
+        measured("(a) stock, torch2trt", "3", "stock", STOCK_PORT)
+    store = folder / "stock-ts"
+    store.mkdir()
+    work.torchscript(given.weights or work.untrained_yolov5s(folder / "s.pt"), folder / "model.pt")
+    stock.pack(folder / "model.pt", store)
+    with stock.serve(store, folder / "sp", PLAIN_PORT, workers=4):
+        measured("(b) stock, TorchScript", "3", "stock", PLAIN_PORT)
+
+
+def engine(path: Path, folder: Path) -> tuple[Path, Path]:
+    """An archive's engine for batch 1, and a JSON file of what its handler must know."""
+    passport = archive.unpack(path, folder)
+    options = passport.artefacts["accelerated"].options
+    about = folder / "engine.json"
+    kept = {k: options[k] for k in ("outputs", "strides", "anchors")}
+    about.write_text(json.dumps(kept), encoding="utf-8")
+    return folder / passport.artefacts["accelerated"].files[0], about
+
+
+def tester(
+    given: argparse.Namespace, folder: Path, pictures: Path, mode: str, name: str, port: int
+) -> dict[str, Any]:
+    """One run of ``python qpstest``; returns what it wrote."""
+    target = folder / "figures.json"
+    command = [sys.executable, "qpstest", "--mode", mode, "--name", name, "--input", str(pictures)]
+    command += ["--concurrency", given.concurrency, "--duration", str(given.seconds)]
+    command += ["--model-store", str(given.archives), "--json", str(target)]
+    if mode == "2":
+        command += ["--processes", given.workers, "--threads", "2", "--batch", given.batch_size]
+    environment = os.environ | {"PORT": str(port), "HOST": "127.0.0.1"}
+    subprocess.run(command, cwd=ROOT, check=True, env=environment)
+    figures: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+    return figures
+
+
+def save(result: Mapping[str, Any], out: Path) -> None:
+    """Writes what there is so far: a run on a borrowed machine may end early."""
+    (out / "gpu.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (out / "gpu.md").write_text(table(result), encoding="utf-8")
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Both tables as Markdown."""
+    lines = ["# On a GPU", "", f"`{result['command']}`, {result['date']}", ""]
+    machine = result.get("machine", {})
+    lines += [f"- {k}: {v}" for k, v in machine.items()]
+    lines += ["", "## The module alone: one call, by graph replay", ""]
+    lines += [
+        "| archive | runtime | precision | batch | ms | pictures/s |",
+        "|---|---|---|--:|--:|--:|",
+    ]
+    for m in result["modules"]:
+        via = f" via {m['via']}" if m["via"] else ""
+        lines.append(
+            f"| {m['archive']} | {m['runtime']}{via} | {m['precision']} | {m['batch']} "
+            f"| {m['ms']:.3f} | {m['per_second']:,} |"
+        )
+    lines += ["", "## Served: 1280x720 JPEGs of about 170 KB", ""]
+    lines += ["| side | mode | concurrency | req/s | p50 ms | p99 ms | errors | RSS MB |"]
+    lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
+    for run in result["runs"]:
+        latency = {k: v or 0 for k, v in run["latency_ms"].items()}
+        errors = sum(run["errors"].values())
+        lines.append(
+            f"| {run['side']} | {run['mode']} | {run['concurrency']} | {run['throughput']:,.0f} "
+            f"| {latency['p50']:.2f} | {latency['p99']:.2f} | {errors} "
+            f"| {max(run.get('worker_rss_mb') or [0]):,.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

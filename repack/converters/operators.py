@@ -1,0 +1,88 @@
+"""Which operator a runtime stumbled over, in words: its type, its node, what feeds it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+from onnx import GraphProto, NodeProto
+
+from repack.sources.errors import printable
+
+WORDS = {"And", "Cast", "Constant", "If", "Identity", "Loop", "Max", "Mean", "Min", "Not", "Or"}
+WORDS |= {"Range", "Shape", "Size", "Split", "Sum", "Where"}
+"""Operators whose names also begin English sentences: they count only in quotes or as a call."""
+
+
+def describe(path: Path, which: str) -> str:
+    """One line about a node: ``operator Det, node '/head/det' (fed by MatMul '/head/matmul')``.
+
+    Args:
+        path: the ONNX file; its weights may lie elsewhere and are not read.
+        which: a node's name, or an operator's type, of which the first node is meant.
+    """
+    graph = _graph(path)
+    for node in graph.node:
+        if which and which == node.name:
+            return _line(graph, [node])
+    same = [node for node in graph.node if which in (node.op_type, _full(node))]
+    return (
+        _line(graph, same) if same else f"{printable(which, 80)!r}, which is no node of the graph"
+    )
+
+
+def named_in(path: Path, message: str) -> str | None:
+    """``describe`` of the node or operator that a runtime's message names; None if it names none.
+
+    Longer names are looked for first, because one node's name may begin another's.
+    """
+    graph = _graph(path)
+    for node in sorted(graph.node, key=lambda n: -len(n.name)):
+        if len(node.name) > 2 and _holds(message, node.name):
+            return describe(path, node.name)
+    for kind in sorted({n.op_type for n in graph.node}, key=lambda k: -len(k)):
+        quoted = re.search(rf"(['\"`]{kind}['\"`])|(\b{kind}\()", message)
+        if quoted or (kind not in WORDS and _holds(message, kind)):
+            return describe(path, kind)
+    return None
+
+
+def reason(path: Path, error: Exception) -> str:
+    """A runtime's error in one line, with the node that it names."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = printable(lines[-1]) if lines else type(error).__name__
+    named = named_in(path, str(error))
+    return f"{last}: {named}" if named else last
+
+
+def _graph(path: Path) -> GraphProto:
+    return onnx.load(path, load_external_data=False).graph
+
+
+def _holds(message: str, name: str) -> bool:
+    """Whether the message has the name, not as a part of a longer one."""
+    return bool(re.search(rf"(?<![\w/]){re.escape(name)}(?![\w/])", message))
+
+
+def _full(node: NodeProto) -> str:
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+
+
+def _line(graph: GraphProto, nodes: Sequence[NodeProto]) -> str:
+    node = nodes[0]
+    makers = {name: n for n in graph.node for name in n.output}
+    weights = {t.name for t in graph.initializer}
+    feeds = []
+    for name in dict.fromkeys(filter(None, node.input)):
+        if name in makers:
+            feeds.append(f"{makers[name].op_type} {printable(makers[name].name or name, 80)!r}")
+        else:
+            kind = "weight" if name in weights else "input"
+            feeds.append(f"{kind} {printable(name, 80)!r}")
+    name = printable(node.name or f"-> {', '.join(node.output)}", 80)
+    more = f", and {len(nodes) - 1} more such nodes" if len(nodes) > 1 else ""
+    return (
+        f"operator {_full(node)}, node {name!r} (fed by {' and '.join(feeds) or 'nothing'}){more}"
+    )
