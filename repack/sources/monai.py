@@ -68,7 +68,7 @@ def _settings(config: Config, metadata: Facts) -> tuple[dict[str, Any], tuple[st
     before = config.section("preprocessing")
     after, inferer = config.section("postprocessing"), config.section("inferer")
     prepared, finished = preparation(before, len(channels)), finish(after)
-    patch, sliding, padding = windows(inferer)
+    patch, sliding = windows(inferer)
     labels = _labels(formats.within("outputs").within("pred"), finished.answer)
     settings = {
         "framework": "monai",
@@ -89,7 +89,6 @@ def _settings(config: Config, metadata: Facts) -> tuple[dict[str, Any], tuple[st
             "order": prepared.order,
             "crop": prepared.crop,
             "invert_at": finished.invert_at,
-            **padding,
             "preprocessing": before.data["transforms"],
             "postprocessing": [_plain(step) for step in after.data["transforms"]],
             "inferer": dict(inferer.data),

@@ -68,7 +68,7 @@ FINISHING: dict[str, dict[str, Any]] = {
 }
 INFERER: dict[str, Any] = {
     **{"roi_size": ANY, "sw_batch_size": ANY, "overlap": ANY, "mode": ANY, "sigma_scale": ANY},
-    **{"padding_mode": "constant", "cval": ANY, "sw_device": ANY, "device": ANY, "progress": ANY},
+    **{"padding_mode": "constant", "cval": 0.0, "sw_device": ANY, "device": ANY, "progress": ANY},
     **{"cache_roi_weight_map": ANY, "cpu_thresh": ANY, "buffer_steps": ANY, "buffer_dim": ANY},
     **{"with_coord": False},
 }
@@ -261,8 +261,8 @@ def _answer(step: Facts, stage: str) -> dict[str, Any]:
     return {"kind": "sigmoid_threshold", "threshold": float(threshold)}
 
 
-def windows(section: Facts) -> tuple[list[int], dict[str, Any], dict[str, Any]]:
-    """The inferer's patch, the handler's "windows" setting, and how small scans are padded."""
+def windows(section: Facts) -> tuple[list[int], dict[str, Any]]:
+    """The inferer's patch, and the handler's "windows" setting."""
     component(section, {"SlidingWindowInferer": INFERER})
     roi = section.data.get("roi_size")
     roi = [roi] * 3 if isinstance(roi, int) else roi
@@ -276,4 +276,4 @@ def windows(section: Facts) -> tuple[list[int], dict[str, Any], dict[str, Any]]:
     if mode not in ("constant", "gaussian"):
         raise section.wrong("mode", mode, "constant or gaussian")
     found = {"overlap": float(shares[0]), "gaussian": mode == "gaussian", "sigma": float(shares[1])}
-    return patch, {**found, "mirror": []}, {"cval": section.number("cval", 0.0)}
+    return patch, {**found, "mirror": []}

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -90,14 +91,19 @@ def answered(
         if context.statuses != [200]:
             raise SystemExit(f"error: {reference.name}: {answer[:300].decode()}")
         (work / "mask.nii.gz").write_bytes(answer)
-        mask, scan = nibabel.load(work / "mask.nii.gz"), nibabel.load(files[0])
-        theirs = np.asarray(nibabel.load(expected).dataobj).astype(int)
+        mask, scan = opened(work / "mask.nii.gz"), opened(files[0])
+        theirs = np.asarray(opened(expected).dataobj).astype(int)
         ours = np.asarray(mask.dataobj).astype(int)
         yield (
             expected.name,
             dice(ours, theirs),
             bool(np.allclose(mask.affine, scan.affine, atol=1e-4)),
         )
+
+
+def opened(path: Path) -> Any:
+    """A NIfTI as nibabel has it."""
+    return nibabel.load(path)
 
 
 def dice(ours: NDArray[np.int_], theirs: NDArray[np.int_]) -> dict[int, float]:
