@@ -54,7 +54,6 @@ def load(path: Path) -> Source:
     metadata = Facts(path / METADATA, bundle.config(METADATA))
     settings, labels = _settings(config, metadata)
     module, network, file = _module(bundle, config)
-    module.float().eval().requires_grad_(False)
     if bundle.zip:
         digest = sha256_of(path)
     else:
@@ -140,7 +139,7 @@ def _module(bundle: Bundle, config: Config) -> tuple[nn.Module, str, str]:
         where = bundle.path / STATE_DICT
         check_tensors(where, f"the config's {short}", built.state_dict(), tensors)
         built.load_state_dict(tensors, strict=True)
-        return built, short, STATE_DICT
+        return built.float().eval().requires_grad_(False), short, STATE_DICT
     if bundle.has(SCRIPT):
         with bundle.file(SCRIPT) as file:
             script = torchscript.load(file).module

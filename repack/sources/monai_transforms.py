@@ -175,6 +175,8 @@ def _prepare(found: Preparation, kind: str, step: Facts, channels: int) -> None:
     elif kind == "Spacing":
         pixdim = step.data.get("pixdim")
         pixdim = [pixdim] * 3 if isinstance(pixdim, int | float) else pixdim
+        if "crop" in found.order:
+            raise step.wrong("_target_", "Spacingd", "CropForegroundd after Spacingd")
         found.spacing = Facts(step.path, {"pixdim": pixdim}, step.place).numbers("pixdim", (3,))
         mode = step.data.get("mode", "bilinear")
         if mode not in _ORDERS:
@@ -232,7 +234,9 @@ def finish(section: Facts) -> Finish:
             found.answer = _answer(step, stage)
             stage = "mask"
         elif kind == "Invert":
-            found.invert_at, found.nearest = stage, bool(step.data.get("nearest_interp", True))
+            found.invert_at, found.nearest = stage, step.yes("nearest_interp", True)
+            if stage == "mask" and not found.nearest:
+                raise step.wrong("nearest_interp", False, "true where a mask is inverted")
         elif kind == "SaveImage" and found.invert_at is None:
             if step.data.get("resample", True) is not True:
                 raise step.wrong(
