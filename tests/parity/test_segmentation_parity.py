@@ -1,4 +1,4 @@
-"""The whole comparison with the real packages, where their references were made (README.md here).
+"""Masks served by a real TorchServe against those of the real packages, where their references were made (README.md here).
 
 ``NNUNET_REFERENCE`` and ``MONAI_REFERENCE`` name the folders that the scripts wrote.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.parity import compare_segmentation
-from tests.parity.compare_segmentation import LEAST_DICE, Reference, answered
+from tests.parity.compare_segmentation import LEAST_DICE, Reference, answered, served
 
 
 @pytest.mark.slow
@@ -25,7 +25,7 @@ def test_masks_equal_those_of_the_real_package(package: str, tmp_path: Path) -> 
     references: Callable[[Path], Iterator[Reference]] = getattr(compare_segmentation, package)
     count = 0
     for reference in references(Path(os.environ[variable])):
-        for case, found, grid in answered(reference, tmp_path):
+        for case, found, grid in answered(reference, tmp_path, way=served):
             assert found, (reference.name, case)
             assert min(found.values()) >= LEAST_DICE, (reference.name, case, found)
             assert grid, (reference.name, case)
