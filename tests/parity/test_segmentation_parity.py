@@ -1,4 +1,4 @@
-"""Masks served by a real TorchServe against those of the real packages, where their references were made (README.md here).
+"""Masks of a real TorchServe against those of the real packages (README.md here).
 
 ``NNUNET_REFERENCE`` and ``MONAI_REFERENCE`` name the folders that the scripts wrote.
 """

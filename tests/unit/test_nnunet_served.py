@@ -62,6 +62,7 @@ def answered(folder: Path, body: bytes, artefact: str = "accelerated") -> Any:
     return np.asarray(image.dataobj).transpose(2, 1, 0).astype(int)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("folds", ["0", "0,1"])
 def test_masks_equal_those_of_the_real_predictor(results: Path, tmp_path: Path, folds: str) -> None:
     body, reference = scan()
