@@ -93,6 +93,8 @@ def is_bundle(path: Path) -> bool:
     """Whether a folder or a zip looks like a MONAI bundle."""
     if path.is_dir():
         return (path / METADATA).is_file()
+    if not path.is_file():  # nor a pipe, which would wait for its other end
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(METADATA) for name in archive.namelist())
