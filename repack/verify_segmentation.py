@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 Mask = NDArray[np.bool_]
 
-DICE = {"f32": 0.999, "f16": 0.995, "bf16": 0.99, "int8": 0.97}
+DICE = {"f32": 0.999, "f16": 0.995, "bf16": 0.99, "int8": 0.97, "best": 0.97}
 """Least Dice per label."""
 
-SURFACE_VOXELS = {"f32": 1.0, "f16": 1.0, "bf16": 2.0, "int8": 3.0}
+SURFACE_VOXELS = {"f32": 1.0, "f16": 1.0, "bf16": 2.0, "int8": 3.0, "best": 3.0}
 """Largest Hausdorff distance (95 %), in steps of the grid's coarsest axis."""
 
 FEW = 64
@@ -155,7 +155,7 @@ def _collapse(asked: str, tallies: Mapping[str, Tally], converted: Sequence[Arra
     if not original or any(t.converted for t in tallies.values()):
         return None
     odd = sum(int((~np.isfinite(answer[OUTPUT])).sum()) for answer in converted)
-    cause = "fp16 overflow" if asked == "f16" else f"{asked} collapse"
+    cause = "fp16 overflow" if asked in ("f16", "best") else f"{asked} collapse"
     logits = f"; {odd:,} logits are NaN or infinity" if odd else ""
     return (
         f"{cause}: every mask is background, the original marks {original:,} voxels{logits}: "
