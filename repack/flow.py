@@ -9,7 +9,17 @@ from pathlib import Path
 
 from handlers.errors import KitError
 from handlers.passport import Passport
-from repack import classifier, packing, refusals, report, samples, sources, subjects, symbolic
+from repack import (
+    classifier,
+    packing,
+    refusals,
+    report,
+    samples,
+    segmentation,
+    sources,
+    subjects,
+    symbolic,
+)
 from repack.archive import disk_error
 from repack.candidates import (
     Candidate,
@@ -83,9 +93,20 @@ def load(options: Options) -> Subject:
 
 
 def _load(options: Options) -> Subject:
-    source = sources.load(options.weights, options.network, options.tensorflow_python)
+    source = sources.load(
+        options.weights,
+        options.network,
+        options.folds,
+        options.mirror,
+        options.volumes,
+        options.tensorflow_python,
+    )
     if options.classifier is not None:
         return classifier.subject(source, options.input_shapes, options.classifier)
+    if source.task == "segmentation":
+        if options.input_shapes:
+            raise KitError("--input-shape: a segmentation net's input is its settings' patch")
+        return segmentation.subject(source)
     if source.task != "detection":
         return subjects.tensors(source, options.input_shapes)
     if options.input_shapes:
