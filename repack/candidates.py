@@ -17,6 +17,7 @@ from handlers.errors import KitError
 from handlers.passport import Artefact
 from handlers.runtimes import make
 from handlers.runtimes.base import Runtime
+from repack import segmentation
 from repack.converters import (
     PRECISIONS,
     onnx_from_module,
@@ -156,10 +157,12 @@ class Workshop:
     def onnx(self) -> Path | KitError:
         """The model as ONNX, with suppression at its end where it is a detector; or why not."""
         subject = self.subject
-        if subject.module is None:
+        if subject.module is None and subject.task != "segmentation":
             return subject.source.path
         folder = self.stage / "onnx"
         folder.mkdir(parents=True)
+        if subject.module is None:
+            return segmentation.renamed(subject.source.path, folder / "named.onnx")
         exported, ended = folder / "exported.onnx", folder / "detector.onnx"
         try:
             onnx_from_module.convert(subject, exported)

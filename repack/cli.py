@@ -42,6 +42,9 @@ class Options:
     confidence: float
     iou: float
     max_detections: int
+    folds: tuple[str, ...] | None
+    mirror: bool
+    volumes: Path | None
     command: str
 
 
@@ -55,9 +58,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = found.add_argument
-    add(
-        "--weights", type=Path, default=SHIPPED, help="YOLOv5, TorchScript, ONNX or state-dict file"
-    )
+    add("--weights", type=Path, default=SHIPPED, help="checkpoint file, or nnU-Net results folder")
     add("--name", default="fd1", help="the model's name in TorchServe and of the archive")
     add("--version", default="1.0", help="the model's version in TorchServe")
     add("--imgsz", type=int, default=640, help="side of a detector's square input, pixels")
@@ -89,6 +90,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--model-store", type=Path, default=ROOT / "model_store", metavar="DIR")
     add("--network", metavar="MODULE:CLASS", help="the network of a plain state dict")
+    add(
+        "--folds",
+        metavar="0,1",
+        help="of an nnU-Net results folder; all that are there if left out",
+    )
+    add("--mirror", type=int, choices=[0, 1], default=0, help="1: mirrored windows too, as nnU-Net")
+    add("--volumes", type=Path, metavar="YAML", help="how a plain net of volumes was trained")
     add(
         "--input-shape",
         action="append",
@@ -138,8 +146,19 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         confidence=given.conf,
         iou=given.iou,
         max_detections=given.max_det,
+        folds=_folds(given.folds),
+        mirror=bool(given.mirror),
+        volumes=given.volumes,
         command=shlex.join(["python", "repack/model_repack.py", *words]),
     )
+
+
+def _folds(given: str | None) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    if not re.fullmatch(r"all|\d+(,\d+)*", given):
+        raise KitError(f"--folds {given!r}: expected such as 0,1,2 or all")
+    return tuple(dict.fromkeys(given.split(",")))
 
 
 def table(candidates: Sequence[Candidate]) -> str:

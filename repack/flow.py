@@ -9,7 +9,7 @@ from pathlib import Path
 
 from handlers.errors import KitError
 from handlers.passport import Passport
-from repack import packing, samples, sources, subjects
+from repack import packing, samples, segmentation, sources, subjects
 from repack.archive import Draft, disk_error
 from repack.candidates import Candidate, Workshop, listed, measure, try_one
 from repack.cli import Options, table
@@ -59,7 +59,13 @@ def repack(options: Options) -> Path:
 
 def load(options: Options) -> Subject:
     """The checkpoint, as something that can be converted."""
-    source = sources.load(options.weights, options.network)
+    source = sources.load(
+        options.weights, options.network, options.folds, options.mirror, options.volumes
+    )
+    if source.task == "segmentation":
+        if options.input_shapes:
+            raise KitError("--input-shape: a segmentation net's input is its settings' patch")
+        return segmentation.subject(source)
     if source.task != "detection":
         return subjects.tensors(source, options.input_shapes)
     if options.input_shapes:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from handlers.errors import KitError
 from handlers.runtimes.base import Runtime
 from repack import precision as precisions
-from repack import verify_detection
+from repack import verify_detection, verify_segmentation
 from repack.samples import Sample
 from repack.subjects import RAW, Arrays, Subject
 
@@ -124,6 +124,8 @@ def check(subject: Subject, runtime: Runtime, asked: str, reference: Reference) 
         _compare(name, asked, reference.answers, converted, result)
     if subject.task == "detection" and not result.failures:
         verify_detection.compare(subject, asked, reference, converted, result)
+    if subject.task == "segmentation":
+        verify_segmentation.compare(subject, asked, reference, converted, result)
     return result
 
 
