@@ -44,6 +44,10 @@ class Stages:
         finally:
             self._ms[stage] += (time.perf_counter() - begin) * 1e3  # type: ignore[assignment]
 
+    def add(self, stage: str, ms: float) -> None:
+        """Adds time that was measured elsewhere."""
+        self._ms[stage] += ms  # type: ignore[assignment]
+
     def count(self, statuses: list[int]) -> None:
         """Counts one answered batch by the HTTP status of its items."""
         self._batches += 1
