@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from repack.sources import nnunet, state_dict, volumes, yolov5
+from repack.sources import monai, nnunet, state_dict, volumes, yolov5
+from repack.sources.bundle import is_bundle
 from repack.sources.checkpoint import read_checkpoint
 from repack.sources.content import Kind, sniff
 from repack.sources.errors import (
@@ -42,7 +43,7 @@ def load(
 
     Args:
         path: a YOLOv5 checkpoint, a TorchScript file, an ONNX file or, with ``network``, a state
-            dict; or a results folder of nnU-Net.
+            dict; a results folder of nnU-Net; a MONAI bundle, as a folder or a zip.
         network: "module:Class" of the state dict's network; only for checkpoints.
         folds: of a results folder; None takes all that are there.
         mirror: of a results folder: average over mirrored windows, as nnU-Net does by default.
@@ -55,6 +56,10 @@ def load(
     if path.is_dir() and nnunet.is_results(path):
         _leave_out(path, "an nnU-Net results folder", {"--network": network, "--volumes": settings})
         return nnunet.load(path, folds, mirror)
+    if is_bundle(path):
+        _leave_out(path, "a MONAI bundle", {"--network": network, "--volumes": settings})
+        _leave_out(path, "a MONAI bundle", {"--folds": folds, "--mirror": mirror})
+        return monai.load(path)
     _leave_out(path, "no nnU-Net results folder", {"--folds": folds, "--mirror": mirror})
     source = _load_file(path, network)
     return source if settings is None else volumes.apply(source, settings)
