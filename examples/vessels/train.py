@@ -31,7 +31,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from examples.vessels import dataset  # noqa: E402
 from examples.vessels.cases import HELD_OUT_SEED, LABELS, TRAIN_SEED  # noqa: E402
-from examples.vessels.evaluate import evaluate, load  # noqa: E402
+from examples.vessels.evaluate import figures, load  # noqa: E402
 from examples.vessels.network import CHANNELS, Net  # noqa: E402
 from examples.vessels.plain import PATCH, normalised  # noqa: E402
 
@@ -39,8 +39,6 @@ WARM_UP, LAST = 0.05, 0.01
 """Share of the time that the learning rate rises, and its final share of the peak."""
 CASE = (96, 160, 160)
 """Voxels of a training case; its patches are cut at random places."""
-RECORDED = ((8, PATCH), (4, (128, 256, 256)))
-"""Counts and shapes of held-out cases whose figures METRICS.json holds."""
 
 
 @dataclass(frozen=True)
@@ -152,21 +150,14 @@ def save(module: nn.Module, channels: tuple[int, ...], path: Path) -> None:
     partial.replace(path)
 
 
-def figures(module: nn.Module, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
+def metrics(module: nn.Module, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """What METRICS.json says: Dice per recorded shape, and how the weights came about."""
-    cases = []
-    for most, (depth, height, width) in RECORDED:
-        count = min(most, options.held_out)
-        shape = depth, height, width
-        found = evaluate(module, range(count), shape)
-        cases.append({"shape": shape, "count": count, "dice": found})
-        print(f"held out, {count} of {depth}x{height}x{width}: {found}", flush=True)
     device = next(module.parameters()).device
     given = vars(options)
     names = ("minutes", "cases", "batch", "patch", "channels", "rate", "ema", "seed")
     return {
         "seed": HELD_OUT_SEED,
-        "cases": cases,
+        "cases": figures(module, options.held_out),
         "training": {
             "command": "python examples/vessels/train.py",
             "options": {name: given[name] for name in names},
@@ -214,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     save(module, tuple(options.channels), path)
     trained = time.perf_counter() - begun
     stored = load(path).to(options.device)
-    record = figures(stored, options, trained)
+    record = metrics(stored, options, trained)
     (options.out / "METRICS.json").write_text(json.dumps(record, indent=2) + "\n")
     seconds = time.perf_counter() - begun
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {trained:.0f} s, {seconds:.0f} s in all")
