@@ -18,11 +18,12 @@ from handlers import payload, windows
 from handlers.base import Handler, guard
 from handlers.context import Context
 from handlers.errors import ItemError, Unprocessable
+from handlers.memory import memory_limit, mib, require
 from handlers.passport import Passport
 from handlers.progress import Progress
 from handlers.runtimes import Loaded
 from handlers.volumes import masks, nifti, preparing, reading, recipe
-from handlers.volumes.bounds import Buffer, memory_limit, mib, require
+from handlers.volumes.bounds import Buffer
 from handlers.volumes.geometry import Layout, Volume
 
 logger = logging.getLogger(__name__)

@@ -120,12 +120,14 @@ def _smooth(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
     from scipy import ndimage
 
     noise = np.random.default_rng(seed).normal(0, 1, shape)
-    return np.asarray(ndimage.gaussian_filter(noise, 1.5) * 8, np.float32)
+    blobs: NDArray[np.float32] = np.asarray(ndimage.gaussian_filter(noise, 1.5) * 8, np.float32)
+    return blobs
 
 
 def scan(shape: tuple[int, int, int] = (21, 40, 33), seed: int = 1) -> NDArray[np.float32]:
     """``[z, y, x]`` float32: smooth blobs, around 0, a few units high."""
-    return _smooth(shape, seed).copy()
+    found: NDArray[np.float32] = _smooth(shape, seed).copy()
+    return found
 
 
 def nifti(

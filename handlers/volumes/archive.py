@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from handlers.errors import BadInput, ItemError, TooLarge
-from handlers.volumes.bounds import Buffer, memory_limit, mib
+from handlers.memory import memory_limit, mib
+from handlers.volumes.bounds import Buffer
 
 MAX_FILES = 10_000
 MAX_RATIO = 200

@@ -1,56 +1,21 @@
-"""How much a worker takes: memory limits, and reading that never unpacks more than was claimed."""
+"""Reading that never unpacks more than was claimed."""
 
 from __future__ import annotations
 
-import os
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers.errors import BadInput, TooLarge
+from handlers.errors import BadInput
 
 Buffer = bytes | bytearray | memoryview
-
-LIMIT_VARIABLE = "KIT_VOLUME_MEMORY_MB"
-"""Environment variable with the MiB that the volumes of one worker may take."""
 
 MAX_INFLATION = 1032
 """Bytes that one byte of deflated data can hold at most (zlib's technical details)."""
 
 BLOCK = 1 << 18
-
-
-def machine_memory() -> int:
-    """Bytes of memory of this machine, or of its container where that has less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int((Path("/sys/fs/cgroup") / name).read_text()))
-        except (OSError, ValueError):  # no container, or no limit ("max")
-            continue
-    return total
-
-
-def memory_limit() -> int:
-    """Bytes that the volumes of this worker may take: as the server set it, else half of all."""
-    text = os.environ.get(LIMIT_VARIABLE, "")
-    return int(text) << 20 if text.isdigit() else machine_memory() // 2
-
-
-def mib(size: int) -> str:
-    """Bytes as a message has them."""
-    return f"{size / (1 << 20):,.1f} MiB"
-
-
-def require(needed: int, limit: int, what: str) -> None:
-    """Raises ``TooLarge``, with both figures, where more is needed than may be taken."""
-    if needed > limit:
-        raise TooLarge(
-            f"{what} needs {mib(needed)} of memory; the limit of this worker is {mib(limit)}"
-        )
 
 
 class Stream:
@@ -67,6 +32,7 @@ class Stream:
         self._what = what
         self._packed = packed
         self._at = 0
+        self._given = self._claimed = 0
         self._tail: Buffer = b""
         self._z = zlib.decompressobj(47)
 
@@ -87,11 +53,11 @@ class Stream:
         while filled < len(view):
             part = self._some(min(len(view) - filled, BLOCK))
             if not part:
-                raise BadInput(
-                    f"the {self._what} is truncated: {filled:,} of {len(view):,} bytes came"
-                )
+                came, most = self._given + filled, max(self._claimed, self._given + len(view))
+                raise BadInput(f"the {self._what} is truncated: {came:,} of {most:,} bytes came")
             view[filled : filled + len(part)] = part
             filled += len(part)
+        self._given += len(view)
 
     def claim(self, size: int) -> None:
         """Checks that ``size`` more bytes can be there at all, before memory is taken for them."""
@@ -102,6 +68,7 @@ class Stream:
                 f"the {self._what}'s header claims {size:,} bytes of voxels, but the {left:,} "
                 f"bytes that came hold {most:,} at most: truncated, or the header lies"
             )
+        self._claimed = self._given + size
 
     def finish(self) -> None:
         """Checks that nothing follows, and the checksum of compressed data.

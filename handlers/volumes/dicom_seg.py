@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +37,8 @@ def write(
     """
     import highdicom as hd
     from pydicom.uid import ExplicitVRLittleEndian
+
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it logs every module it copies
 
     algorithm = hd.AlgorithmIdentificationSequence(
         name=maker[0][:64],

@@ -25,12 +25,12 @@ LEVEL = 1
 """zlib's fastest level: masks are long runs, and shrink to a hundredth with any."""
 
 
-def version(start: Buffer) -> int | None:
-    """1 or 2 where a NIfTI header begins here, else None."""
-    if len(start) < 4:
-        return None
-    sizes = struct.unpack("<i", start[:4]) + struct.unpack(">i", start[:4])
-    return next((SIZES[s] for s in sizes if s in SIZES), None)
+def version(start: Buffer) -> tuple[int, str] | None:
+    """1 or 2, and "<" or ">" for the byte order, where a NIfTI header begins here; else None."""
+    for order in "<>":
+        if len(start) >= 4 and (size := struct.unpack(order + "i", start[:4])[0]) in SIZES:
+            return SIZES[size], order
+    return None
 
 
 def read(data: Buffer, admit: Admit) -> Volume:
@@ -51,9 +51,9 @@ def read(data: Buffer, admit: Admit) -> Volume:
     found = version(start)
     if found is None:
         raise UnsupportedFormat("gzip of something that is no NIfTI; expected a .nii inside")
-    if found == 2:
+    if found[0] == 2:
         start += stream.read(540 - 348)
-    header = _header(start, found)
+    header = _header(start, *found)
     layout = _layout(header)
     admit(layout)
     skipped = int(header["vox_offset"]) - len(start)
@@ -65,11 +65,11 @@ def read(data: Buffer, admit: Admit) -> Volume:
     return Volume(values, layout.geometry, "NIfTI", header)
 
 
-def _header(start: bytes, found: int) -> Any:
+def _header(start: bytes, found: int, order: str) -> Any:
     import nibabel as nib
 
     kind: Any = nib.Nifti1Header if found == 1 else nib.Nifti2Header
-    header = kind(start, check=False)
+    header = kind(start, order, check=False)
     magic = bytes(header["magic"].tobytes())
     if magic[:2] == b"ni":
         raise UnsupportedFormat("a NIfTI header whose data is in another file; send one .nii")
