@@ -219,7 +219,7 @@ def _blend(before: int, at: NDArray[np.float64], order: int) -> Blend:
         return Blend(nearest, nearest, np.zeros(len(at), np.float32))
     if order != 1:
         raise ValueError(f"order {order}: logits are interpolated with order 0 or 1")
-    low = np.minimum(np.floor(inside), max(0, before - 2)).astype(np.int64)
+    low = np.floor(inside).astype(np.int64)
     high = np.minimum(low + 1, before - 1)
     return Blend(low, high, (inside - low).astype(np.float32))
 

@@ -78,9 +78,11 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
             parts = [(str(name), payload.read({"body": value})) for name, value in row.items()]
             return self._timed(lambda: reading.read_channels(parts, names, self._admit))
         body = next(iter(row.values())) if len(row) == 1 else None
-        if isinstance(body, bytearray) and body[:1] != b"{":
-            return self.decode(body)  # without the copy that payload.read makes
-        return self.decode(self.read(row))
+        if not isinstance(body, bytearray) or body[:1] == b"{":
+            return self.decode(self.read(row))
+        item = self.decode(body)  # without the copy that payload.read makes
+        body.clear()  # TorchServe keeps it until the answer is sent
+        return item
 
     def decode(self, data: Buffer) -> Item:
         return self._timed(lambda: reading.read(data, self._admit))

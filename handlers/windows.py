@@ -55,7 +55,8 @@ class Slab(NamedTuple):
 
     Attributes:
         axis: the volume's axis along which the slab moves.
-        shape: ``(thickness, values a voxel, b, c)``: the sums of the logits and of the weights.
+        shape: ``(thickness, k, b, c)``: the sums of the weighted logits. Those of the weights are
+            the same for every volume of a shape, and computed for one plane at a time.
     """
 
     axis: int
@@ -88,19 +89,39 @@ def starts(size: int, patch: int, overlap: float, rule: str = "nnunet") -> list[
     return [int(np.round(length * i)) for i in range(count)]
 
 
-def importance(windows: Windows) -> Floats:
-    """``[*patch]``: the weight of each voxel of a patch, at most 1, above 0."""
+class Importance:
+    """The weight of each voxel of a patch, at most 1, above 0; made plane by plane.
+
+    Args:
+        windows: the patch and its Gaussian.
+        axis: the patch's axis that the planes are counted along.
+    """
+
+    def __init__(self, windows: Windows, axis: int = 0):
+        curves = [_curve(windows, i) for i in range(3)]
+        self._along = curves.pop(axis)
+        self._plane = np.outer(*curves)
+        monai = windows.rule == "monai" and windows.gaussian
+        self._floor = np.float32(LOWEST_MONAI_WEIGHT if monai else np.finfo(np.float32).tiny)
+
+    def __len__(self) -> int:
+        return len(self._along)
+
+    def plane(self, d: int) -> Floats:
+        """``[b, c]``: the weights of the patch's plane ``d``."""
+        weights: Floats = self._plane * self._along[d]
+        return np.maximum(weights, self._floor, out=weights)
+
+
+def _curve(windows: Windows, axis: int) -> Floats:
+    """A patch's weights along one axis: a Gaussian around its middle, 1 there."""
+    side = windows.patch[axis]
     if not windows.gaussian:
-        return np.ones(windows.patch, np.float32)
-    whole = np.ones((), np.float64)
-    for side in windows.patch:
-        middle = (side - 1) / 2 if windows.rule == "monai" else side // 2
-        away = np.arange(side) - middle
-        sigma = windows.sigma * side
-        whole = whole[..., None] * np.exp(-0.5 * (away / sigma) ** 2)
-    whole /= whole.max()
-    floor = LOWEST_MONAI_WEIGHT if windows.rule == "monai" else np.finfo(np.float32).tiny
-    return np.maximum(whole, floor).astype(np.float32)
+        return np.ones(side, np.float32)
+    middle = (side - 1) / 2 if windows.rule == "monai" else side // 2
+    away = (np.arange(side) - middle) / (windows.sigma * side)
+    found = np.exp(-0.5 * away**2)
+    return np.asarray(found / found.max(), np.float32)
 
 
 def slab(shape: Sequence[int], windows: Windows, outputs: int) -> Slab:
@@ -109,7 +130,7 @@ def slab(shape: Sequence[int], windows: Windows, outputs: int) -> Slab:
 
     def along(axis: int) -> Slab:
         b, c = (sides[other] for other in range(3) if other != axis)
-        return Slab(axis, (windows.patch[axis], outputs + 1, b, c))
+        return Slab(axis, (windows.patch[axis], outputs, b, c))
 
     return min((along(axis) for axis in range(3)), key=lambda s: s.bytes)
 
@@ -136,9 +157,9 @@ def planes(
     Yields:
         ``[k, *]``, the mean of the windows' logits by weight, over the other two axes.
     """
-    weights = np.moveaxis(importance(windows), place.axis, 0)
+    weights = Importance(windows, place.axis)
     sums = np.zeros(place.shape, np.float32)
-    begins = _in_order(data.shape[1:], windows, place.axis)
+    begins = _starts(data.shape[1:], windows)
     margin = _margins(data.shape[1:], windows.patch)
     inside = range(margin[place.axis], margin[place.axis] + data.shape[1 + place.axis])
     others = [axis for axis in range(3) if axis != place.axis]
@@ -149,16 +170,16 @@ def planes(
     def finish() -> Iterator[Floats]:
         plane = sums[base % len(sums)]
         if base in inside:
-            kept = plane[across]
-            yield kept[:-1] / kept[-1]
+            yield plane[across] / _total(base, begins, weights, place)[across[1:]]
         plane[...] = 0
 
-    for group in _groups(begins, windows.batch):
+    for group in _groups(_in_order(begins, place.axis), windows.batch):
         for begin, logits in zip(group, _predicted(data, group, windows, predict), strict=True):
             while base < begin[place.axis]:
                 yield from finish()
                 base += 1
             _add(sums, begin, np.moveaxis(logits, place.axis + 1, 1), weights, place.axis)
+        del logits  # or it would be held while the next group is predicted
         done += len(group)
         progress(done)
     for _ in range(len(sums)):
@@ -172,10 +193,10 @@ def _starts(shape: Sequence[int], windows: Windows) -> list[list[int]]:
     return [starts(n, p, windows.overlap, windows.rule) for n, p in pairs]
 
 
-def _in_order(shape: Sequence[int], windows: Windows, axis: int) -> list[Sides]:
+def _in_order(begins: list[list[int]], axis: int) -> list[Sides]:
     """Where the windows begin, those that reach furthest back along ``axis`` first."""
-    every = itertools.product(*_starts(shape, windows))
-    return sorted(((a, b, c) for a, b, c in every), key=lambda begin: begin[axis])
+    every = ((a, b, c) for a, b, c in itertools.product(*begins))
+    return sorted(every, key=lambda begin: begin[axis])
 
 
 def _margins(shape: Sequence[int], patch: Sequence[int]) -> Sides:
@@ -219,15 +240,24 @@ def _cut(data: Floats, begin: Sides, margin: Sides, patch: Floats) -> None:
     patch[:, target[0], target[1], target[2]] = data[:, source[0], source[1], source[2]]
 
 
-def _add(sums: Floats, begin: Sides, logits: Floats, weights: Floats, axis: int) -> None:
-    """Adds one window: ``logits`` ``[k, d, *]`` and ``weights`` ``[d, *]``, the slab's axis first.
+def _add(sums: Floats, begin: Sides, logits: Floats, weights: Importance, axis: int) -> None:
+    """Adds one window's logits ``[k, d, *]``, the slab's axis first.
 
     Plane ``i`` of the volume is plane ``i`` modulo its thickness of the slab.
     """
     b, c = (begin[other] for other in range(3) if other != axis)
-    height, width = weights.shape[1:]
+    height, width = logits.shape[2:]
     here = sums[:, :, b : b + height, c : c + width]
-    for d, weight in enumerate(weights, begin[axis]):
-        plane = here[d % len(sums)]
-        plane[:-1] += logits[:, d - begin[axis]] * weight
-        plane[-1] += weight
+    for d in range(len(weights)):
+        here[(begin[axis] + d) % len(sums)] += logits[:, d] * weights.plane(d)
+
+
+def _total(i: int, begins: list[list[int]], weights: Importance, place: Slab) -> Floats:
+    """``[b, c]``: the sum of the weights of all windows that cover plane ``i`` of the volume."""
+    over = [i - begin for begin in begins[place.axis] if begin <= i < begin + len(weights)]
+    tile = sum((weights.plane(d) for d in over[1:]), weights.plane(over[0]))
+    total = np.zeros(place.shape[2:], np.float32)
+    rows, columns = (begins[axis] for axis in range(3) if axis != place.axis)
+    for b, c in itertools.product(rows, columns):
+        total[b : b + tile.shape[0], c : c + tile.shape[1]] += tile
+    return total
