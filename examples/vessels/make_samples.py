@@ -1,10 +1,10 @@
-"""Write synthetic scans and windows for the kit's commands.
+"""Write synthetic scans as files: for curl, qpstest, and the gate and int8 of model_repack.py.
 
-    python examples/vessels/make_samples.py --scans out/scans --count 2 --shape 128 256 256
-    python examples/vessels/make_samples.py --windows out/windows --count 8 --seed 4
+    python examples/vessels/make_samples.py --out scans --count 2 --shape 128 256 256
+    python examples/vessels/make_samples.py --out calibration --count 8 --seed 4
 
-Scans are NIfTI files of int16 Hounsfield units (for curl and qpstest); windows are normalised
-arrays as the network takes them (for ``--calibration`` and ``--samples`` of model_repack.py).
+NIfTI files (``case00.nii.gz``, ...) of int16 Hounsfield units; their truth is a function of the
+same seed and index, ``examples.vessels.cases.case``.
 """
 
 from __future__ import annotations
@@ -15,57 +15,43 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import torch
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from examples.vessels.cases import Case, Shape, case
-from examples.vessels.plain import PATCH, normalised
+from examples.vessels.plain import PATCH
 
 SAMPLES_SEED, CALIBRATION_SEED = 3, 4
 """Series that neither training nor the held-out figures use."""
 
 
 def nifti(made: Case) -> nib.Nifti1Image:
-    """The scan as NIfTI: x to the right, y to the front, z to the head, from the corner."""
+    """The scan as NIfTI: x to the right, y to the front, z to the head."""
     z, y, x = made.spacing
     image = nib.Nifti1Image(made.scan.transpose(2, 1, 0), np.diag([x, y, z, 1.0]))
     image.header.set_xyzt_units("mm")
     return image
 
 
-def scans(folder: Path, seed: int, count: int, shape: Shape) -> None:
-    """``case00.nii.gz`` and so on."""
+def write(folder: Path, count: int, seed: int = SAMPLES_SEED, shape: Shape = PATCH) -> Path:
+    """The first cases of a series as ``case00.nii.gz`` and so on; returns ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         nib.save(nifti(case(seed, index, shape)), folder / f"case{index:02}.nii.gz")
-
-
-def windows(folder: Path, seed: int, count: int) -> None:
-    """``window00.npy`` and so on: ``float32 [1, 1, *PATCH]``, whole cases of the window's size."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        scan = torch.from_numpy(case(seed, index, PATCH).scan)
-        np.save(folder / f"window{index:02}.npy", normalised(scan).numpy()[None, None])
+    return folder
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Write what was asked for."""
-    parser = argparse.ArgumentParser(description="Synthetic scans and windows as files.")
-    parser.add_argument("--scans", type=Path, metavar="DIR", help="NIfTI files go here")
-    parser.add_argument("--windows", type=Path, metavar="DIR", help="the network's inputs go here")
+    parser = argparse.ArgumentParser(description="Synthetic scans as NIfTI files.")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--count", type=int, default=2)
     parser.add_argument("--seed", type=int, default=SAMPLES_SEED, help="series; 1 and 2 are in use")
     parser.add_argument("--shape", type=int, nargs=3, default=PATCH, metavar=("Z", "Y", "X"))
     options = parser.parse_args(arguments)
-    if not options.scans and not options.windows:
-        parser.error("--scans DIR or --windows DIR was expected")
-    if options.scans:
-        depth, height, width = options.shape
-        scans(options.scans, options.seed, options.count, (depth, height, width))
-    if options.windows:
-        windows(options.windows, options.seed, options.count)
+    depth, height, width = options.shape
+    write(options.out, options.count, options.seed, (depth, height, width))
 
 
 if __name__ == "__main__":

@@ -35,12 +35,12 @@ def starts(side: int, patch: int) -> list[int]:
 
 
 def weights(patch: Sequence[int]) -> Tensor:
-    """Gaussian window weights ``float32 [D, H, W]``, at most 1, nowhere 0."""
+    """Gaussian window weights ``float32 [D, H, W]``: 1 in the middle voxel, nowhere 0."""
     total = torch.ones(1)
     for side in patch:
-        away = (torch.arange(side) - (side - 1) / 2) / (side * SIGMA)
+        away = (torch.arange(side) - side // 2) / (side * SIGMA)
         total = total[..., None] * torch.exp(-0.5 * away**2)
-    return total[0].clamp(min=1e-4)
+    return total[0].clamp(min=torch.finfo(torch.float32).tiny)
 
 
 @torch.inference_mode()

@@ -84,9 +84,14 @@ def test_the_network_keeps_the_patch_and_its_affine_norms() -> None:
 def test_windows_begin_where_the_handlers_windows_begin() -> None:
     for side, patch in ((64, 64), (128, 64), (256, 128), (200, 128), (97, 64)):
         assert plain.starts(side, patch) == windows.starts(side, patch, 0.5)
-    mine = plain.weights((17, 25, 21)).numpy()  # odd sides: both have their middle in a voxel
-    theirs = windows.importance(windows.Windows((17, 25, 21)))
-    np.testing.assert_allclose(mine, theirs.clip(1e-4), atol=1e-5)
+
+
+def test_weights_by_hand() -> None:
+    weights = plain.weights((16, 25, 21))
+    assert weights.shape == (16, 25, 21)
+    assert weights[8, 12, 10] == weights.max() == 1
+    assert weights[6, 12, 10] == pytest.approx(np.exp(-0.5))  # two voxels are an eighth of 16
+    assert weights.min() > 0
 
 
 def test_segment_puts_windows_together() -> None:
@@ -143,16 +148,15 @@ def test_rate_rises_then_falls() -> None:
     assert values[2] > values[3] > values[4] == pytest.approx(train.LAST)
 
 
-def test_samples_are_scans_in_hounsfield_units_and_normalised_windows(tmp_path: Path) -> None:
-    make_samples.main(["--scans", str(tmp_path / "s"), "--count", "1", "--shape", "32", "64", "48"])
+def test_samples_are_scans_in_hounsfield_units(tmp_path: Path) -> None:
+    make_samples.main(["--out", str(tmp_path / "s"), "--count", "1", "--shape", "32", "64", "48"])
     image: Any = nib.load(tmp_path / "s" / "case00.nii.gz")
     truth = case(make_samples.SAMPLES_SEED, 0, (32, 64, 48))
     np.testing.assert_array_equal(np.asarray(image.dataobj).T, truth.scan)
     assert image.header.get_zooms() == pytest.approx((0.75, 0.75, 1.25))
-    make_samples.main(["--windows", str(tmp_path / "w"), "--count", "1", "--seed", "4"])
-    window = np.load(tmp_path / "w" / "window00.npy")
-    assert (window.shape, window.dtype) == ((1, 1, *plain.PATCH), np.float32)
-    assert abs(float(window.mean())) < 1.2
+    windowed = plain.normalised(torch.from_numpy(truth.scan))
+    assert windowed.dtype == torch.float32
+    assert abs(float(windowed.mean())) < 1.2
 
 
 def test_the_recorded_figures_hold() -> None:
