@@ -63,16 +63,18 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=3, help="counted volumes per side and turn")
     parser.add_argument("--rounds", type=int, default=1, help="turns of both sides (median kept)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--store", type=Path, help="keeps the archives; those there are not remade")
     given = parser.parse_args()
     depth, height, width = given.shape
     shape = depth, height, width
     with tempfile.TemporaryDirectory(prefix="kb-") as tmp:
         folder = Path(tmp)
-        chosen = pack(folder, given.backend, given.precision)
-        pack(folder, "torchscript", "f32", SIDES[1])
+        store = (given.store or folder / "store").resolve()
+        chosen = pack(folder, store, given.backend, given.precision)
+        pack(folder, store, "torchscript", "f32", SIDES[1])
         scans = make_samples.write(folder / "scans", 1, shape=shape)
         window = make_samples.write(folder / "window", 1)
-        served = measure(folder, scans, window, given.requests, given.rounds)
+        served = measure(folder, store, scans, window, given.requests, given.rounds)
         figures = served["runs"][0]
         result = {
             "command": " ".join(["python", "benchmarks/volumes.py", *sys.argv[1:]]),
@@ -94,8 +96,9 @@ def main() -> None:
     print(text)
 
 
-def pack(folder: Path, backend: str, precision: str, name: str = SIDES[0]) -> Any:
-    """Runs the kit's own command on the shipped model; returns its report."""
+def pack(folder: Path, store: Path, backend: str, precision: str, name: str = SIDES[0]) -> Any:
+    """Runs the kit's own command on the shipped model, where the archive is not there yet; returns
+    its report."""
     samples = make_samples.write(folder / "samples", 2)
     command = [sys.executable, "repack/model_repack.py", "--weights", str(evaluate.WEIGHTS)]
     command += ["--network", "examples.vessels.network:Net", "--name", name]
@@ -105,16 +108,18 @@ def pack(folder: Path, backend: str, precision: str, name: str = SIDES[0]) -> An
         seed = make_samples.CALIBRATION_SEED
         calibration = make_samples.write(folder / "calibration", 8, seed)
         command += ["--calibration", str(calibration)]
-    store = folder / "store"
-    subprocess.run([*command, "--model-store", str(store)], cwd=ROOT, check=True)
+    if not (store / f"{name}.mar").is_file():
+        subprocess.run([*command, "--model-store", str(store)], cwd=ROOT, check=True)
     return json.loads((store / f"{name}.report.json").read_text(encoding="utf-8"))
 
 
-def measure(folder: Path, scans: Path, window: Path, requests: int, rounds: int) -> dict[str, Any]:
+def measure(
+    folder: Path, store: Path, scans: Path, window: Path, requests: int, rounds: int
+) -> dict[str, Any]:
     """Both archives behind one server, each measured with qpstest while the other one waits."""
     values = {"workers": "1", "threads": str(cores())}
     values |= {"max_request_mb": "512", "response_timeout": "900", "startup_timeout": "300"}
-    with bench.serving(folder / "store", folder, SIDES[0], PORT, values):
+    with bench.serving(store, folder, SIDES[0], PORT, values):
         (scan,) = scans.iterdir()
         (small,) = window.iterdir()
         memory, found, runs = {}, {}, []
@@ -140,7 +145,8 @@ def tester(folder: Path, scan: Path, name: str, requests: int) -> dict[str, Any]
     """One run of ``python qpstest`` at concurrency 1; returns what it wrote."""
     target = folder / "figures.json"
     command = [sys.executable, "qpstest", "--mode", "3", "--name", name, "--input", str(scan)]
-    command += ["--concurrency", "1", "--requests", str(requests), "--url", f"{HERE}:{PORT}"]
+    command += ["--concurrency", "1", "--requests", str(requests), "--warmup", "0"]
+    command += ["--url", f"{HERE}:{PORT}"]
     subprocess.run([*command, "--json", str(target)], cwd=ROOT, check=True)
     figures: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
     return figures
@@ -148,9 +154,9 @@ def tester(folder: Path, scan: Path, name: str, requests: int) -> dict[str, Any]
 
 def ask(name: str, scan: Path) -> NDArray[np.uint8]:
     """The mask ``[z, y, x]`` that the server answers."""
-    request = urllib.request.Request(
-        f"{HERE}:{PORT}/predictions/{name}", scan.read_bytes(), {"Accept": masks.GZIP}
-    )
+    headers = {"Accept": masks.GZIP, "Content-Type": "application/octet-stream"}
+    url = f"{HERE}:{PORT}/predictions/{name}"
+    request = urllib.request.Request(url, scan.read_bytes(), headers)
     with urllib.request.urlopen(request, timeout=900) as answer:
         return np.asarray(masks.volume(answer.read()).data[0], np.uint8)
 
