@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from examples.vessels import evaluate, make_samples, plain, train
-from examples.vessels.cases import AIRWAY, HELD_OUT_SEED, SPACING, TRAIN_SEED, VESSEL, case
-from examples.vessels.network import Net
+from examples.vessels.cases import AIRWAY, HELD_OUT_SEED, LABELS, SPACING, TRAIN_SEED, VESSEL, case
+from examples.vessels.network import CHANNELS, Net
 from examples.vessels.trees import FAR, Tubes, depth, grow
 from handlers import windows
+from repack import sources
 
 SHAPE = (32, 64, 64)
 
@@ -172,3 +173,23 @@ def test_the_recorded_figures_hold() -> None:
 
 def test_the_checkpoint_stays_small() -> None:
     assert evaluate.WEIGHTS.stat().st_size <= 3_000_000
+
+
+def test_the_yaml_says_how_the_network_was_trained(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    train.save(Net(), CHANNELS, tmp_path / "net.pt")
+    source = sources.load(
+        tmp_path / "net.pt",
+        "examples.vessels.network:Net",
+        settings=evaluate.HERE / "volumes.yaml",
+    )
+    assert source.task == "segmentation"
+    assert source.labels == LABELS
+    said = source.settings
+    assert (tuple(said["patch"]), tuple(said["spacing"])) == (plain.PATCH, SPACING)
+    assert said["windows"] == {
+        "overlap": 0.5, "gaussian": True, "sigma": plain.SIGMA, "mirror": []
+    }  # fmt: skip
+    numbers = dict(zip(("lower", "upper"), plain.CLIP, strict=True))
+    wanted = {"kind": "ct", **numbers, "mean": plain.MEAN, "std": plain.DEVIATION}
+    assert said["channels"] == [{"name": "CT", "normalisation": wanted}]
