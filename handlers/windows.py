@@ -110,7 +110,8 @@ class Importance:
     def plane(self, d: int) -> Floats:
         """``[b, c]``: the weights of the patch's plane ``d``."""
         weights: Floats = self._plane * self._along[d]
-        return np.maximum(weights, self._floor, out=weights)
+        np.maximum(weights, self._floor, out=weights)
+        return weights
 
 
 def _curve(windows: Windows, axis: int) -> Floats:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from handlers import resampling
 from handlers.errors import InternalFault
 from handlers.resampling import Blend
+from handlers.volumes import bundles
 from handlers.volumes.preparing import Prepared, mask_type
 from handlers.volumes.recipe import Recipe
 
@@ -29,7 +30,9 @@ def write(
     Raises:
         InternalFault: the network's values are not finite.
     """
-    r = recipe.logits
+    r, bundle = recipe.logits, recipe.bundle
+    if bundle is not None:
+        planes = bundles.finished(planes, bundle, prepared.cut, axis)
     axes = resampling.blends(prepared.back, r.order, r.order_z, r.separate_z)
     inner = [blend for i, blend in enumerate(axes) if i != axis]
     ordered: list[Blend] = [axes[axis], *inner]
@@ -44,13 +47,16 @@ def write(
 
 
 def labels(logits: Floats, recipe: Recipe) -> Mask:
-    """``[k, b, c]`` logits to ``[b, c]`` label values.
+    """``[k, b, c]`` logits, or what a bundle inverts, to ``[b, c]`` label values.
 
     argmax: the value of the largest; the first where several are. regions and sigmoid_threshold:
     each channel above its threshold writes its value, later ones over earlier ones.
     """
     kind = mask_type(recipe)
     answer = recipe.answer
+    if recipe.bundle is not None:
+        values = np.array(recipe.values, kind)
+        return np.asarray(values[bundles.chosen(logits, recipe.bundle, answer)])
     if answer["kind"] == "argmax":
         return np.asarray(np.array(recipe.values, kind)[logits.argmax(axis=0)])
     share = float(answer.get("threshold", 0.5))

@@ -54,7 +54,6 @@ def load(path: Path) -> Source:
     metadata = Facts(path / METADATA, bundle.config(METADATA))
     settings, labels = _settings(config, metadata)
     module, network, file = _module(bundle, config)
-    module.float().eval().requires_grad_(False)
     if bundle.zip:
         digest = sha256_of(path)
     else:
@@ -68,7 +67,7 @@ def _settings(config: Config, metadata: Facts) -> tuple[dict[str, Any], tuple[st
     before = config.section("preprocessing")
     after, inferer = config.section("postprocessing"), config.section("inferer")
     prepared, finished = preparation(before, len(channels)), finish(after)
-    patch, sliding, padding = windows(inferer)
+    patch, sliding = windows(inferer)
     labels = _labels(formats.within("outputs").within("pred"), finished.answer)
     settings = {
         "framework": "monai",
@@ -89,7 +88,6 @@ def _settings(config: Config, metadata: Facts) -> tuple[dict[str, Any], tuple[st
             "order": prepared.order,
             "crop": prepared.crop,
             "invert_at": finished.invert_at,
-            **padding,
             "preprocessing": before.data["transforms"],
             "postprocessing": [_plain(step) for step in after.data["transforms"]],
             "inferer": dict(inferer.data),
@@ -141,7 +139,7 @@ def _module(bundle: Bundle, config: Config) -> tuple[nn.Module, str, str]:
         where = bundle.path / STATE_DICT
         check_tensors(where, f"the config's {short}", built.state_dict(), tensors)
         built.load_state_dict(tensors, strict=True)
-        return built, short, STATE_DICT
+        return built.float().eval().requires_grad_(False), short, STATE_DICT
     if bundle.has(SCRIPT):
         with bundle.file(SCRIPT) as file:
             script = torchscript.load(file).module

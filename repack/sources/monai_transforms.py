@@ -68,7 +68,7 @@ FINISHING: dict[str, dict[str, Any]] = {
 }
 INFERER: dict[str, Any] = {
     **{"roi_size": ANY, "sw_batch_size": ANY, "overlap": ANY, "mode": ANY, "sigma_scale": ANY},
-    **{"padding_mode": "constant", "cval": ANY, "sw_device": ANY, "device": ANY, "progress": ANY},
+    **{"padding_mode": "constant", "cval": 0.0, "sw_device": ANY, "device": ANY, "progress": ANY},
     **{"cache_roi_weight_map": ANY, "cpu_thresh": ANY, "buffer_steps": ANY, "buffer_dim": ANY},
     **{"with_coord": False},
 }
@@ -175,6 +175,8 @@ def _prepare(found: Preparation, kind: str, step: Facts, channels: int) -> None:
     elif kind == "Spacing":
         pixdim = step.data.get("pixdim")
         pixdim = [pixdim] * 3 if isinstance(pixdim, int | float) else pixdim
+        if "crop" in found.order:
+            raise step.wrong("_target_", "Spacingd", "CropForegroundd after Spacingd")
         found.spacing = Facts(step.path, {"pixdim": pixdim}, step.place).numbers("pixdim", (3,))
         mode = step.data.get("mode", "bilinear")
         if mode not in _ORDERS:
@@ -232,7 +234,9 @@ def finish(section: Facts) -> Finish:
             found.answer = _answer(step, stage)
             stage = "mask"
         elif kind == "Invert":
-            found.invert_at, found.nearest = stage, bool(step.data.get("nearest_interp", True))
+            found.invert_at, found.nearest = stage, step.yes("nearest_interp", True)
+            if stage == "mask" and not found.nearest:
+                raise step.wrong("nearest_interp", False, "true where a mask is inverted")
         elif kind == "SaveImage" and found.invert_at is None:
             if step.data.get("resample", True) is not True:
                 raise step.wrong(
@@ -261,8 +265,8 @@ def _answer(step: Facts, stage: str) -> dict[str, Any]:
     return {"kind": "sigmoid_threshold", "threshold": float(threshold)}
 
 
-def windows(section: Facts) -> tuple[list[int], dict[str, Any], dict[str, Any]]:
-    """The inferer's patch, the handler's "windows" setting, and how small scans are padded."""
+def windows(section: Facts) -> tuple[list[int], dict[str, Any]]:
+    """The inferer's patch, and the handler's "windows" setting."""
     component(section, {"SlidingWindowInferer": INFERER})
     roi = section.data.get("roi_size")
     roi = [roi] * 3 if isinstance(roi, int) else roi
@@ -276,4 +280,4 @@ def windows(section: Facts) -> tuple[list[int], dict[str, Any], dict[str, Any]]:
     if mode not in ("constant", "gaussian"):
         raise section.wrong("mode", mode, "constant or gaussian")
     found = {"overlap": float(shares[0]), "gaussian": mode == "gaussian", "sigma": float(shares[1])}
-    return patch, {**found, "mirror": []}, {"cval": section.number("cval", 0.0)}
+    return patch, {**found, "mirror": []}

@@ -19,7 +19,9 @@ VOLUME = np.random.default_rng(3).normal(0, 100, (20, 31, 27)).astype(np.float32
 def resize(values: NDArray[Any], shape: tuple[int, ...], order: int) -> NDArray[Any]:
     """``skimage.transform.resize(mode="edge", anti_aliasing=False)`` in float64."""
     factors = [new / old for old, new in zip(values.shape, shape, strict=True)]
-    done = ndimage.zoom(values.astype(float), factors, order=order, mode="nearest", grid_mode=True)
+    done: NDArray[Any] = ndimage.zoom(
+        values.astype(float), factors, order=order, mode="nearest", grid_mode=True
+    )
     return np.clip(done, values.min(), values.max()) if order > 1 else done
 
 

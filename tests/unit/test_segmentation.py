@@ -2,66 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from handlers import windows
-from handlers.context import LocalContext
-from handlers.errors import ArchiveError
-from handlers.memory import LIMIT_VARIABLE
-from handlers.runtimes import Loaded
-from handlers.runtimes.base import Runtime
-from handlers.segmentation import SegmentationHandler
 from tests import volumes
+from tests.segmenting import Array, answer, handler, mask_of
 from tests.unit.test_resampling import resize
 
-Array = NDArray[Any]
-
-
-class Net(Runtime):
-    """``volumes.network`` without an archive around it; counts what it is asked."""
-
-    name = "torchscript"
-    scale = 1.0
-
-    def activate(self) -> None:
-        raise NotImplementedError
-
-    def infer(self, inputs: dict[str, Array], every: bool = False) -> dict[str, Array]:
-        (x,) = inputs.values()
-        assert x.dtype == np.float32
-        assert x.flags.c_contiguous
-        flat = x.ndim == 4
-        with torch.inference_mode():
-            y = volumes.network(x.shape[1], flat=flat)(torch.from_numpy(x)).numpy()
-        return {"OUTPUT__0": y * self.scale}
-
-
-def handler(labels: Sequence[str] = volumes.LABELS, **changed: Any) -> SegmentationHandler:
-    record = volumes.passport(volumes.settings(**changed), labels)
-    runtime = Net(Path(), volumes.PORTABLE, record.inputs)
-    return SegmentationHandler(record, Loaded(runtime, volumes.PORTABLE))
-
-
-def answer(made: SegmentationHandler, body: bytes, accept: str = "") -> tuple[int, bytes]:
-    context = LocalContext(Path(), headers={"accept": accept})
-    (found,) = made.handle([{"body": bytearray(body)}], context)
-    return context.statuses[0], found
-
-
-def mask_of(made: SegmentationHandler, body: bytes) -> Array:
-    status, found = answer(made, body)
-    assert status == 200, found
-    return volumes.load_mask(found)[0]
+EVERY = (slice(None),)
 
 
 def logits(data: Array, flat: bool = False) -> Array:
@@ -82,13 +36,13 @@ def logits(data: Array, flat: bool = False) -> Array:
         for b in begins[1]:
             for c in begins[2]:
                 here = (slice(a, a + patch[0]), slice(b, b + patch[1]), slice(c, c + patch[2]))
-                x = torch.from_numpy(np.ascontiguousarray(padded[(slice(None), *here)])[None])
+                x = torch.from_numpy(np.ascontiguousarray(padded[EVERY + here])[None])
                 with torch.inference_mode():
                     y = net(x[:, :, 0] if flat else x).numpy()
-                sums[(slice(None), *here)] += (y[:, :, None] if flat else y)[0] * weight
+                sums[EVERY + here] += (y[:, :, None] if flat else y)[0] * weight
                 total[here] += weight
     inside = tuple(slice(low, low + n) for (low, _), n in zip(pads, data.shape[1:], strict=True))
-    return np.asarray((sums / total)[(slice(None), *inside)])
+    return np.asarray((sums / total)[EVERY + inside])
 
 
 def agree(found: Array, expected: Array) -> None:
@@ -145,7 +99,8 @@ def sliced(values: Array, shape: tuple[int, ...], axis: int, order: int) -> Arra
     at = len(stack) / shape[axis] * (np.arange(shape[axis]) + 0.5) - 0.5
     grid = np.meshgrid(at, *(np.arange(n) for n in inner), indexing="ij")
     near = ndimage.map_coordinates(stack, grid, order=0, mode="nearest")
-    return np.moveaxis(near, 0, axis).astype(np.float32)
+    found: Array = np.moveaxis(near, 0, axis).astype(np.float32)
+    return found
 
 
 def test_isotropic_resampling_there_and_back() -> None:
@@ -252,96 +207,3 @@ def test_mirroring_and_batches_change_nothing_but_what_they_should() -> None:
     assert 0.01 < (one != mirrored).mean() < 0.5
     flipped = mask_of(handler(windows={**plain, "mirror": [0, 2]}), volumes.nifti(scan[::-1]))
     assert (flipped[::-1] != mirrored).mean() < 2e-4
-
-
-def test_statistics() -> None:
-    scan = volumes.scan()
-    made = handler()
-    status, found = answer(made, volumes.nifti(scan), "application/json")
-    assert status == 200
-    told = json.loads(found)
-    counts = np.bincount(mask_of(made, volumes.nifti(scan)).ravel(), minlength=3)
-    assert [label["voxels"] for label in told["labels"]] == counts.tolist()
-    voxel_ml = abs(np.prod(np.linalg.norm(volumes.AFFINE[:3, :3], axis=0))) / 1000
-    for label, count in zip(told["labels"], counts, strict=True):
-        assert label["ml"] == pytest.approx(count * voxel_ml, rel=1e-4)
-    assert set(told["milliseconds"]) == {"decode", "preprocess", "infer", "postprocess"}
-    assert told["memory_bytes"]["volume"] == scan.size * 4
-    assert told["memory_bytes"]["accumulators"] == 4 * 3 * 24 * 21 * 33
-    assert told["runtime"]["precision"] == "f32"
-
-
-def test_a_dicom_segmentation_needs_a_series() -> None:
-    status, found = answer(handler(), volumes.nifti(volumes.scan()), "application/dicom")
-    assert status == 422
-    assert "a DICOM-SEG was asked for, and NIfTI came" in volumes.message(found)
-
-
-def test_a_series_is_answered_with_a_segmentation_or_a_nifti() -> None:
-    body = volumes.dicom_zip(volumes.series(np.round(volumes.scan() * 9).astype(np.int16)))
-    assert answer(handler(), body)[1][128:132] == b"DICM"
-    mask, image = volumes.load_mask(answer(handler(), body, "application/gzip")[1])
-    assert mask.shape == (21, 40, 33)
-    np.testing.assert_allclose(image.header.get_zooms(), (0.7, 0.8, 2.5), rtol=1e-6)
-
-
-def test_a_network_that_overflows_is_no_empty_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Net, "scale", np.float32(np.nan))
-    status, found = answer(handler(), volumes.nifti(volumes.scan()))
-    assert status == 500
-    assert "its precision overflows; repack it" in volumes.message(found)
-
-
-def test_the_memory_of_a_batch_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(LIMIT_VARIABLE, "1")
-    body = volumes.nifti(volumes.scan())
-    made, context = handler(), LocalContext(Path())
-    rows = [{"body": body}] * 3
-    made.handle(rows, context)
-    assert context.statuses == [413] * 3
-    assert answer(made, body)[0] == 200
-
-
-def test_one_bad_volume_in_a_batch_costs_the_others_nothing() -> None:
-    bad = volumes.scan()
-    bad[3, 4, 5] = np.inf
-    good = volumes.nifti(volumes.scan())
-    context = LocalContext(Path())
-    found = handler().handle(
-        [{"body": good}, {"body": volumes.nifti(bad)}, {"body": good}], context
-    )
-    assert context.statuses == [200, 422, 200]
-    assert found[0] == found[2]
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"answer": {"kind": "other"}},
-        {"channels": [{"name": "CT", "normalisation": {"kind": "ct"}}]},
-        {"channels": [{"name": "CT", "normalisation": {"kind": "other"}}]},
-        {"patch": [3]},
-        {"crop": "other"},
-        {"label_values": [0, 1]},
-        {"resampling": {"logits": {"order": 3}}},
-    ],
-)
-def test_settings_that_this_handler_does_not_know(changed: dict[str, Any]) -> None:
-    with pytest.raises(ArchiveError, match="passport"):
-        handler(**changed)
-
-
-def test_progress_is_counted_while_a_volume_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handlers.progress.METRIC_EVERY_S", 0.0)
-    made, context = handler(), LocalContext(Path())
-    seen: list[float] = []
-    infer = made.runtime.infer
-
-    def watched(inputs: dict[str, Array], every: bool = False) -> dict[str, Array]:
-        seen.append(context.metrics.totals.get(("handler_windows", "Model"), 0.0))
-        return infer(inputs, every)
-
-    monkeypatch.setattr(made.runtime, "infer", watched)
-    made.handle([{"body": volumes.nifti(volumes.scan())}], context)
-    assert seen == list(range(18))
-    assert context.metrics.totals["handler_windows", "Model"] == 18

@@ -61,7 +61,8 @@ def test_what_simpleitk_writes(tmp_path: Path, suffix: str, dtype: str, packed: 
     volume = read(written(image, tmp_path / f"a.{suffix}", packed))
     expected = sitk.GetArrayFromImage(image).astype(np.float32)
     np.testing.assert_array_equal(volume.data, expected[None])
-    assert (volume.data.dtype, volume.geometry.shape) == (np.float32, (5, 6, 7))
+    assert volume.data.dtype == np.float32
+    assert volume.geometry.shape == (5, 6, 7)
     np.testing.assert_allclose(volume.geometry.affine, itk_affine(image), atol=1e-5)
     np.testing.assert_allclose(volume.geometry.spacing, (3.0, 0.75, 0.5), rtol=1e-6)
 
@@ -89,13 +90,14 @@ def test_a_mask_for_another_format_lies_where_its_scan_lies(tmp_path: Path, suff
              "standard.nii.gz"],
 )  # fmt: skip
 def test_volumes_that_nibabel_ships(name: str) -> None:
-    volume, image = read((NIBABEL / name).read_bytes()), nib.load(NIBABEL / name)
-    values = image.get_fdata().reshape(*image.shape[:3], -1)  # type: ignore[attr-defined]
+    image: Any = nib.load(NIBABEL / name)
+    volume = read((NIBABEL / name).read_bytes())
+    values = image.get_fdata().reshape(*image.shape[:3], -1)
     np.testing.assert_array_equal(volume.data, values.T.astype(np.float32))
-    np.testing.assert_allclose(volume.geometry.affine, image.affine)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(volume.geometry.affine, image.affine)
     made = nifti.write(np.ones(volume.geometry.shape, np.uint16), volume, "note")
-    again = type(image).from_bytes(gzip.decompress(made))  # type: ignore[attr-defined]
-    np.testing.assert_array_equal(again.affine, image.affine)  # type: ignore[attr-defined]
+    again = type(image).from_bytes(gzip.decompress(made))
+    np.testing.assert_array_equal(again.affine, image.affine)
     for field in ("sform_code", "qform_code"):
         assert int(again.header[field]) == int(image.header[field])
     assert int(again.header["xyzt_units"]) == int(image.header["xyzt_units"]) & 7

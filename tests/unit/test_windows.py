@@ -13,6 +13,8 @@ from scipy import ndimage
 from handlers import windows
 from handlers.windows import Slab, Windows
 
+EVERY = (slice(None),)
+
 
 def predict(patches: NDArray[np.float32]) -> NDArray[np.float32]:
     """Two channels that depend on the place in the patch, as borders make real ones do."""
@@ -47,18 +49,18 @@ def direct(data: NDArray[np.float32], w: Windows) -> NDArray[Any]:
     margin = [(s - n) // 2 for s, n in zip(sides, shape, strict=True)]
     inside = tuple(slice(m, m + n) for m, n in zip(margin, shape, strict=True))
     whole = np.zeros((1, *sides), np.float32)
-    whole[(0, *inside)] = data[0]
+    whole[EVERY + inside] = data
     sums, total = np.zeros((2, *sides)), np.zeros(sides)
     begins = [windows.starts(s, p, w.overlap, w.rule) for s, p in zip(sides, w.patch, strict=True)]
     axes = [axis + 2 for axis in w.mirror]
     flips = [f for n in range(len(axes) + 1) for f in itertools.combinations(axes, n)]
     for begin in itertools.product(*begins):
         here = tuple(slice(b, b + p) for b, p in zip(begin, w.patch, strict=True))
-        x = whole[(slice(None), *here)][None]
-        mean = sum(np.flip(predict(np.flip(x, f)), f) for f in flips) / len(flips)
-        sums[(slice(None), *here)] += mean[0] * weights(w)
+        x = whole[EVERY + here][None]
+        mean = np.mean([np.flip(predict(np.flip(x, f)), f) for f in flips], axis=0)
+        sums[EVERY + here] += mean[0] * weights(w)
         total[here] += weights(w)
-    return np.asarray((sums / total)[(slice(None), *inside)])
+    return np.asarray((sums / total)[EVERY + inside])
 
 
 CASES = [
