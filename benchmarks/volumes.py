@@ -31,6 +31,7 @@ from deploy.settings import cores  # noqa: E402
 from examples.vessels import evaluate, make_samples, plain  # noqa: E402
 from examples.vessels.cases import LABELS, Shape, case  # noqa: E402
 from qpstest import masks, server_metrics  # noqa: E402
+from repack.sources.source import sha256_of  # noqa: E402
 
 PORT = 18780
 SHAPE = (128, 256, 256)
@@ -77,7 +78,8 @@ def main() -> None:
         served = measure(folder, store, scans, window, given.requests, given.rounds)
         figures = served["runs"][0]
         result = {
-            "command": " ".join(["python", "benchmarks/volumes.py", *sys.argv[1:]]),
+            "command": command_of(given),
+            "weights_sha256": sha256_of(evaluate.WEIGHTS),
             "machine": served["machine"],
             "versions": served["versions"],
             "shape_zyx": shape,
@@ -94,6 +96,14 @@ def main() -> None:
     (given.out / "volumes.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (given.out / "volumes.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def command_of(given: argparse.Namespace) -> str:
+    """The command for the report, without the folders that only this machine has."""
+    flags = {name: getattr(given, name) for name in ("backend", "precision", "requests", "rounds")}
+    shown = [f"--{name} {value}" for name, value in flags.items()]
+    shape = " ".join(map(str, given.shape))
+    return " ".join(["python benchmarks/volumes.py", *shown, f"--shape {shape}"])
 
 
 def pack(folder: Path, store: Path, backend: str, precision: str, name: str = SIDES[0]) -> Any:

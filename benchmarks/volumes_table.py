@@ -21,7 +21,10 @@ def table(result: Mapping[str, Any], sides: Sequence[str]) -> str:
         f"# A volume of {voxels} voxels through the shipped 3-D U-Net",
         "",
         f"`{result['command']}`, {result['date']}, {machine['cpu']}, {machine['cores']} cores. "
-        "NIfTI in, NIfTI mask out, one request at a time, one worker with all cores.",
+        "NIfTI in, NIfTI mask out, one request at a time, one worker with all cores. Stages are "
+        "means that include the uncounted requests, so their sum is not the end to end time; load "
+        f"average of the machine when it was described: {machine['load_average'][0]:g}. Weights: "
+        f"SHA-256 {result['weights_sha256'][:16]}.",
         "",
         "| milliseconds per volume | TorchScript, served | accelerated, served | ratio |",
         "|---|---|---|---|",
