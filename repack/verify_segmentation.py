@@ -57,8 +57,10 @@ def compare(
         pairs = zip(masks(want[OUTPUT], settings), masks(other, settings), strict=True)
         for name, (a, b) in zip(names, pairs, strict=True):
             tallies[name].add(a, b, spacing)
+    limit = SURFACE_VOXELS[asked] * max(spacing)
     result.task = {
         "labels": {name: tally.shown(unit) for name, tally in tallies.items()},
+        "limits": {"dice": DICE[asked], f"hd95_{unit}": limit},
         "windows": sum(len(answer[OUTPUT]) for answer in reference.answers),
         "grid": f"{' x '.join(f'{s:g}' for s in spacing)} {unit}",
     }
@@ -66,7 +68,6 @@ def compare(
     if collapse:
         result.failures.append(collapse)
         return
-    limit = SURFACE_VOXELS[asked] * max(spacing)
     for name, tally in tallies.items():
         result.failures += tally.failures(name, DICE[asked], limit, f"{unit} for {asked}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -13,9 +14,10 @@ from handlers import images
 from handlers.boxes import Boxes
 from handlers.drawing import draw
 from handlers.runtimes.base import Runtime
-from repack import verify_detection
+from repack import verify_detection, verify_segmentation
 from repack.detection_metrics import match
 from repack.report import planes
+from repack.samples import Sample
 from repack.subjects import Arrays, Subject
 from repack.verify import Reference
 
@@ -51,12 +53,19 @@ def made(subject: Subject, runtime: Runtime, reference: Reference) -> dict[str, 
         answer = {k: np.array(v) for k, v in runtime.infer(sample.inputs, every=True).items()}
         show = _boxes if subject.task == "detection" else _planes
         found.append(show(subject, sample.inputs, reference.answers[first + i], answer))
-        found[-1] |= {"file": sample.path.name}
+        found[-1] |= {"file": _name(reference.samples, i)}
     worst = sorted(range(len(found)), key=lambda i: (-found[i]["differs"], i))[:SHOWN]
     kind = "boxes" if subject.task == "detection" else "planes"
     for i in worst:
         found[i]["pictures"] = [p | {"uri": _uri(p["uri"])} for p in found[i]["pictures"]]
     return {"kind": kind, "of": len(found), "samples": [found[i] for i in worst]}
+
+
+def _name(samples: Sequence[Sample], i: int) -> str:
+    """The sample's file, and which one it is where several come from one file."""
+    path = samples[i].path
+    same = [j for j, sample in enumerate(samples) if sample.path == path]
+    return path.name if same == [i] else f"{path.name}, window {same.index(i) + 1} of {len(same)}"
 
 
 def _boxes(subject: Subject, given: Arrays, want: Arrays, have: Arrays) -> dict[str, Any]:
@@ -141,14 +150,10 @@ def mask(logits: NDArray[Any], settings: dict[str, Any]) -> NDArray[np.int64]:
         logits: ``[K, *patch]``.
         settings: the passport's, see "answer" in the README's part on segmentation.
     """
-    answer = settings.get("answer", {"kind": "argmax"})
-    if answer["kind"] == "argmax":
-        return np.asarray(logits.argmax(0), np.int64)
-    threshold = answer.get("threshold", 0.5)
-    above = logits > np.log(threshold / (1 - threshold))
-    order = answer.get("order") or range(1, len(logits) + 1)
+    masks = verify_segmentation.masks(logits[None], settings)
+    order = settings["answer"].get("order") or range(1, len(masks) + 1)
     found = np.zeros(logits.shape[1:], np.int64)
-    for label, region in zip(order, above, strict=False):
+    for label, (region,) in zip(order, masks, strict=True):
         found[region] = label
     return found
 

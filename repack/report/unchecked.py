@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from repack import verify, verify_detection
+from repack import verify, verify_classification, verify_detection
 from repack.subjects import Subject
 
 
@@ -24,6 +24,11 @@ def limits(precisions: Iterable[str], subject: Subject) -> dict[str, dict[str, A
                 "boxes_matched": verify_detection.MATCHED.get(precision),
                 "largest_shift_px": verify_detection.PIXELS.get(precision),
                 "map_points_lost": verify_detection.MAP_POINTS.get(precision),
+            }
+        if subject.task == "classification":
+            found[precision] |= {
+                "same_first_class": verify_classification.AGREE.get(precision),
+                "largest_probability_difference": verify_classification.SHIFT.get(precision),
             }
     return found
 
@@ -96,7 +101,7 @@ def _by_task(subject: Subject, task: dict[str, Any], samples: int) -> list[dict[
     elif subject.task == "segmentation":
         why = "Dice and Hausdorff distance are against the original, not against a person's masks."
         found.append(_note("Accuracy", why))
-    elif subject.task == "classification" and not any("accuracy" in k for k in task):
+    elif subject.task == "classification" and not isinstance(task.get("accuracy"), dict):
         why = "the answers are compared with the original's, not with true classes."
         found.append(_note("Accuracy", why))
     return found

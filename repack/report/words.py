@@ -53,7 +53,7 @@ def name_and_unit(key: str) -> tuple[str, str]:
     return FIGURES.get(name, name.replace("_", " ")), unit
 
 
-SHARES = {"boxes_matched"}
+SHARES = {"boxes_matched", "same_first_class"}
 """Figures that are shares of 1 and shown in percent."""
 
 

@@ -75,6 +75,13 @@ def test_a_segmentations_pictures() -> None:
         assert " mm" in p["note"]
 
 
+def test_windows_of_one_volume_are_told_apart() -> None:
+    subject, runtime, reference = segmentation()
+    twice = type(reference)(*(part * 2 for part in vars(reference).values()))
+    names = [s["file"] for s in pictures.made(subject, runtime, twice)["samples"]]
+    assert names == ["case_001.nii.gz, window 1 of 2", "case_001.nii.gz, window 2 of 2"]
+
+
 def test_without_samples_there_is_nothing_to_show() -> None:
     subject, runtime, reference = segmentation()
     none = type(reference)(reference.inputs, reference.answers, [])

@@ -71,6 +71,7 @@ def test_the_same_masks_pass_and_are_shown() -> None:
         "rod": {"dice": 1.0, "hd95_mm": 0.0, "voxels": 128},
     }
     assert result.task["grid"] == "3 x 1 x 1 mm"
+    assert result.task["limits"] == {"dice": 0.999, "hd95_mm": 3.0}
 
 
 @pytest.mark.parametrize("asked", sorted(DICE))
@@ -143,6 +144,7 @@ def test_regions_are_compared_each_on_its_own() -> None:
 def test_without_spacing_distances_are_in_voxels() -> None:
     result = compared(logits([BALL, ROD]), spacing=None)
     assert result.task["labels"]["ball"]["hd95_voxels"] == 0.0
+    assert result.task["limits"]["hd95_voxels"] == 1.0
     assert result.task["grid"] == "1 x 1 x 1 voxels"
 
 
