@@ -11,7 +11,9 @@ from pathlib import Path
 
 from deploy.archives import Archive
 from deploy.settings import ROOT, Settings, cores
+from handlers.base import MAX_ANSWER_VARIABLE
 from handlers.errors import RuntimeMissing
+from handlers.memory import LIMIT_VARIABLE
 
 HERE = ROOT / "deploy"
 STORE = "models.checked"
@@ -185,4 +187,7 @@ def environment(settings: Settings, temp: Path, source: Mapping[str, str]) -> di
         "PYTHONPATH": str(HERE / "worker_site"),
         "PYTHONNOUSERSITE": "1",
         "OMP_NUM_THREADS": str(settings.threads),
+        # TorchServe ends the connection to a worker whose answer is larger: the handler says so.
+        MAX_ANSWER_VARIABLE: str(settings.max_request_mb << 20),
+        LIMIT_VARIABLE: str(settings.volume_memory_mb),
     }
