@@ -65,7 +65,7 @@ class Subject:
     def random_inputs(self, seed: int, batch: int = 1) -> Arrays:
         """Values spread over each input's range (or standard normal), the same for one seed."""
         rng = np.random.default_rng(seed)
-        return {spec.name: _random(spec, rng, batch) for spec in self.inputs}
+        return {spec.name: random_array(spec, rng, batch) for spec in self.inputs}
 
 
 MAX_SIDE = 4096
@@ -155,7 +155,7 @@ def tensors(source: Source, shapes: Shapes) -> Subject:
         )
     specs = tuple(TensorSpec(name, "float32", shape) for name, shape in shapes.items())
     module = source.module.eval()
-    example = {s.name: _random(s, np.random.default_rng(0), 2) for s in specs}
+    example = {s.name: random_array(s, np.random.default_rng(0), 2) for s in specs}
     try:
         with torch.inference_mode():
             result = module(*(torch.from_numpy(example[s.name]) for s in specs))
@@ -239,7 +239,8 @@ def _onnx_spec(node: Any, shape: tuple[int | str, ...] | None, path: Path) -> Te
     return TensorSpec(node.name, ONNX_TYPES[node.type], shape or own)
 
 
-def _random(spec: TensorSpec, rng: np.random.Generator, batch: int) -> NDArray[Any]:
+def random_array(spec: TensorSpec, rng: np.random.Generator, batch: int) -> NDArray[Any]:
+    """Values for one input: over its range, or standard normal; 8 for a free axis."""
     sizes = [
         n if isinstance(n, int) else (batch if i == 0 else 8) for i, n in enumerate(spec.shape)
     ]
