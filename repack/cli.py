@@ -52,6 +52,7 @@ class Options:
     classifier: ClassifierOptions | None
     symbolic: Path | None
     tensorflow_python: Path | None
+    original: Path | None
     command: str
     gpu: GpuOptions
     info: bool
@@ -71,7 +72,13 @@ def parser() -> argparse.ArgumentParser:
         "--weights",
         type=Path,
         default=SHIPPED,
-        help="YOLOv5, TorchScript, ONNX or state-dict file, SavedModel folder",
+        help="YOLOv5, TorchScript, ONNX or state-dict file, TensorRT engine, SavedModel folder",
+    )
+    add(
+        "--original",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint or ONNX file that an engine of --weights is compared with",
     )
     add("--name", default="fd1", help="the model's name in TorchServe and of the archive")
     add("--version", default="1.0", help="the model's version in TorchServe")
@@ -172,6 +179,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         classifier=cli_classification.asked(given),
         symbolic=given.symbolic,
         tensorflow_python=given.tensorflow_python,
+        original=given.original,
         command=shlex.join(["python", "repack/model_repack.py", *words]),
         gpu=cli_gpu.read(given),
         info=given.info,

@@ -21,6 +21,7 @@ from repack.candidates import (
     try_one,
 )
 from repack.cli import Options, table
+from repack.engines import ready
 from repack.progress import say, step
 from repack.samples import Sample
 from repack.subjects import Subject
@@ -37,6 +38,10 @@ def repack(options: Options) -> Path:
         KitError: something given cannot be used.
         GateFailed: no candidate answers like the original; nothing was written or replaced.
     """
+    if ready.holds(options.weights):
+        return ready.repack(options)
+    if options.original is not None:
+        raise KitError("--original is for an engine of --weights: a checkpoint is its own original")
     with step(f"loading {options.weights}"):
         subject = load(options)
     say(f"    {subject.source.family} {subject.source.network}, task {subject.task}")
