@@ -54,7 +54,8 @@ def repack(options: Options) -> Path:
         try:
             workshop = Workshop(subject, work, [s.inputs for s in calibration], options.gpu)
             with step("asking the original"):
-                reference = Reference.make(subject, gate_samples)
+                drawn = subjects.within(subject, options.gpu.profile)
+                reference = Reference.make(drawn, gate_samples)
             first = prove_portable(workshop, reference)
             portable = first[-1]
             tried: list[Candidate] = []
@@ -67,7 +68,7 @@ def repack(options: Options) -> Path:
                     tried.append(candidate)
             chosen = choose(tried, reference, portable)
             record = fill(stage, workshop, chosen, portable, options)
-            example = packing.example_input(subject, gate_samples, Path(tmp))
+            example = packing.example_input(drawn, gate_samples, Path(tmp))
         except OSError as e:
             raise disk_error(e, Path(tmp)) from None
         with step(f"packing {options.name}.mar and trying it alone"):

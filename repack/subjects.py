@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -134,6 +134,33 @@ def detector(source: Source, imgsz: int, settings: Mapping[str, Any]) -> Subject
 
     original = _torch_original(both, (spec,), (boxes, *raws))
     return Subject(source, (spec,), (boxes,), module, original, dict(settings), (raw, where))
+
+
+Limits = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
+"""Per input the least, the usual and the largest shape of an engine's profile."""
+
+
+def within(subject: Subject, profile: Limits) -> Subject:
+    """The subject whose random inputs fit a profile; for drawing inputs only.
+
+    Args:
+        profile: by input name, or by "" where there is one input; empty leaves the subject as it
+            is.
+    """
+    inputs = []
+    for spec in subject.inputs:
+        if not profile:
+            return subject
+        limits = profile.get(spec.name) or profile.get("")
+        if limits is None or len(limits[1]) != len(spec.shape):
+            return subject  # refused, with its name, where the engine is built
+        least, usual, most = limits
+        axes = [n if isinstance(n, int) else usual[i] for i, n in enumerate(spec.shape)]
+        if isinstance(spec.shape[0], str) and least[0] == 1 and most[0] > 1:
+            inputs.append(replace(spec, shape=(spec.shape[0], *axes[1:])))
+        else:
+            inputs.append(replace(spec, shape=tuple(axes)))
+    return replace(subject, inputs=tuple(inputs))
 
 
 def tensors(source: Source, shapes: Shapes) -> Subject:

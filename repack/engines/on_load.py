@@ -14,7 +14,7 @@ from handlers.passport import Artefact
 from repack.converters import typed_onnx
 from repack.engines.plan import SOURCE, Plan
 from repack.progress import say
-from repack.subjects import Arrays, Subject, random_array
+from repack.subjects import Subject, within
 from repack.verify import TOLERANCES
 
 CHECK_SEED = 7101
@@ -54,10 +54,12 @@ def pack(
         del files["flags"]
     else:
         shutil.copyfile(source, target / flags)
-    given = _input(subject, artefact)
+    options = artefact.options
+    profile = {} if options["batches"] else options["engines"][0]
+    given = within(subject, profile).random_inputs(CHECK_SEED)
     answers = subject.original(given)
     arrays = {f"in/{k}": v for k, v in given.items()}
-    arrays |= {f"out/{k}": answers[k] for k in artefact.options["outputs"]}
+    arrays |= {f"out/{k}": answers[k] for k in options["outputs"]}
     np.savez_compressed(target / "rebuild.npz", **arrays)  # type: ignore[arg-type]
     recipe = {
         **{k: f"{folder}/{files[k]}" if k in files else None for k in ("flags", "typed")},
@@ -70,7 +72,7 @@ def pack(
     return replace(
         artefact,
         files=(*artefact.files, *(f"{folder}/{name}" for name in names)),
-        options={**artefact.options, rebuild.OPTION: recipe},
+        options={**options, rebuild.OPTION: recipe},
     )
 
 
@@ -88,15 +90,3 @@ def _half_or_quantised(plan: Plan, work: Path, target: Path) -> bool:
         target.unlink(missing_ok=True)
         return False
     return True
-
-
-def _input(subject: Subject, artefact: Artefact) -> Arrays:
-    """One input, of the usual shape where the engine has a profile of free axes."""
-    if artefact.options["batches"]:
-        return subject.random_inputs(CHECK_SEED)
-    rng = np.random.default_rng(CHECK_SEED)
-    (profile,) = artefact.options["engines"]
-    return {
-        spec.name: random_array(replace(spec, shape=tuple(profile[spec.name][1])), rng, 1)
-        for spec in subject.inputs
-    }

@@ -148,7 +148,7 @@ def repack(options: Options) -> Path:
             target = _unproven(options, subject, artefact, runtime, work, stage)
         else:
             subject = original(options, engine)
-            drawn = gated(subject, engine)
+            drawn = subjects.within(subject, engine.options["engines"][0])
             reference = Reference.make(drawn, _samples(options, subject))
             candidate = Candidate("tensorrt", artefact.precision_asked, "given")
             gate = check(subject, runtime, artefact.precision_asked, reference)
@@ -212,22 +212,11 @@ def _samples(options: Options, subject: Subject) -> list[samples.Sample]:
     return samples.read(options.samples, subject, "--samples") if options.samples else []
 
 
-def _label(found: Mapping[str, Any]) -> str:
+def _label(found: dict[str, Any]) -> str:
     """The precision that the engine is judged and shown as."""
     label = str(found["label"])
     known = label in ("f32", "f16", "int8")
     return label if known and precision.shortfall(label, found) is None else "best"
-
-
-def gated(subject: Subject, engine: Engine) -> Subject:
-    """The subject for the gate's random inputs: free axes as the engine's profile has them."""
-    (profile,) = engine.options["engines"]
-    inputs = []
-    for spec in subject.inputs:
-        least, usual, most = profile[spec.name]
-        batch = spec.shape[:1] == ("batch",) and least[0] == 1 and most[0] > 1
-        inputs.append(replace(spec, shape=("batch" if batch else usual[0], *usual[1:])))
-    return replace(subject, inputs=tuple(inputs))
 
 
 def _unproven(
@@ -242,12 +231,7 @@ def _unproven(
     from repack import flow
 
     say(f"    warning: {NOT_PROVEN}")
-    profile = artefact.options["engines"][0]
-    rng = np.random.default_rng(2)
-    given = {
-        s.name: subjects.random_array(replace(s, shape=tuple(profile[s.name][1])), rng, 1)
-        for s in subject.inputs
-    }
+    given = subjects.within(subject, artefact.options["engines"][0]).random_inputs(seed=2)
     runtime.infer(given)
     (stage / FOLDER).mkdir(parents=True)
     (work / artefact.files[0]).replace(stage / artefact.files[0])
