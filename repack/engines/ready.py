@@ -127,7 +127,7 @@ def repack(options: Options) -> Path:
     from repack import flow
 
     with step(f"reading the engine {options.weights}"):
-        engine = read(options.weights)
+        told = read(options.weights)
     source = Source(
         None, "engine", options.weights.stem, (), options.weights,
         sha256_of(options.weights), "tensors",
@@ -138,17 +138,17 @@ def repack(options: Options) -> Path:
         (work / FOLDER).mkdir(parents=True)
         file = f"{FOLDER}/model.plan"
         shutil.copyfile(options.weights, work / file)
-        artefact = Artefact("tensorrt", (file,), "best", {}, "tensors", engine.options)
-        runtime = make(work, engine.inputs, artefact, threads=1)
+        artefact = Artefact("tensorrt", (file,), "best", {}, "tensors", told.options)
+        runtime = make(work, told.inputs, artefact, threads=1)
         runtime.activate()
         found = precision.found(runtime)
         artefact = replace(artefact, precision_asked=_label(found), precision_found=found)
         if options.original is None:
-            subject = Subject(source, engine.inputs, engine.outputs, None, lambda given: {})
+            subject = Subject(source, told.inputs, told.outputs, None, lambda given: {})
             target = _unproven(options, subject, artefact, runtime, work, stage)
         else:
-            subject = original(options, engine)
-            drawn = subjects.within(subject, engine.options["engines"][0])
+            subject = original(options, told)
+            drawn = subjects.within(subject, told.options["engines"][0])
             reference = Reference.make(drawn, _samples(options, subject))
             candidate = Candidate("tensorrt", artefact.precision_asked, "given")
             gate = check(subject, runtime, artefact.precision_asked, reference)
@@ -164,7 +164,7 @@ def repack(options: Options) -> Path:
     return target
 
 
-def original(options: Options, engine: Engine) -> Subject:
+def original(options: Options, told: Engine) -> Subject:
     """The file of ``--original``, its inputs and outputs named as the engine's.
 
     Raises:
@@ -174,10 +174,10 @@ def original(options: Options, engine: Engine) -> Subject:
         raise KitError("--original names no file")
     source = sources.load(options.original, options.network)
     source = replace(source, task="tensors")
-    shapes: Mapping[str, tuple[int | str, ...]] = {s.name: s.shape for s in engine.inputs}
+    shapes: Mapping[str, tuple[int | str, ...]] = {s.name: s.shape for s in told.inputs}
     if source.module is not None:
         subject = subjects.tensors(source, shapes)
-        names = [s.name for s in engine.outputs]
+        names = [s.name for s in told.outputs]
         if len(names) != len(subject.outputs):
             raise KitError(
                 f"--original {options.original}: {len(subject.outputs)} outputs, the engine has "
@@ -186,15 +186,15 @@ def original(options: Options, engine: Engine) -> Subject:
         return _renamed(subject, names)
     subject = subjects.tensors(source, {})
     for what, own, theirs in (
-        ("inputs", engine.inputs, subject.inputs),
-        ("outputs", engine.outputs, subject.outputs),
+        ("inputs", told.inputs, subject.inputs),
+        ("outputs", told.outputs, subject.outputs),
     ):
         if {s.name for s in own} != {s.name for s in theirs}:
             raise KitError(
                 f"--original {options.original}: {what} {', '.join(s.name for s in theirs)}, the "
                 f"engine's are {', '.join(s.name for s in own)}"
             )
-    ours = {s.name: s for s in engine.inputs}
+    ours = {s.name: s for s in told.inputs}
     return replace(subject, inputs=tuple(ours[s.name] for s in subject.inputs))
 
 
