@@ -30,7 +30,7 @@ def write(
     mask: masks.Mask,
     device: torch.device,
 ) -> None:
-    """Fills the mask of the whole volume; only label values leave the device.
+    """Fills the mask of the whole volume; only label values leave the device, but of MONAI bundles.
 
     Args:
         planes: logits ``[k, *]`` of the network's grid along ``axis``, in order.
@@ -39,6 +39,9 @@ def write(
     Raises:
         InternalFault: the network's values are not finite.
     """
+    if recipe.bundle is not None:  # a bundle's own last steps are the CPU's
+        host = (plane.cpu().numpy() for plane in planes)
+        return masks.write(host, prepared, recipe, axis, mask)
     ordered = masks.blends(prepared, recipe, axis)
     held = torch.empty(prepared.back.after, dtype=held_type(recipe), device=device)
     finite = torch.ones((), dtype=torch.bool, device=device)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from handlers import resampling
 from handlers.errors import InternalFault
 from handlers.resampling import Blend
+from handlers.volumes import bundles
 from handlers.volumes.preparing import Prepared, mask_type
 from handlers.volumes.recipe import Recipe
 
@@ -34,6 +35,8 @@ def write(
     Raises:
         InternalFault: the network's values are not finite.
     """
+    if recipe.bundle is not None:
+        planes = bundles.finished(planes, recipe.bundle, prepared.cut, axis)
     ordered = blends(prepared, recipe, axis)
     target = np.moveaxis(prepared.turn(mask)[prepared.box], axis, 0)
     blended = resampling.blend_planes(planes, ordered, resampling.blend_plane)
@@ -51,13 +54,16 @@ def blends(prepared: Prepared, recipe: Recipe, axis: int) -> list[Blend]:
 
 
 def labels(logits: Floats, recipe: Recipe) -> Mask:
-    """``[k, b, c]`` logits to ``[b, c]`` label values.
+    """``[k, b, c]`` logits, or what a bundle inverts, to ``[b, c]`` label values.
 
     argmax: the value of the largest; the first where several are. regions and sigmoid_threshold:
     each channel above its threshold writes its value, later ones over earlier ones.
     """
     kind = mask_type(recipe)
     answer = recipe.answer
+    if recipe.bundle is not None:
+        values = np.array(recipe.values, kind)
+        return np.asarray(values[bundles.chosen(logits, recipe.bundle, answer)])
     if answer["kind"] == "argmax":
         return np.asarray(np.array(recipe.values, kind)[logits.argmax(axis=0)])
     found = np.full(logits.shape[1:], recipe.values[0], kind)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from handlers import resampling, windows
 from handlers.intensities import normalise
 from handlers.resampling import Grids
+from handlers.volumes import bundles
 from handlers.volumes.geometry import Geometry, Volume
 from handlers.volumes.recipe import Recipe
 
@@ -31,12 +32,14 @@ class Prepared:
         back: from the network's grid to that of the cropped volume.
         box: where the crop lies in the turned volume.
         turn: from the volume's axes to the network's.
+        cut: where ``data`` lies on the network's grid, where a bundle crops it there.
     """
 
     data: Floats
     back: Grids
     box: Box
     turn: Turn
+    cut: bundles.Cut | None = None
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,16 @@ def memory(geometry: Geometry, channels: int, recipe: Recipe) -> Memory:
     sides = turning(geometry, recipe)(np.broadcast_to(np.uint8(0), geometry.shape)).shape
     way = grids(sides, turned(geometry, recipe), recipe)
     volume = 4 * channels * geometry.voxels
-    model = 4 * channels * math.prod(way.after)
-    sums = windows.slab(way.after, recipe.windows, recipe.outputs).bytes
+    inner = bundles.largest(way.after, recipe.bundle)
+    model = 4 * channels * math.prod(inner)
+    sums = windows.slab(inner, recipe.windows, recipe.outputs).bytes
     mask = geometry.voxels * mask_type(recipe).itemsize
     patches = 4 * recipe.windows.batch * math.prod(recipe.windows.patch)
     running = model + sums + mask + patches * (channels + 3 * recipe.outputs)
     outside = geometry.voxels * (3 if any_nonzero(recipe) else 0)
     between = 0 if way.same else 4 * _between(way)
-    preparing = volume + max(outside, model * (not way.same) + between)
+    cropped = model * (recipe.bundle is not None and recipe.bundle.margin is not None)
+    preparing = volume + max(outside, model * (not way.same) + between) + cropped
     return Memory(volume, model, sums, mask, max(preparing, running))
 
 
@@ -140,6 +145,8 @@ def prepare(volume: Volume, recipe: Recipe, pool: windows.Pool | None = None) ->
     Args:
         pool: threads that normalise planes side by side.
     """
+    if recipe.bundle is not None:
+        return _as_bundled(volume, recipe, recipe.bundle)
     turn = turning(volume.geometry, recipe)
     view = turn(volume.data)
     box = _nonzero_box(view) if recipe.crop else _whole(view)
@@ -151,16 +158,39 @@ def prepare(volume: Volume, recipe: Recipe, pool: windows.Pool | None = None) ->
     del inside
     way = grids(view.shape[1:], turned(volume.geometry, recipe), recipe)
     volume.data = np.empty((len(view), 0, 0, 0), np.float32)
+    return Prepared(_resampled(view, way, recipe), way.back(), box, turn)
+
+
+def _resampled(view: Floats, way: Grids, recipe: Recipe) -> Floats:
     if way.same:
-        return Prepared(view, way.back(), box, turn)
+        return view
     r = recipe.data
     if len(view) == 1:
-        data = resampling.resample(view[0], way, r.order, r.order_z, r.separate_z)[None]
-    else:
-        data = np.empty((len(view), *way.after), np.float32)
-        for source, target in zip(view, data, strict=True):
-            target[...] = resampling.resample(source, way, r.order, r.order_z, r.separate_z)
-    return Prepared(data, way.back(), box, turn)
+        return resampling.resample(view[0], way, r.order, r.order_z, r.separate_z)[None]
+    data = np.empty((len(view), *way.after), np.float32)
+    for source, target in zip(view, data, strict=True):
+        target[...] = resampling.resample(source, way, r.order, r.order_z, r.separate_z)
+    return data
+
+
+def _as_bundled(volume: Volume, recipe: Recipe, bundle: bundles.Bundle) -> Prepared:
+    """Turn, then the bundle's steps in its own order; "zscore_nonzero" is each channel's own."""
+    turn = turning(volume.geometry, recipe)
+    data = turn(volume.data)
+    box, place = _whole(data), None
+    way = grids(data.shape[1:], turned(volume.geometry, recipe), recipe)
+    volume.data = np.empty((len(data), 0, 0, 0), np.float32)
+    for step in bundle.order:
+        if step == "spacing":
+            data = _resampled(data, way, recipe)
+        elif step == "crop":
+            data, place = bundles.cut(data, bundle)
+        else:
+            for channel, how in zip(data, recipe.channels, strict=True):
+                wanted = how["normalisation"]
+                masked = wanted["kind"] == "zscore_nonzero"
+                normalise(channel, wanted, channel != 0 if masked else None)
+    return Prepared(data, way.back(), box, turn, place)
 
 
 def _whole(view: Floats) -> Box:

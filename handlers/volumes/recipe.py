@@ -8,6 +8,7 @@ from typing import Any
 
 from handlers.errors import ArchiveError
 from handlers.passport import Passport
+from handlers.volumes import bundles
 from handlers.windows import Windows
 
 NORMALISATIONS: dict[str, tuple[str, ...]] = {
@@ -48,6 +49,7 @@ class Recipe:
         outputs: channels of the logits.
         answer: how logits become labels.
         values: the labels' values in a mask, the background's first; ``names`` are theirs.
+        bundle: what only MONAI's bundles have.
     """
 
     channels: tuple[Mapping[str, Any], ...]
@@ -64,6 +66,7 @@ class Recipe:
     answer: Mapping[str, Any]
     values: tuple[int, ...]
     names: tuple[str, ...]
+    bundle: bundles.Bundle | None = None
 
     @property
     def channel_names(self) -> list[str]:
@@ -108,6 +111,7 @@ def _read(passport: Passport) -> Recipe:
         answer=s["answer"],
         values=values,
         names=passport.labels,
+        bundle=bundles.read(s),
     )
     _check(found)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import warnings
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from handlers.errors import KitError, RuntimeUnfit
 from handlers.runtimes.torchscript_cuda import DTYPES
+from repack.converters import torchscript_file
 from repack.device_forms import DeviceForm, sized
 
 
@@ -61,6 +61,4 @@ def convert(form: DeviceForm, precision: str, path: Path) -> None:
         except Exception as e:
             reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
             raise KitError(f"the module cannot be traced on the GPU ({reason})") from None
-        out = io.BytesIO()
-        torch.jit.save(torch.jit.freeze(traced.eval()), out)
-    path.write_bytes(out.getbuffer())
+        torchscript_file.save(torch.jit.freeze(traced.eval()), path)
