@@ -6,13 +6,14 @@ The kinds are nnU-Net v2's (``default_normalization_schemes.py``) and MONAI's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from handlers.errors import Unprocessable
+from handlers.windows import Pool
 
 LEAST = 1e-8
 """Smallest standard deviation or range that values are divided by."""
@@ -20,21 +21,26 @@ LEAST = 1e-8
 Floats = NDArray[np.float32]
 
 
-def normalise(volume: Floats, how: Mapping[str, Any], inside: NDArray[np.bool_] | None) -> None:
+def normalise(
+    volume: Floats,
+    how: Mapping[str, Any],
+    inside: NDArray[np.bool_] | None,
+    pool: Pool | None = None,
+) -> None:
     """Normalises one channel.
 
     Args:
         volume: ``[a, b, c]``, overwritten.
         how: kind and numbers, as ``recipe.NORMALISATIONS`` names them.
         inside: ``[a, b, c]``, what "zscore_nonzero" is limited to; elsewhere values stay.
+        pool: threads that work on planes side by side, where planes do not depend on each other.
 
     Raises:
         Unprocessable: values beyond 0 to 255 for "rgb_to_0_1".
     """
     kind = how["kind"]
     if kind == "ct":
-        np.clip(volume, how["lower"], how["upper"], out=volume)
-        _shift_and_scale(volume, how["mean"], max(how["std"], LEAST))
+        _each(volume, lambda plane: _ct(plane, how), pool)
     elif kind == "zscore":
         _shift_and_scale(volume, *_mean_and_deviation(volume, None))
     elif kind == "zscore_nonzero":
@@ -52,7 +58,21 @@ def normalise(volume: Floats, how: Mapping[str, Any], inside: NDArray[np.bool_] 
             raise Unprocessable(f"values from {low:g} to {high:g} came; expected 0 to 255")
         volume /= np.float32(255)
     elif kind == "scale_range":
-        _scale_range(volume, how)
+        _each(volume, lambda plane: _scale_range(plane, how), pool)
+
+
+def _each(volume: Floats, change: Callable[[Floats], None], pool: Pool | None) -> None:
+    """Changes plane after plane: each is still in the processor's cache for the next step."""
+    if pool is None:
+        for plane in volume:
+            change(plane)
+    else:
+        list(pool.executor.map(change, volume))
+
+
+def _ct(plane: Floats, how: Mapping[str, Any]) -> None:
+    np.clip(plane, how["lower"], how["upper"], out=plane)
+    _shift_and_scale(plane, how["mean"], max(how["std"], LEAST))
 
 
 def _shift_and_scale(volume: Floats, mean: float, deviation: float) -> None:

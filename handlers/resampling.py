@@ -14,8 +14,8 @@ Two conventions of where the new voxels lie:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ BAND = 64
 """New voxels computed together."""
 
 Floats = NDArray[np.float32]
+Plane = TypeVar("Plane", bound=Any)
+"""``[k, b, c]``: an array, or a tensor on a device."""
 
 
 class Grids(NamedTuple):
@@ -224,12 +226,17 @@ def _blend(before: int, at: NDArray[np.float64], order: int) -> Blend:
     return Blend(low, high, (inside - low).astype(np.float32))
 
 
-def blend_planes(planes: Iterator[Floats], axes: Sequence[Blend]) -> Iterator[Floats]:
+def blend_planes(
+    planes: Iterator[Plane],
+    axes: Sequence[Blend],
+    within: Callable[[Plane, Sequence[Blend]], Plane],
+) -> Iterator[Plane]:
     """Interpolates a stack whose planes come one by one; two of them are held.
 
     Args:
         planes: ``[k, b, c]`` each, along the first axis, in order.
         axes: of the stack's three axes.
+        within: interpolates one plane: ``blend_plane``, or the like of it on a device.
 
     Yields:
         ``[k, b', c']`` planes of the new grid, in order.
@@ -237,22 +244,23 @@ def blend_planes(planes: Iterator[Floats], axes: Sequence[Blend]) -> Iterator[Fl
     first, *inner = axes
     if first.same:
         for plane in planes:
-            yield _blend_plane(plane, inner)
+            yield within(plane, inner)
         return
-    held: dict[int, Floats] = {}
+    held: dict[int, Plane] = {}
     came = 0
     for low, high, share in zip(first.low, first.high, first.share, strict=True):
         while came <= high:
             plane = next(planes)
             if came >= low:
-                held[came] = _blend_plane(plane, inner)
+                held[came] = within(plane, inner)
             came += 1
         for old in [k for k in held if k < low]:
             del held[old]
         yield held[low] if share == 0 else held[low] * (1 - share) + held[high] * share
 
 
-def _blend_plane(plane: Floats, inner: Sequence[Blend]) -> Floats:
+def blend_plane(plane: Floats, inner: Sequence[Blend]) -> Floats:
+    """``[k, b, c]`` interpolated along its last two axes."""
     for axis, blend in enumerate(inner, 1):
         if blend.same and plane.shape[axis] == len(blend.low):
             continue

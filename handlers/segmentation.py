@@ -8,8 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,13 @@ from handlers.memory import memory_limit, mib, require
 from handlers.passport import Passport
 from handlers.progress import Progress
 from handlers.runtimes import Loaded
+from handlers.runtimes.device import DeviceRuntime
 from handlers.volumes import masks, nifti, preparing, reading, recipe
 from handlers.volumes.bounds import Buffer
 from handlers.volumes.geometry import Layout, Volume
+
+if TYPE_CHECKING:
+    from handlers.gpu.volumes import Road
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +42,14 @@ class Item:
     """One request's volume, and what it takes.
 
     Attributes:
+        device_bytes: taken on the GPU, where the network is on one; ``memory`` is the host's, but
+            for the accumulators, which are on the GPU then.
         ms: milliseconds per stage of this volume alone.
     """
 
     volume: Volume
     memory: preparing.Memory
+    device_bytes: int = 0
     ms: Counter[str] = field(default_factory=Counter)
 
 
@@ -64,7 +71,12 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
         super().__init__(passport, loaded, threads)
         self.recipe = recipe.read(passport)
         self.limit = memory_limit()
-        self._adders = windows.Pool(self._pool, threads) if self._pool else None
+        self._threads = windows.Pool(self._pool, threads) if self._pool else None
+        self._road: Road | None = None
+        if isinstance(self.runtime, DeviceRuntime):
+            from handlers.gpu.volumes import Road
+
+            self._road = Road(self.runtime, passport.inputs[0].name, self.recipe)
         self._context: Context | None = None
 
     def handle(self, rows: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
@@ -108,7 +120,7 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
             maker = self.passport.name, self.passport.version
             labels = list(zip(self.recipe.values, self.recipe.names, strict=True))[1:]
             return dicom_seg.write(result.mask, item.volume, labels, maker, self.note()), DICOM
-        return nifti.write(result.mask, item.volume, self.note()), GZIP
+        return nifti.write(result.mask, item.volume, self.note(), self._threads), GZIP
 
     def headers(self, item: Item, result: Found | ItemError) -> dict[str, str]:
         """What a mask file cannot say of itself, as headers of the answer."""
@@ -120,6 +132,7 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
             "X-Fallback": self.fallback or "none",
             "X-Accumulator-Bytes": str(memory.accumulators),
             "X-Memory-Needed-Bytes": str(memory.needed),
+            "X-Device-Memory-Bytes": str(item.device_bytes),
         }
 
     def note(self) -> str:
@@ -152,7 +165,11 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
             ],
             "windows": found.windows,
             "milliseconds": {stage: round(ms, 1) for stage, ms in item.ms.items()},
-            "memory_bytes": {**asdict(item.memory), "limit": self.limit},
+            "memory_bytes": {
+                **asdict(item.memory),
+                "limit": self.limit,
+                "device": item.device_bytes,
+            },
         }
 
     def _admit(self, layout: Layout) -> None:
@@ -179,7 +196,7 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
 
     def _segment(self, item: Item) -> Found:
         with self._stage(item, "preprocess"):
-            prepared = preparing.prepare(item.volume, self.recipe)
+            prepared = preparing.prepare(item.volume, self.recipe, self._threads)
         shape = prepared.data.shape[1:]
         slab = windows.slab(shape, self.recipe.windows, self.recipe.outputs)
         count = windows.count(shape, self.recipe.windows)
@@ -191,19 +208,32 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
         )
         mask = np.zeros(item.volume.geometry.shape, preparing.mask_type(self.recipe))
         begin, before = time.perf_counter(), item.ms["infer"]
-        found = windows.planes(
-            prepared.data,
-            self.recipe.windows,
-            lambda patches: self._predict(patches, item),
-            slab,
-            Progress(self.passport.name, count, self._context),
-            self._adders,
-        )
-        masks.write(found, prepared, self.recipe, slab.axis, mask)
+        progress = Progress(self.passport.name, count, self._context)
+        if self._road:
+            self._on_device(item, prepared, mask, progress)
+        else:
+            found = windows.planes(
+                prepared.data,
+                self.recipe.windows,
+                lambda patches: self._predict(patches, item),
+                slab,
+                progress,
+                self._threads,
+            )
+            masks.write(found, prepared, self.recipe, slab.axis, mask)
         spent = (time.perf_counter() - begin) * 1e3 - (item.ms["infer"] - before)
-        item.ms["postprocess"] += spent  # type: ignore[assignment]
-        self.stages.add("postprocess", spent)
+        self._add(item, "postprocess", spent)
         return Found(mask, count)
+
+    def _on_device(
+        self, item: Item, prepared: preparing.Prepared, mask: masks.Mask, progress: Progress
+    ) -> None:
+        """Where the network is on a GPU: the sums too, and labels are all that comes back."""
+        assert self._road  # noqa: S101
+        self._add(item, "infer", self._road.segment(prepared, mask, progress))
+        needs = self._road.needs
+        item.memory = replace(item.memory, accumulators=needs.accumulators)
+        item.device_bytes = sum(needs)
 
     def _predict(self, patches: Floats, item: Item) -> Floats:
         """``[n, channels, *patch]`` to float32 logits; a 2-D network never sees the depth of 1."""
@@ -221,3 +251,8 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
         with self.stages.measure(stage):
             yield
         item.ms[stage] += (time.perf_counter() - begin) * 1e3  # type: ignore[assignment]
+
+    def _add(self, item: Item, stage: str, ms: float) -> None:
+        """Counts what something else has measured, likewise."""
+        item.ms[stage] += ms  # type: ignore[assignment]
+        self.stages.add(stage, ms)

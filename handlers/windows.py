@@ -146,7 +146,7 @@ def slab(shape: Sequence[int], windows: Windows, outputs: int) -> Slab:
 
 def count(shape: Sequence[int], windows: Windows) -> int:
     """How many windows cover a volume."""
-    return math.prod(len(s) for s in _starts(shape, windows))
+    return math.prod(len(s) for s in begins_of(shape, windows))
 
 
 def planes(
@@ -170,8 +170,8 @@ def planes(
     """
     weights = Importance(windows, place.axis)
     sums = np.zeros(place.shape, np.float32)
-    begins = _starts(data.shape[1:], windows)
-    margin = _margins(data.shape[1:], windows.patch)
+    begins = begins_of(data.shape[1:], windows)
+    margin = margins(data.shape[1:], windows.patch)
     inside = range(margin[place.axis], margin[place.axis] + data.shape[1 + place.axis])
     others = [axis for axis in range(3) if axis != place.axis]
     sides = [slice(margin[axis], margin[axis] + data.shape[1 + axis]) for axis in others]
@@ -184,7 +184,7 @@ def planes(
             yield plane[across] / _total(base, begins, weights, place)[across[1:]]
         plane[...] = 0
 
-    for group in _groups(_in_order(begins, place.axis), windows.batch):
+    for group in groups(in_order(begins, place.axis), windows.batch):
         for begin, logits in zip(group, _predicted(data, group, windows, predict), strict=True):
             while base < begin[place.axis]:
                 yield from finish()
@@ -198,25 +198,27 @@ def planes(
         base += 1
 
 
-def _starts(shape: Sequence[int], windows: Windows) -> list[list[int]]:
+def begins_of(shape: Sequence[int], windows: Windows) -> list[list[int]]:
+    """Where windows begin, along each axis of the padded volume."""
     sides = padded(shape, windows.patch)
     pairs = zip(sides, windows.patch, strict=True)
     return [starts(n, p, windows.overlap, windows.rule) for n, p in pairs]
 
 
-def _in_order(begins: list[list[int]], axis: int) -> list[Sides]:
+def in_order(begins: list[list[int]], axis: int) -> list[Sides]:
     """Where the windows begin, those that reach furthest back along ``axis`` first."""
     every = ((a, b, c) for a, b, c in itertools.product(*begins))
     return sorted(every, key=lambda begin: begin[axis])
 
 
-def _margins(shape: Sequence[int], patch: Sequence[int]) -> Sides:
+def margins(shape: Sequence[int], patch: Sequence[int]) -> Sides:
     """Zeros before the volume on each axis; where their number is odd, one more lies behind."""
     a, b, c = (max(0, p - n) // 2 for n, p in zip(shape, patch, strict=True))
     return a, b, c
 
 
-def _groups(begins: list[Sides], size: int) -> Iterator[list[Sides]]:
+def groups(begins: list[Sides], size: int) -> Iterator[list[Sides]]:
+    """Windows that are predicted together."""
     for i in range(0, len(begins), size):
         yield begins[i : i + size]
 
@@ -224,31 +226,43 @@ def _groups(begins: list[Sides], size: int) -> Iterator[list[Sides]]:
 def _predicted(data: Floats, group: list[Sides], windows: Windows, predict: Predict) -> Floats:
     """Logits ``[n, k, *patch]``, the mean over the mirrored ones where those are asked for."""
     patches = np.zeros((len(group), data.shape[0], *windows.patch), np.float32)
-    margin = _margins(data.shape[1:], windows.patch)
+    margin = margins(data.shape[1:], windows.patch)
     for patch, begin in zip(patches, group, strict=True):
         _cut(data, begin, margin, patch)
     logits = predict(patches)
     if not windows.mirror:
         return logits
     total = np.array(logits, np.float32)
-    axes = [axis + 2 for axis in windows.mirror]
-    flips = [f for n in range(1, len(axes) + 1) for f in itertools.combinations(axes, n)]
-    for flip in flips:
+    ways = flips(windows)
+    for flip in ways:
         total += np.flip(predict(np.ascontiguousarray(np.flip(patches, flip))), flip)
-    total /= len(flips) + 1
+    total /= len(ways) + 1
     return total
+
+
+def flips(windows: Windows) -> list[tuple[int, ...]]:
+    """The axes of ``[n, channels, *patch]`` to mirror, for each way but the plain one."""
+    axes = [axis + 2 for axis in windows.mirror]
+    return [f for n in range(1, len(axes) + 1) for f in itertools.combinations(axes, n)]
 
 
 def _cut(data: Floats, begin: Sides, margin: Sides, patch: Floats) -> None:
     """Copies what lies under a window; what lies beside the volume stays 0."""
-    source: list[slice] = []
-    target: list[slice] = []
-    for axis in range(3):
-        low = begin[axis] - margin[axis]
-        first, last = max(0, low), min(data.shape[axis + 1], low + patch.shape[axis + 1])
+    source, target = under(data.shape[1:], begin, margin, patch.shape[1:])
+    patch[target] = data[source]
+
+
+def under(
+    shape: Sequence[int], begin: Sides, margin: Sides, patch: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where a window lies in ``[channels, *volume]``, and that part in ``[channels, *patch]``."""
+    source, target = [slice(None)], [slice(None)]
+    for start, before, size, side in zip(begin, margin, shape, patch, strict=True):
+        low = start - before
+        first, last = max(0, low), min(size, low + side)
         source.append(slice(first, last))
         target.append(slice(first - low, last - low))
-    patch[:, target[0], target[1], target[2]] = data[:, source[0], source[1], source[2]]
+    return tuple(source), tuple(target)
 
 
 def _add(

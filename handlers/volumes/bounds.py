@@ -18,6 +18,18 @@ MAX_INFLATION = 1032
 BLOCK = 1 << 18
 
 
+def _inflater() -> tuple[Any, Any]:
+    """ISA-L's, where it is installed: the same bytes in half the time; else zlib's."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return zlib.decompressobj, zlib.error
+    return isal_zlib.decompressobj, isal_zlib.error
+
+
+INFLATER, DAMAGED = _inflater()
+
+
 class Stream:
     """Reads the bytes of a file in order, unpacking gzip or zlib, never more than asked for.
 
@@ -34,7 +46,7 @@ class Stream:
         self._at = 0
         self._given = self._claimed = 0
         self._tail: Buffer = b""
-        self._z = zlib.decompressobj(47)
+        self._z = INFLATER(47)
 
     def read(self, size: int) -> bytes:
         """Exactly ``size`` bytes; raises ``BadInput`` where fewer are left."""
@@ -96,8 +108,8 @@ class Stream:
                 self._at += len(self._tail)
             empty = not self._tail
             try:
-                part = self._z.decompress(self._tail, most)
-            except zlib.error as e:
+                part: bytes = self._z.decompress(self._tail, most)
+            except DAMAGED as e:
                 raise BadInput(f"the {self._what}'s compressed data is damaged ({e})") from None
             self._tail = self._z.unused_data if self._z.eof else self._z.unconsumed_tail
             if part or (empty and not self._z.eof):
@@ -111,7 +123,7 @@ class Stream:
             self._tail = bytes(self._tail) + bytes(more)
         if bytes(self._tail[:2]) != b"\x1f\x8b":
             return False
-        self._z = zlib.decompressobj(47)
+        self._z = INFLATER(47)
         return True
 
 

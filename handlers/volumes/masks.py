@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,11 @@ from handlers.volumes.recipe import Recipe
 Floats = NDArray[np.float32]
 Mask = NDArray[np.uint8] | NDArray[np.uint16]
 
+NOT_FINITE = (
+    "the network gave NaN or infinity for this volume: its precision overflows; "
+    "repack it in bf16 or f32"
+)
+
 
 def write(
     planes: Iterator[Floats], prepared: Prepared, recipe: Recipe, axis: int, mask: Mask
@@ -30,20 +35,22 @@ def write(
     Raises:
         InternalFault: the network's values are not finite.
     """
-    r, bundle = recipe.logits, recipe.bundle
-    if bundle is not None:
-        planes = bundles.finished(planes, bundle, prepared.cut, axis)
-    axes = resampling.blends(prepared.back, r.order, r.order_z, r.separate_z)
-    inner = [blend for i, blend in enumerate(axes) if i != axis]
-    ordered: list[Blend] = [axes[axis], *inner]
+    if recipe.bundle is not None:
+        planes = bundles.finished(planes, recipe.bundle, prepared.cut, axis)
+    ordered = blends(prepared, recipe, axis)
     target = np.moveaxis(prepared.turn(mask)[prepared.box], axis, 0)
-    for place, plane in zip(target, resampling.blend_planes(planes, ordered), strict=True):
+    blended = resampling.blend_planes(planes, ordered, resampling.blend_plane)
+    for place, plane in zip(target, blended, strict=True):
         if not np.isfinite(plane).all():
-            raise InternalFault(
-                "the network gave NaN or infinity for this volume: its precision overflows; "
-                "repack it in bf16 or f32"
-            )
+            raise InternalFault(NOT_FINITE)
         place[...] = labels(plane, recipe)
+
+
+def blends(prepared: Prepared, recipe: Recipe, axis: int) -> list[Blend]:
+    """How the logits come back to the volume's grid: along ``axis``, then the other two."""
+    r = recipe.logits
+    axes = resampling.blends(prepared.back, r.order, r.order_z, r.separate_z)
+    return [axes.pop(axis), *axes]
 
 
 def labels(logits: Floats, recipe: Recipe) -> Mask:
@@ -59,10 +66,19 @@ def labels(logits: Floats, recipe: Recipe) -> Mask:
         return np.asarray(values[bundles.chosen(logits, recipe.bundle, answer)])
     if answer["kind"] == "argmax":
         return np.asarray(np.array(recipe.values, kind)[logits.argmax(axis=0)])
-    share = float(answer.get("threshold", 0.5))
-    above = np.log(share / (1 - share))
-    order = answer["order"] if answer["kind"] == "regions" else recipe.values[1:]
     found = np.full(logits.shape[1:], recipe.values[0], kind)
-    for channel, value in zip(logits, order, strict=True):
-        found[channel > above] = value
+    for channel, value in zip(logits, order(recipe), strict=True):
+        found[channel > threshold(recipe)] = value
     return found
+
+
+def order(recipe: Recipe) -> Sequence[int]:
+    """The value that each channel writes, where several channels may be above their threshold."""
+    regions = recipe.answer["kind"] == "regions"
+    return recipe.answer["order"] if regions else recipe.values[1:]
+
+
+def threshold(recipe: Recipe) -> float:
+    """The logit that a channel must be above, for its share (0.5 where none is given)."""
+    share = float(recipe.answer.get("threshold", 0.5))
+    return float(np.float32(np.log(share / (1 - share))))

@@ -13,6 +13,7 @@ from handlers.errors import BadInput, Unprocessable, UnsupportedFormat
 from handlers.volumes.bounds import Buffer, Stream, is_gzip
 from handlers.volumes.geometry import Admit, Geometry, Layout, Volume, checked
 from handlers.volumes.voxels import read_voxels
+from handlers.windows import Pool
 
 SIZES = {348: 1, 540: 2}
 """Length of the header, which is its own first field: the version."""
@@ -23,6 +24,12 @@ UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 KINDS = "iuf"
 LEVEL = 1
 """zlib's fastest level: masks are long runs, and shrink to a hundredth with any."""
+
+PLANES = 16
+"""Planes of a mask that are packed together."""
+
+GZIP_START = b"\x1f\x8b\x08" + bytes(5) + b"\x04\xff"
+"""RFC 1952: deflate, no name, no time, fastest, from an unknown system."""
 
 
 def version(start: Buffer) -> tuple[int, str] | None:
@@ -135,7 +142,7 @@ def _scaling(header: Any) -> Any:
     return lambda values: values * slope + intercept
 
 
-def write(mask: NDArray[Any], volume: Volume, note: str) -> bytes:
+def write(mask: NDArray[Any], volume: Volume, note: str, pool: Pool | None = None) -> bytes:
     """A mask as ``.nii.gz``.
 
     Args:
@@ -143,6 +150,7 @@ def write(mask: NDArray[Any], volume: Volume, note: str) -> bytes:
         volume: what it was made from. Of a NIfTI, sform, qform, their codes, pixdim and units are
             taken as they are; of another format, both forms are made from the affine.
         note: the header's description; cut to 79 bytes.
+        pool: threads that pack planes side by side; the bytes are the same without.
     """
     import nibabel as nib
 
@@ -164,11 +172,32 @@ def write(mask: NDArray[Any], volume: Volume, note: str) -> bytes:
     header["vox_offset"] = len(header.binaryblock) + 4
     header["descrip"] = note.encode("ascii", "replace")[:79]
     header["magic"] = b"n+2\0\r\n\x1a\n" if len(header.binaryblock) == 540 else b"n+1"
-    packer = zlib.compressobj(LEVEL, wbits=31)
-    parts = [packer.compress(header.binaryblock + bytes(4))]
     little = np.dtype(mask.dtype).newbyteorder("<")
-    parts += [packer.compress(np.ascontiguousarray(plane, little).tobytes()) for plane in mask]
-    return b"".join([*parts, packer.flush()])
+    return pack(header.binaryblock + bytes(4), np.asarray(mask, little), pool)
+
+
+def pack(start: bytes, voxels: NDArray[Any], pool: Pool | None) -> bytes:
+    """One gzip member of the header and of ``[z, y, x]`` voxels, their blocks packed side by side.
+
+    A block ends on a whole byte (deflate's "sync flush"), so the next one can follow it.
+    """
+
+    def deflate(data: bytes, last: bool = False) -> bytes:
+        packer = zlib.compressobj(LEVEL, wbits=-15)
+        whole = packer.compress(data)
+        return whole + packer.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
+
+    def packed(first: int) -> bytes:
+        return deflate(voxels[first : first + PLANES].tobytes())
+
+    begins = range(0, len(voxels), PLANES)
+    parts = list(pool.executor.map(packed, begins) if pool else map(packed, begins))
+    check = zlib.crc32(start)
+    for first in begins:
+        check = zlib.crc32(voxels[first : first + PLANES].tobytes(), check)
+    size = (len(start) + voxels.nbytes) & 0xFFFFFFFF
+    end = struct.pack("<II", check, size)
+    return b"".join([GZIP_START, deflate(start), *parts, deflate(b"", last=True), end])
 
 
 FORMS = (

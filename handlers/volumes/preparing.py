@@ -139,8 +139,12 @@ def mask_type(recipe: Recipe) -> np.dtype[Any]:
     return np.dtype(np.uint8 if max(recipe.values) < 256 else np.uint16)
 
 
-def prepare(volume: Volume, recipe: Recipe) -> Prepared:
-    """Turn -> crop -> normalise -> resample; the volume's own voxels are overwritten and let go."""
+def prepare(volume: Volume, recipe: Recipe, pool: windows.Pool | None = None) -> Prepared:
+    """Turn -> crop -> normalise -> resample; the volume's own voxels are overwritten and let go.
+
+    Args:
+        pool: threads that normalise planes side by side.
+    """
     if recipe.bundle is not None:
         return _as_bundled(volume, recipe, recipe.bundle)
     turn = turning(volume.geometry, recipe)
@@ -150,7 +154,7 @@ def prepare(volume: Volume, recipe: Recipe) -> Prepared:
     view = view[crop]
     inside = _inside(view) if any_nonzero(recipe) else None
     for channel, how in zip(view, recipe.channels, strict=True):
-        normalise(channel, how["normalisation"], inside)
+        normalise(channel, how["normalisation"], inside, pool)
     del inside
     way = grids(view.shape[1:], turned(volume.geometry, recipe), recipe)
     volume.data = np.empty((len(view), 0, 0, 0), np.float32)

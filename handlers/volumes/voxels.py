@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ def read_voxels(
         interleaved: a voxel's channels lie side by side; otherwise channel follows channel.
 
     Returns:
-        ``[channels, z, y, x]`` float32; besides it, one stored plane is all that is held.
+        ``[channels, z, y, x]`` float32; besides it, two stored planes are all that is held.
 
     Raises:
         BadInput: fewer or more bytes than the header claims.
@@ -42,13 +44,26 @@ def read_voxels(
             for c in range(count):
                 store(out[c, z], several[..., c], scale, z)
     else:
-        plane = np.empty((height, width), layout.stored)
-        for channel in out:
-            for z in range(depth):
-                stream.read_into(plane)
-                store(channel[z], plane, scale, z)
+        _read_planes(stream, out, layout.stored, scale)
     stream.finish()
     return out
+
+
+def _read_planes(
+    stream: Stream, out: NDArray[np.float32], stored: np.dtype[Any], scale: Scale | None
+) -> None:
+    """One plane is unpacked while a thread of its own stores the one before."""
+    pair = [np.empty(out.shape[2:], stored) for _ in range(2)]
+    with ThreadPoolExecutor(1, "voxels") as storing:
+        waiting: Future[None] | None = None
+        for i, (c, z) in enumerate(itertools.product(*map(range, out.shape[:2]))):
+            plane = pair[i % 2]
+            stream.read_into(plane)
+            if waiting:
+                waiting.result()
+            waiting = storing.submit(store, out[c, z], plane, scale, z)
+        if waiting:
+            waiting.result()
 
 
 def store(target: NDArray[np.float32], values: NDArray[Any], scale: Scale | None, z: int) -> None:

@@ -33,7 +33,8 @@ def both(shape: tuple[int, int, int], order: int) -> tuple[NDArray[Any], NDArray
         return whole, whole
     axes = resampling.blends(grids, order, 0, None)
     planes = iter(np.stack([VOLUME, -VOLUME], axis=1))
-    stack = np.stack(list(resampling.blend_planes(planes, axes)), axis=1)
+    within = resampling.blend_plane
+    stack = np.stack(list(resampling.blend_planes(planes, axes, within)), axis=1)
     np.testing.assert_array_equal(stack[0], -stack[1])
     return whole, stack[0]
 
@@ -65,7 +66,9 @@ def test_a_coarse_axis_is_resampled_on_its_own(axis: int, order: int) -> None:
     np.testing.assert_allclose(found, expected, atol=3e-4)
     if order == 1:
         blends = resampling.blends(grids, 1, 0, None)
-        planes = np.stack(list(resampling.blend_planes(iter(VOLUME[:, None]), blends)), axis=1)
+        given = iter(VOLUME[:, None])
+        blended = resampling.blend_planes(given, blends, resampling.blend_plane)
+        planes = np.stack(list(blended), axis=1)
         np.testing.assert_allclose(planes[0], expected, atol=3e-4)
 
 
