@@ -29,12 +29,12 @@ SIDE = 32
 
 
 class Net(nn.Module):
-    """``[N, 3, H, W]`` to ``[N, 16, H, W]``."""
+    """``[N, 3, H, W]`` to ``[N, 64, H, W]``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 32, 3, padding=1)
-        self.second = nn.Conv2d(32, 16, 3, padding=1)
+        self.second = nn.Conv2d(32, 64, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.second(torch.relu(self.first(x)))
@@ -42,13 +42,13 @@ class Net(nn.Module):
 
 
 class Volume(nn.Module):
-    """``[N, 1, D, H, W]`` to ``[N, 2, D, H, W]``, through an InstanceNorm that is not the usual."""
+    """``[N, 1, D, H, W]`` to ``[N, 16, D, H, W]``, through an InstanceNorm of its own weights."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv3d(1, 8, 3, padding=1)
         self.norm = nn.InstanceNorm3d(8, affine=True)
-        self.second = nn.Conv3d(8, 2, 3, padding=1)
+        self.second = nn.Conv3d(8, 16, 3, padding=1)
         with torch.no_grad():
             self.norm.weight.copy_(torch.linspace(0.3, 3, 8))
             self.norm.bias.copy_(torch.linspace(-1, 1, 8))

@@ -32,7 +32,7 @@ X = np.random.default_rng(6).standard_normal((3, 3, built.SIDE, built.SIDE)).ast
 def network(folder: Path, extra: str = "") -> Path:
     """Two convolutions as ONNX, ``x`` to ``y``; ``extra`` is an operator put after them."""
     rng = np.random.default_rng(5)
-    shapes = {"a.weight": (32, 3, 3, 3), "b.weight": (16, 32, 3, 3)}
+    shapes = {"a.weight": (32, 3, 3, 3), "b.weight": (64, 32, 3, 3)}
     weights = [
         numpy_helper.from_array(rng.normal(0, 0.1, v).astype(np.float32), k)
         for k, v in shapes.items()
@@ -43,7 +43,7 @@ def network(folder: Path, extra: str = "") -> Path:
         helper.make_node("Relu", ["h"], ["r"], "relu"),
         helper.make_node("Conv", ["r", "b.weight"], [last], "second", pads=[1, 1, 1, 1]),
     ]
-    shape: list[int | str] = ["batch", 16, built.SIDE, built.SIDE]
+    shape: list[int | str] = ["batch", 64, built.SIDE, built.SIDE]
     if extra:
         nodes.append(helper.make_node(extra, [last], ["y"], f"/head/{extra.lower()}"))
         shape = shape[:2]
@@ -194,7 +194,7 @@ def test_an_engine_is_packed_as_it_is_and_called_not_proven(
     archive.unpack(packed, tmp_path / "a")
     status, runtime, found = asked(tmp_path / "a", X[:1])
     assert (status, runtime["name"], runtime["fallback"]) == (200, "tensorrt", None)
-    assert found.shape == (1, 16, built.SIDE, built.SIDE)
+    assert found.shape == (1, 64, built.SIDE, built.SIDE)
     status, refused, _ = asked(tmp_path / "a", X)
     assert (status, refused["type"]) == (422, "Unprocessable")
 

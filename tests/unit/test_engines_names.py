@@ -35,7 +35,7 @@ OBJECTS = {
 ALSO = {"build.py": {"cache"}, "tensorrt_.py": {"model"}}
 """And in one file only: elsewhere the word means something else."""
 
-OURS = {"engines", "get"}
+OURS = {"engines", "get", "split"}
 """Attributes of these that are the kit's own or Python's."""
 
 NO_TRT_FILES = {"cache.py"}
