@@ -135,6 +135,9 @@ def verify(path: Path) -> Passport:
     """
     try:
         with zipfile.ZipFile(path) as z:
+            if min((entry.header_offset for entry in z.infolist()), default=0):
+                # A TorchScript file is a zip too, and ends a truncated archive like a whole one.
+                raise zipfile.BadZipFile("its first file does not begin it")
             members = _members(z, path)
             if passports.FILE not in members:
                 raise ArchiveError(

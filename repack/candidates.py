@@ -283,14 +283,13 @@ def try_one(candidate: Candidate, workshop: Workshop, reference: Reference) -> N
     except KitError as e:
         candidate.error = str(e)
     except Exception as e:  # runtimes raise many types for models that they do not take
-        reason = refusals.reason(e, candidate, workshop)
-        free = shutil.disk_usage(workshop.stage).free
-        if free < LITTLE:
-            reason += f"; {workshop.stage} has only {free / 1e6:.1f} MB free"
-        candidate.error = f"does not run this model ({reason})"
+        candidate.error = f"does not run this model ({refusals.reason(e, candidate, workshop)})"
     else:
         proven = replace(artefact, precision_found=gate.precision_found)
         candidate.proof = Proof(proven, gate, runtime)
+    free = shutil.disk_usage(workshop.stage).free
+    if candidate.error and free < LITTLE:
+        candidate.error += f"; {workshop.stage} has only {free / 1e6:.1f} MB free"
 
 
 def measure(candidates: Sequence[Candidate], given: Arrays) -> None:

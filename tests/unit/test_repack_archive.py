@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -199,6 +200,20 @@ def test_an_extra_member_is_refused(good: Path, tmp_path: Path) -> None:
 def test_a_missing_member_is_refused(good: Path, tmp_path: Path) -> None:
     path = rewritten(good, tmp_path / "m.mar", lambda name: name != "handlers/boxes.py")
     assert "'handlers/boxes.py' is named in its passport but missing" in refusal(path)
+
+
+def test_an_archive_cut_behind_a_zip_within_it_is_damaged(tmp_path: Path) -> None:
+    inner, outer = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as z:
+        z.writestr("constants.pkl", b"0123456789")
+    with zipfile.ZipFile(outer, "w") as z:
+        z.writestr("handlers/entry.py", b"")
+        z.writestr("torchscript-f32/model.pt", inner.getvalue())
+        z.writestr(FILE, b"{}")
+    whole = outer.getvalue()
+    cut = tmp_path / "cut.mar"
+    cut.write_bytes(whole[: whole.index(inner.getvalue()) + len(inner.getvalue()) + 20])
+    assert "truncated or damaged" in refusal(cut)
 
 
 def test_an_archive_without_a_passport_is_not_ours(good: Path, tmp_path: Path) -> None:
