@@ -15,8 +15,8 @@ HEADER = bytes.fromhex("66747274000000000100000000000000 0458fb00000000000806000
 """An engine's first 32 bytes: YOLOv5s in 16 bits, built by TensorRT 8.6.0.12 on an H200."""
 
 LAYERS = Path(__file__).resolve().parents[1] / "data" / "tensorrt_8_6_layers.json"
-"""A cut of what TensorRT 8.6's inspector said of two engines: 16-bit convolutions of a detector, 32-
-bit ones and a transposed one of a volume's network, and layers without weights."""
+"""A cut of what TensorRT 8.6's inspector said of two engines: 16-bit convolutions of a detector,
+32-bit ones and a transposed one of a volume's network, and layers without weights."""
 
 
 def test_the_version_is_in_the_header() -> None:
