@@ -127,7 +127,7 @@ class Answers:
 def packed(folder: Path) -> Path:
     (folder / "t").mkdir()
     x = np.random.default_rng(1).standard_normal((1, 3, 8, 8)).astype(np.float32)
-    np.savez(folder / "t" / "rebuild.npz", **{"in/x": x, "out/y": x * 2})
+    np.savez(folder / "t" / "rebuild.npz", **{"in/x": x, "out/y": x * 2})  # type: ignore[arg-type]
     return folder
 
 
