@@ -197,10 +197,11 @@ def answered(
         environment: variables to set.
     """
     done = subprocess.run(
-        [sys.executable, "-I", "-c", RUN, str(folder), str(sample), *blocked],
+        [sys.executable, "-c", RUN, str(folder), str(sample), *blocked],
         capture_output=True,
         text=True,
         check=False,
+        cwd=folder,
         env={**os.environ, **environment},
     )
     last = (done.stdout.strip().splitlines() or [""])[-1]
