@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-gpu lint format bench clean clean-all
+.PHONY: help setup test test-slow test-gpu lint format bench bench-volumes clean clean-all
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## .venv with everything pinned, also for the tests
 	@bash run.sh --setup
@@ -30,6 +30,9 @@ format: setup ## ruff's formatter and safe fixes
 
 bench: setup ## the figures in benchmarks/, measured on this machine
 	$(PY) benchmarks/bench.py
+
+bench-volumes: setup ## a whole volume, accelerated against served TorchScript
+	$(PY) benchmarks/volumes.py
 
 clean: ## stops the server; removes its run folder and the caches
 	@bash run.sh --stop

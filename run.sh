@@ -26,13 +26,13 @@ done
 
 case "$action" in
     -h | --help) exec "$python" "$here/deploy/serve.py" --help ;;
-    --setup) exec "$python" "$here/deploy/environment.py" "$venv" requirements.txt requirements-test.txt ;;
+    --setup) exec "$python" "$here/deploy/environment.py" "$venv" requirements.txt requirements-no-deps.txt requirements-test.txt ;;
     --stop | --status)
         if [ ! -x "$venv/bin/python" ]; then
             echo "not running"
             if [ "$action" = --stop ]; then exit 0; else exit 3; fi
         fi
         ;;
-    *) "$python" "$here/deploy/environment.py" "$venv" requirements.txt ;;
+    *) "$python" "$here/deploy/environment.py" "$venv" requirements.txt requirements-no-deps.txt ;;
 esac
 exec "$venv/bin/python" "$here/deploy/serve.py" "$@"

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from deploy.archives import Archive
 from deploy.settings import ROOT, Settings, cores
+from handlers.base import MAX_ANSWER_VARIABLE
 from handlers.errors import RuntimeMissing
+from handlers.memory import LIMIT_VARIABLE
 
 HERE = ROOT / "deploy"
 STORE = "models.checked"
@@ -119,20 +121,20 @@ def java_home() -> Path:
 def java_options(settings: Settings) -> list[str]:
     """Options that keep the front end small: the cores and the memory belong to the model.
 
-    From ``MANY_CORES`` on it may have to carry thousands of pictures a second, and takes a whole
-    compiler and a parallel collector instead.
+    From ``MANY_CORES`` on it may have to carry thousands of pictures a second, and collects its
+    garbage on several of them.
     """
     small = [
         "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
         "-XX:MinHeapFreeRatio=10",
         "-XX:MaxHeapFreeRatio=30",
         "-Dio.netty.allocator.numDirectArenas=2",
         "-Dio.netty.allocator.numHeapArenas=1",
     ]
-    large = ["-XX:+UseParallelGC", "-XX:ParallelGCThreads=4", "-Xmn1g"]
+    large = ["-XX:+UseParallelGC", "-XX:ParallelGCThreads=4"]
     return [
         *(large if cores() >= MANY_CORES else small),
+        "-XX:TieredStopAtLevel=1",
         "-Xms32m",
         f"-Xmx{heap_mb(settings.max_request_mb)}m",
         "-Djava.net.preferIPv4Stack=true",
@@ -185,4 +187,7 @@ def environment(settings: Settings, temp: Path, source: Mapping[str, str]) -> di
         "PYTHONPATH": str(HERE / "worker_site"),
         "PYTHONNOUSERSITE": "1",
         "OMP_NUM_THREADS": str(settings.threads),
+        # TorchServe ends the connection to a worker whose answer is larger: the handler says so.
+        MAX_ANSWER_VARIABLE: str(settings.max_request_mb << 20),
+        LIMIT_VARIABLE: str(settings.volume_memory_mb),
     }

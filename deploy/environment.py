@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 STAMP = "kit-setup.json"
 INSTALLING = "installing"
 
+BARE = ("requirements-no-deps.txt",)
+"""Files whose packages ask for large ones that the kit does not use."""
+
 
 class SetupError(Exception):
     """The environment cannot be made; one line."""
@@ -83,20 +86,21 @@ def create(venv: Path) -> None:
 
 
 def install(venv: Path, files: Sequence[Path]) -> None:
-    """Runs pip, with its own configuration and progress.
+    """Runs pip, with its own configuration and progress; ``BARE`` files without dependencies.
 
     Raises:
         SetupError: pip failed; it has said why.
     """
     python = str(venv / "bin" / "python")
     command = [python, "-m", "pip", "install", "--disable-pip-version-check"]
-    for file in files:
-        command += ["-r", str(file)]
-    code = subprocess.run(command, check=False).returncode
-    if code:
-        raise SetupError(
-            f"pip could not install the pinned packages (exit status {code}): see above"
-        )
+    whole = [word for file in files if file.name not in BARE for word in ("-r", str(file))]
+    bare = [word for file in files if file.name in BARE for word in ("-r", str(file))]
+    for words in (whole, ["--no-deps", *bare] if bare else []):
+        code = subprocess.run([*command, *words], check=False).returncode if words else 0
+        if code:
+            raise SetupError(
+                f"pip could not install the pinned packages (exit status {code}): see above"
+            )
 
 
 def torch_hint(python: Path) -> str:

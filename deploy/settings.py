@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import json
 import math
 import os
 import re
 import socket
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from handlers.errors import KitError
+from handlers.memory import machine_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -80,6 +84,14 @@ class Option:
         return self.field.upper()
 
 
+VOLUME_DEFAULTS = {"max_request_mb": "512", "response_timeout": "900"}
+"""Defaults where the store holds a segmentation archive: a 512x512x500 scan of 16-bit values has
+250 MiB as it is, and minutes are usual on a CPU."""
+
+MAX_PASSPORT = 1 << 24
+DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, RuntimeError)
+"""What reading the passport of a damaged archive raises."""
+
 PORT = whole(1, 65533)
 OPTIONS = (
     Option("name", model_name, "fd1", "model that gets the workers and the sample request"),
@@ -94,6 +106,7 @@ OPTIONS = (
     Option("grpc_port", PORT, "7070", "gRPC port; gRPC management takes the next one"),
     Option("management_host", address, "127.0.0.1", "address for management and metrics"),
     Option("max_request_mb", whole(1, 1024), "256", "largest request and answer, in MiB"),
+    Option("volume_memory_mb", whole(1, 9999999), "", "MiB that one worker's volumes may take"),
     Option("response_timeout", whole(1, 86400), "120", "s before a silent worker is replaced"),
     Option("startup_timeout", whole(1, 86400), "120", "s for the model to become READY"),
     Option("drain_timeout", whole(0, 3600), "30", "s that stopping waits for requests in flight"),
@@ -122,6 +135,7 @@ class Settings:
     grpc_port: int
     management_host: str
     max_request_mb: int
+    volume_memory_mb: int
     response_timeout: int
     startup_timeout: int
     drain_timeout: int
@@ -187,6 +201,7 @@ def make(values: Mapping[str, str]) -> Settings:
             raise KitError(f"{option.flag} or {option.variable}: {e}") from None
     given["workers"] = given["workers"] or min(cores(), 4)
     given["threads"] = given["threads"] or max(1, cores() // given["workers"])
+    given["volume_memory_mb"] = given["volume_memory_mb"] or share_of_memory(given["workers"])
     settings = Settings(**given)
     numbers = [port for _, port in settings.ports.values()]
     if len(set(numbers)) < len(numbers):
@@ -199,6 +214,11 @@ def make(values: Mapping[str, str]) -> Settings:
             " stop the workers: leave management on 127.0.0.1, or keep the tokens"
         )
     return settings
+
+
+def share_of_memory(workers: int) -> int:
+    """MiB of volumes per worker: all workers together leave a quarter of the machine's memory."""
+    return max(64, machine_memory() * 3 // 4 // workers >> 20)
 
 
 ACTIONS = {
@@ -242,7 +262,21 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str, Setting
     action = next((name for name in ACTIONS if getattr(given, name)), "start")
     values = {o.field: environ[o.variable] for o in OPTIONS if environ.get(o.variable)}
     flags = {o.field: getattr(given, o.field) for o in OPTIONS if getattr(given, o.field)}
-    return action, make({**values, **flags})
+    asked = {**values, **flags}
+    store = folder(asked.get("model_store") or str(ROOT / "model_store"))
+    return action, make({**(VOLUME_DEFAULTS if holds_volumes(store) else {}), **asked})
+
+
+def holds_volumes(store: Path) -> bool:
+    """Whether an archive of the store says that it segments volumes; archives are checked later."""
+    for path in store.glob("*.mar"):
+        try:
+            with zipfile.ZipFile(path) as z, z.open("passport.json") as f:
+                if json.loads(f.read(MAX_PASSPORT))["task"] == "segmentation":
+                    return True
+        except (*DAMAGE, TypeError):
+            continue
+    return False
 
 
 assert {f.name for f in fields(Settings)} == {o.field for o in OPTIONS}  # noqa: S101

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from handlers import payload
 from handlers.context import Context
-from handlers.errors import InternalFault, ItemError, OutOfMemory
+from handlers.errors import InternalFault, ItemError, OutOfMemory, TooLarge
 from handlers.passport import Passport
 from handlers.runtimes import Loaded
 from handlers.stages import Stages
@@ -22,6 +22,12 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 T = TypeVar("T")
+
+MAX_ANSWER_VARIABLE = "KIT_MAX_ANSWER_BYTES"
+"""Environment variable with the largest answer that the server passes on."""
+
+NO_MEMORY = ("out of memory", "can't allocate memory")
+"""What the runtimes' errors say when memory runs out, on a GPU and on the CPU."""
 
 
 class Handler(ABC, Generic[Item, Result]):
@@ -48,6 +54,10 @@ class Handler(ABC, Generic[Item, Result]):
         """The bytes that a request carries; raises ``ItemError``."""
         return payload.read(row)
 
+    def item(self, row: Mapping[str, Any]) -> Item:
+        """One request to an item; raises ``ItemError``."""
+        return self.decode(self.read(row))
+
     @abstractmethod
     def decode(self, data: bytes) -> Item:
         """One request's bytes to an item; raises ``ItemError``."""
@@ -64,10 +74,14 @@ class Handler(ABC, Generic[Item, Result]):
             accept: the request's Accept header in lower case, or "".
         """
 
+    def headers(self, item: Item, result: Result) -> Mapping[str, str]:
+        """Headers of one answer, beside its media type."""
+        return {}
+
     def handle(self, rows: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
         """Answers one batch: as many answers as rows, each with its own status."""
         with self.stages.measure("decode"):
-            decoded = self._each(lambda row: self.decode(self.read(row)), rows)
+            decoded = self._each(self.item, rows)
         good = [i for i, item in enumerate(decoded) if not isinstance(item, ItemError)]
         results = self._infer_good([decoded[i] for i in good])
         outcomes: list[Any] = list(decoded)
@@ -110,7 +124,7 @@ class Handler(ABC, Generic[Item, Result]):
 
     def _each(self, function: Callable[[Any], T], values: Sequence[Any]) -> list[T | ItemError]:
         def guarded(value: Any) -> T | ItemError:
-            return _guard(lambda: function(value))
+            return guard(lambda: function(value))
 
         if self._pool and len(values) > 1:
             return list(self._pool.map(guarded, values))
@@ -120,12 +134,12 @@ class Handler(ABC, Generic[Item, Result]):
         """Infers all items at once; if that fails, each alone: one cannot fail the others."""
         if not items:
             return []
-        results = _guard(lambda: self._infer_counted(items))
+        results = guard(lambda: self._infer_counted(items))
         if not isinstance(results, ItemError):
             return list(results)
         if len(items) == 1:
             return [results]
-        singles = [_guard(lambda item=item: self._infer_counted([item])) for item in items]  # type: ignore[misc]
+        singles = [guard(lambda item=item: self._infer_counted([item])) for item in items]  # type: ignore[misc]
         return [s if isinstance(s, ItemError) else s[0] for s in singles]
 
     def _infer_counted(self, items: list[Any]) -> Sequence[Result]:
@@ -140,9 +154,11 @@ class Handler(ABC, Generic[Item, Result]):
     def _answer(self, i: int, item: Any, outcome: Any, context: Context) -> tuple[bytes, int]:
         if not isinstance(outcome, ItemError):
             accept = header(context.get_all_request_header(i), "accept")
-            encoded = _guard(lambda: self.encode(item, outcome, accept))
+            encoded = guard(lambda: within_limit(self.encode(item, outcome, accept)))
             if not isinstance(encoded, ItemError):
                 body, media_type = encoded
+                for name, value in self.headers(item, outcome).items():
+                    context.set_response_header(i, name, printable(value))
                 context.set_response_status(200, idx=i)
                 context.set_response_content_type(i, media_type)
                 return body, 200
@@ -159,6 +175,26 @@ def error_body(error: ItemError) -> bytes:
     ).encode()
 
 
+def within_limit(answer: tuple[bytes, str]) -> tuple[bytes, str]:
+    """The answer, where the server can send it; a larger one would cost the worker.
+
+    Raises:
+        TooLarge: it has more bytes than the server was told to let through.
+    """
+    most = os.environ.get(MAX_ANSWER_VARIABLE, "")
+    if most.isdigit() and len(answer[0]) > int(most):
+        raise TooLarge(
+            f"the answer has {len(answer[0]):,} bytes and the server sends at most {int(most):,}: "
+            "start it with a larger --max-request-mb, or ask for less"
+        )
+    return answer
+
+
+def printable(value: str) -> str:
+    """A header's value: one line of ASCII."""
+    return "".join(c if " " <= c <= "~" else "?" for c in value)
+
+
 def header(headers: Mapping[str, Any], name: str) -> str:
     """A request header's value in lower case, whatever case its name was sent in; "" if absent."""
     for key, value in headers.items():
@@ -173,7 +209,8 @@ def threads_per_worker() -> int:
     return max(1, int(asked)) if asked.isdigit() else len(os.sched_getaffinity(0))
 
 
-def _guard(function: Callable[[], T]) -> T | ItemError:
+def guard(function: Callable[[], T]) -> T | ItemError:
+    """What the function returns, or the error that its item is answered with."""
     try:
         return function()
     except ItemError as e:
@@ -184,7 +221,7 @@ def _guard(function: Callable[[], T]) -> T | ItemError:
             "the worker ran out of memory for this batch: send fewer or smaller items"
         )
     except Exception as e:
-        if "out of memory" in str(e).lower():
+        if any(words in str(e).lower() for words in NO_MEMORY):
             logger.exception("out of memory")
             return OutOfMemory(
                 "the device ran out of memory for this batch: send fewer items at once"

@@ -35,6 +35,7 @@ class Context(Protocol):
     def get_all_request_header(self, idx: int) -> Mapping[str, Any]: ...
     def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None: ...
     def set_response_content_type(self, idx: int, value: str) -> None: ...
+    def set_response_header(self, idx: int, key: str, value: str) -> None: ...
 
 
 class LocalMetrics:
@@ -70,6 +71,7 @@ class LocalContext:
     Attributes:
         statuses: HTTP status per item, of the calls since ``begin``.
         content_types: media type per item, likewise.
+        response_headers: the other headers of the answers, by item.
     """
 
     def __init__(
@@ -91,11 +93,13 @@ class LocalContext:
         self.metrics = LocalMetrics()
         self._statuses: dict[int, int] = {}
         self._content_types: dict[int, str] = {}
+        self.response_headers: dict[int, dict[str, str]] = {}
 
     def begin(self) -> None:
-        """Forget the last call's statuses and content types."""
+        """Forget the last call's statuses, content types and headers."""
         self._statuses.clear()
         self._content_types.clear()
+        self.response_headers.clear()
 
     def get_all_request_header(self, idx: int) -> Mapping[str, Any]:
         return self.headers
@@ -105,6 +109,9 @@ class LocalContext:
 
     def set_response_content_type(self, idx: int, value: str) -> None:
         self._content_types[idx] = value
+
+    def set_response_header(self, idx: int, key: str, value: str) -> None:
+        self.response_headers.setdefault(idx, {})[key] = value
 
     @property
     def statuses(self) -> list[int]:

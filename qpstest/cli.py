@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers.errors import KitError
-from qpstest import inputs, machine, plot, report, stats, targets, vis
+from qpstest import inputs, machine, plot, report, stats, targets, vis, vis_masks
 from qpstest.fleet import Fleet
 from qpstest.measure import Measurement, PartlyMeasuredError
 from qpstest.options import LABELS, SERVED, Options, parse
@@ -90,7 +90,11 @@ class Session:
             warning = targets.unpack_archive(o, folder)
             if warning:
                 print(f"warning: {warning}", file=sys.stderr)
-            plans = [targets.plan_local(o, mode, folder, self._bodies) for mode in local]
+            plans = [
+                plan
+                for mode in local
+                for plan in targets.plans_local(o, mode, folder, self._bodies)
+            ]
         return [*plans, served] if served else plans
 
     def _warn_if_busy(self) -> None:
@@ -104,7 +108,8 @@ class Session:
         mean = sum(map(len, self._bodies)) / len(self._bodies)
         with Fleet(plan.targets, plan.environment) as fleet:
             if o.vis and plan.mode not in self._answers:
-                count = min(vis.PICTURES_SHOWN, len(self._bodies))
+                most = vis_masks.SCANS_SHOWN if o.volumes else vis.PICTURES_SHOWN
+                count = min(most, len(self._bodies))
                 self._answers[plan.mode] = [_right(fleet, plan.mode, i) for i in range(count)]
             if not (o.requests or o.duration):
                 return
@@ -129,7 +134,8 @@ class Session:
             plot.plot(self._runs, o.plot)
             print(f"plot: {o.plot}")
         if self._answers:
-            for line in vis.side_by_side(self._named, self._answers, o.vis_out):
+            sheet = vis_masks.side_by_side if o.volumes else vis.side_by_side
+            for line in sheet(self._named, self._answers, o.vis_out):
                 print(line)
 
     def _figures(self, interrupted: bool) -> Mapping[str, Any]:

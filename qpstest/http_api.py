@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 from handlers.errors import KitError
+from qpstest import masks
 from qpstest.load import Reply
 
 CHUNK = 1 << 16
@@ -33,7 +34,8 @@ class HttpTarget:
         bodies: one request each.
         timeout: seconds from a request's start to its answer's end.
         token: sent as ``Authorization: Bearer``, where given.
-        accept: media type asked for; with ``application/json`` an answer has to be JSON.
+        accept: media type asked for; with ``application/json`` an answer has to be JSON,
+            with ``application/gzip`` a mask on the grid of the volume that was sent.
     """
 
     url: str
@@ -109,7 +111,7 @@ class HttpSession:
         if status != 200:
             return refusal(status, body)
         if body != self._right.get(index):  # most answers are the last one to the same question
-            wrong = self._what_is_wrong(head, body)
+            wrong = self._what_is_wrong(head, body, self._target.bodies[index])
             if wrong is not None:
                 return Reply("wrong_answer", wrong)
             self._right[index] = body
@@ -145,12 +147,14 @@ class HttpSession:
         except ConnectionError:
             """The server refused without reading on: its answer may be there already."""
 
-    def _what_is_wrong(self, head: bytes, body: bytes) -> str | None:
+    def _what_is_wrong(self, head: bytes, body: bytes, request: bytes) -> str | None:
         accept = self._target.accept
         if accept == "application/json":
             return what_is_wrong_with_json(body)
         found = (_header(head, b"content-type") or b"no type").split(b";")[0].decode("latin-1")
-        return None if found == accept else f"{accept} was asked for, {found} came"
+        if found != accept:
+            return f"{accept} was asked for, {found} came"
+        return masks.what_is_wrong(body, request) if accept == masks.GZIP else None
 
 
 def what_is_wrong_with_json(body: bytes) -> str | None:

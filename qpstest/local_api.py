@@ -26,6 +26,7 @@ class LocalTarget:
         artefact: "portable" or "accelerated".
         bodies: one request each.
         batch: the most requests that the handler gets at once.
+        accept: media type asked for.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class LocalTarget:
     artefact: str
     bodies: Sequence[bytes]
     batch: int
+    accept: str = "application/json"
 
 
 class LocalModel:
@@ -41,7 +43,11 @@ class LocalModel:
     def __init__(self, target: LocalTarget):
         self._bodies = target.bodies
         self._context = LocalContext(
-            target.folder, target.artefact, name=target.model, batch_size=target.batch
+            target.folder,
+            target.artefact,
+            name=target.model,
+            batch_size=target.batch,
+            headers={"accept": target.accept},
         )
         self._entry = Entry()
         self._entry.initialize(self._context)

@@ -8,14 +8,33 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from handlers.errors import KitError
-from qpstest import running
+from qpstest import inputs, running
 from qpstest.http_api import split_url
+from qpstest.masks import GZIP
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL_PORTABLE, LOCAL_ACCELERATED, SERVED = 1, 2, 3
 LABELS = {LOCAL_PORTABLE: "1 portable", LOCAL_ACCELERATED: "2 accelerated", SERVED: "3 served"}
+
+USUAL: dict[str, Any] = {
+    "concurrency": "1,4,16",
+    "requests": 200,
+    "warmup": None,
+    "accept": "application/json",
+    "timeout": 60.0,
+}
+"""What is asked where the flags do not say; ``warmup`` then depends on the concurrency."""
+USUAL_OF_VOLUMES = {
+    "concurrency": "1,4",
+    "requests": 8,
+    "warmup": 1,
+    "accept": GZIP,
+    "timeout": 600.0,
+}
+"""Likewise where the inputs are volumes, each of which takes seconds and is answered by a mask."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,7 @@ class Options:
     modes: tuple[int, ...]
     name: str
     input: Path
+    volumes: bool
     concurrency: tuple[int, ...]
     requests: int
     duration: float
@@ -56,7 +76,7 @@ class Options:
     clients: int
     processes: int | None
     threads: int | None
-    batch: int | None
+    batches: tuple[int, ...]
     command: str
 
 
@@ -68,7 +88,11 @@ def parse(arguments: list[str]) -> Options:
         SystemExit: an unknown flag (2), or ``--help`` (0).
     """
     a = parser().parse_args(arguments)
-    counts = ("rounds", "max_windows", "clients", "processes", "threads", "batch")
+    volumes = inputs.are_volumes(a.input)
+    for flag, value in (USUAL_OF_VOLUMES if volumes else USUAL).items():
+        if getattr(a, flag) is None:
+            setattr(a, flag, value)
+    counts = ("rounds", "max_windows", "clients", "processes", "threads")
     least_of = {"requests": 0, "duration": 0, "warmup": 0, **dict.fromkeys(counts, 1)}
     for flag, least in least_of.items():
         value = getattr(a, flag)
@@ -80,7 +104,8 @@ def parse(arguments: list[str]) -> Options:
         modes=_modes(a.mode),
         name=a.name,
         input=a.input,
-        concurrency=_concurrency(a.concurrency),
+        volumes=volumes,
+        concurrency=_counts("concurrency", a.concurrency),
         requests=a.requests,
         duration=a.duration,
         warmup=a.warmup,
@@ -99,7 +124,7 @@ def parse(arguments: list[str]) -> Options:
         clients=a.clients,
         processes=a.processes,
         threads=a.threads,
-        batch=a.batch,
+        batches=tuple(sorted(_counts("batch", a.batch))) if a.batch else (),
         command=_shown(arguments),
     )
 
@@ -117,13 +142,14 @@ def parser() -> argparse.ArgumentParser:
     flag("--name", default="fd1", help="the model's name (default fd1)")
     flag("--input", type=Path, default=ROOT / "examples" / "pictures",
          help="a file, or a folder whose files take turns (default examples/pictures)")  # fmt: skip
-    flag("--concurrency", default="1,4,16", help="requests in flight, a list (default 1,4,16)")
-    flag("--requests", type=int, default=200, metavar="N",
-         help="counted requests per concurrency; 0 measures nothing (default 200)")  # fmt: skip
+    flag("--concurrency", metavar="LIST",
+         help="requests in flight (default 1,4,16; volumes 1,4)")  # fmt: skip
+    flag("--requests", type=int, metavar="N",
+         help="counted per concurrency; 0 measures nothing (default 200; volumes 8)")  # fmt: skip
     flag("--duration", type=float, default=0.0, metavar="S",
          help="seconds per concurrency, in place of --requests")  # fmt: skip
     flag("--warmup", type=int, metavar="N",
-         help="uncounted requests before (default: 10, or twice the concurrency)")  # fmt: skip
+         help="uncounted requests before (default: 10, or 2 x concurrency; volumes 1)")  # fmt: skip
     flag("--stable", action="store_true",
          help="repeat each measurement until the throughput of three in a row lies within "
          "10 %% of their mean; those three are reported")  # fmt: skip
@@ -134,9 +160,9 @@ def parser() -> argparse.ArgumentParser:
          help="with --stable: give up after (default 10)")  # fmt: skip
     flag("--json", type=Path, metavar="FILE", help="write all figures to this file")
     flag("--plot", type=Path, metavar="FILE",
-         help="draw throughput and latency over concurrency to this PNG")  # fmt: skip
+         help="draw throughput, latency and where the time goes to this PNG")  # fmt: skip
     flag("--vis", type=int, choices=(0, 1), default=0,
-         help="1: draw what each mode detects side by side")  # fmt: skip
+         help="1: draw what each mode detects, or its masks, side by side")  # fmt: skip
     flag("--vis-out", type=Path, default=Path("qpstest_vis.png"), metavar="FILE",
          help="the picture that --vis 1 writes (default qpstest_vis.png)")  # fmt: skip
     served = p.add_argument_group("served (mode 3)", "Where run.sh of this checkout is running, "
@@ -151,9 +177,10 @@ def parser() -> argparse.ArgumentParser:
     flag("--grpc-port", type=int, metavar="PORT", help="default $GRPC_PORT or 7070")
     flag("--token", help="inference token, where the server asks for one")
     flag("--management-token", metavar="TOKEN", help="for worker memory and batch settings")
-    flag("--accept", default="application/json", metavar="TYPE",
-         help="media type asked for (default application/json, which is checked)")  # fmt: skip
-    flag("--timeout", type=float, default=60.0, metavar="S", help="per request (default 60)")
+    flag("--accept", metavar="TYPE",
+         help="media type asked for (default application/json, for volumes application/gzip, a "
+         "NIfTI mask; both are checked)")  # fmt: skip
+    flag("--timeout", type=float, metavar="S", help="per request (default 60; volumes 600)")
     flag("--clients", type=int, default=1, metavar="N",
          help="client processes that share the connections (default 1)")  # fmt: skip
     local = p.add_argument_group("local (modes 1 and 2)", "The defaults are those of the running "
@@ -163,7 +190,8 @@ def parser() -> argparse.ArgumentParser:
          help="where NAME.mar is (default model_store)")  # fmt: skip
     flag("--processes", type=int, metavar="N", help="processes that share the cores (workers)")
     flag("--threads", type=int, metavar="N", help="threads of each process")
-    flag("--batch", type=int, metavar="N", help="most items that the handler gets at once")
+    flag("--batch", metavar="LIST",
+         help="most items that the handler gets at once; 1,4: without, with batching")  # fmt: skip
     return p
 
 
@@ -202,11 +230,11 @@ def _modes(text: str) -> tuple[int, ...]:
     return tuple(sorted(int(part) for part in parts))
 
 
-def _concurrency(text: str) -> tuple[int, ...]:
+def _counts(flag: str, text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and 0 < int(part) <= 4096 for part in parts):
         raise KitError(
-            f"--concurrency {text!r}: whole numbers from 1 to 4096 with commas were expected, "
+            f"--{flag} {text!r}: whole numbers from 1 to 4096 with commas were expected, "
             "for example 1,4,16"
         )
     return tuple(dict.fromkeys(int(part) for part in parts))

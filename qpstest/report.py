@@ -51,18 +51,55 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def tables(runs: Sequence[Run]) -> str:
-    """The runs as two tables, at most 100 columns wide, and what is to be said about them."""
+    """The runs as tables, at most 100 columns wide, and what is to be said about them."""
     if not runs:
         return "nothing was measured"
-    parts = [_latencies(runs), _shares(runs), *_comparison(runs), *_remarks(runs)]
+    parts = [_latencies(runs), _shares(runs), gains(runs), *_comparison(runs), *_remarks(runs)]
     return "\n".join(part for part in parts if part)
+
+
+def label(run: Run, runs: Sequence[Run]) -> str:
+    """The run's mode, with its batch where its mode was measured with several."""
+    batches = {other["batch"] for other in runs if other["mode"] == run["mode"]}
+    return LABELS[run["mode"]] + (f", batch {run['batch']}" if len(batches) > 1 else "")
+
+
+def gains(runs: Sequence[Run]) -> str:
+    """What the accelerated module gains, alone and end to end: each run against the portable
+    module at the same concurrency, with that module's smallest batch. "" where none was measured.
+
+    "model" is the stage "infer", for one item; "p50" and "req/s" are what a caller sees.
+    """
+    portable = {
+        run["concurrency"]: run
+        for run in reversed(runs)
+        if run["mode"] == LOCAL_PORTABLE and run["stages_ms"].get("infer") and run["throughput"]
+    }
+    rows = []
+    for run in runs:
+        base = portable.get(run["concurrency"])
+        model, p50 = run["stages_ms"].get("infer"), run["latency_ms"]["p50"]
+        if base is None or run is base or not model or not p50:
+            continue
+        ratios = (
+            base["stages_ms"]["infer"] / model,
+            base["latency_ms"]["p50"] / p50,
+            run["throughput"] / base["throughput"],
+        )
+        shown = [f"{ratio:.2f}x" for ratio in ratios]
+        cells = (_number(model), shown[0], _number(p50), shown[1], shown[2])
+        rows.append((label(run, runs), str(run["concurrency"]), *cells))
+    if not rows:
+        return ""
+    head = ("against 1 portable", "conc", "model ms", "faster", "p50 ms", "faster", "req/s")
+    return "\nthe model alone, and end to end\n" + _table(head, rows, left=1)
 
 
 def _latencies(runs: Sequence[Run]) -> str:
     head = ("mode", "runtime", "precision", "conc", "req/s", *PERCENTILES, "errors")
     rows = [
         (
-            LABELS[run["mode"]],
+            label(run, runs),
             run["runtime"] or NONE,
             run["precision"] or NONE,
             str(run["concurrency"]),

@@ -93,13 +93,13 @@ def is_stable(throughputs: Sequence[float]) -> bool:
 
 
 def median_rounds(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One run for each mode and concurrency: the one of median throughput (the lower of two).
+    """One run for each mode, batch and concurrency: that of median throughput (the lower of two).
 
     Where there were several, it says all their throughputs under "rounds".
     """
-    grouped: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    grouped: dict[tuple[int, int | None, int], list[dict[str, Any]]] = {}
     for run in runs:
-        grouped.setdefault((run["mode"], run["concurrency"]), []).append(run)
+        grouped.setdefault((run["mode"], run.get("batch"), run["concurrency"]), []).append(run)
     chosen = []
     for group in grouped.values():
         ordered = sorted(group, key=lambda run: float(run["throughput"]))

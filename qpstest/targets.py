@@ -113,11 +113,28 @@ def _served_target(options: Options, bodies: Sequence[bytes]) -> Target:
     return GrpcTarget(server.grpc_address, options.name, bodies, options.timeout, server.token)
 
 
-def plan_local(options: Options, mode: int, folder: Path, bodies: Sequence[bytes]) -> Plan:
-    """The plan for an unpacked archive, with as many processes as the server has workers."""
+def plans_local(options: Options, mode: int, folder: Path, bodies: Sequence[bytes]) -> list[Plan]:
+    """The plans for an unpacked archive, with as many processes as the server has workers.
+
+    There is one for each batch size that was asked for, the smallest first.
+    """
     processes, threads, batch = _shape(options)
+    return [
+        _plan_local(options, mode, folder, bodies, (processes, threads, size))
+        for size in options.batches or (batch,)
+    ]
+
+
+def _plan_local(
+    options: Options,
+    mode: int,
+    folder: Path,
+    bodies: Sequence[bytes],
+    shape: tuple[int, int, int],
+) -> Plan:
+    processes, threads, batch = shape
     artefact = "portable" if mode == LOCAL_PORTABLE else "accelerated"
-    target = LocalTarget(folder, options.name, artefact, bodies, batch)
+    target = LocalTarget(folder, options.name, artefact, bodies, batch, options.accept)
     return Plan(
         mode=mode,
         targets=[target] * processes,
@@ -165,14 +182,14 @@ def _digest(path: Path) -> str:
 
 
 def _shape(options: Options) -> tuple[int, int, int]:
-    """(processes, threads of each, batch size) of local modes: as served, unless flags say more."""
+    """(processes, threads of each, batch size) of local modes, as served; flags win over it."""
     planned = running.planned()
     status = _status(options)
     workers = len(status.workers) if status else planned.workers
     batch = status.batch if status else planned.batch_size
     processes = options.processes or workers or 1
     threads = options.threads or max(1, cores() // processes)
-    return processes, threads, options.batch or batch
+    return processes, threads, batch
 
 
 def _status(options: Options) -> ModelStatus | None:

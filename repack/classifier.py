@@ -26,6 +26,9 @@ from repack.subjects import Arrays, Shapes, Subject
 USUAL_CROP = 224
 Scores = NDArray[Any]
 
+KNOWN = {"detection": "detector", "segmentation": "segmentation net"}
+"""Tasks that a source says itself, and what such a model is."""
+
 SUM_ERROR = 1e-3
 """How far from 1 a row of probabilities may sum up."""
 
@@ -63,8 +66,10 @@ def subject(source: Source, shapes: Shapes, options: ClassifierOptions) -> Subje
     Raises:
         KitError: the model is no classifier of RGB pictures, or labels do not fit it.
     """
-    if source.task == "detection":
-        raise KitError(f"{source.path}: {source.network} is a detector: leave --task out")
+    if source.task in KNOWN:
+        raise KitError(
+            f"{source.path}: {source.network} is a {KNOWN[source.task]}: leave --task out"
+        )
     if source.module is not None and not shapes:
         crop = options.crop or USUAL_CROP
         shapes = {"input": ("batch", 3, crop, crop)}

@@ -52,6 +52,9 @@ class Options:
     classifier: ClassifierOptions | None
     symbolic: Path | None
     tensorflow_python: Path | None
+    folds: tuple[str, ...] | None
+    mirror: bool
+    volumes: Path | None
     original: Path | None
     command: str
     gpu: GpuOptions
@@ -72,7 +75,8 @@ def parser() -> argparse.ArgumentParser:
         "--weights",
         type=Path,
         default=SHIPPED,
-        help="YOLOv5, TorchScript, ONNX or state-dict file, TensorRT engine, SavedModel folder",
+        help="checkpoint, ONNX file or TensorRT engine, MONAI bundle, folder of a SavedModel or of "
+        "nnU-Net results",
     )
     add(
         "--original",
@@ -111,6 +115,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--model-store", type=Path, default=ROOT / "model_store", metavar="DIR")
     add("--network", metavar="MODULE:CLASS", help="the network of a plain state dict")
+    add(
+        "--folds",
+        metavar="0,1",
+        help="of an nnU-Net results folder; all that are there if left out",
+    )
+    add("--mirror", type=int, choices=[0, 1], default=0, help="1: mirrored windows too, as nnU-Net")
+    add("--volumes", type=Path, metavar="YAML", help="how a plain net of volumes was trained")
     add(
         "--input-shape",
         action="append",
@@ -179,11 +190,22 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         classifier=cli_classification.asked(given),
         symbolic=given.symbolic,
         tensorflow_python=given.tensorflow_python,
+        folds=_folds(given.folds),
+        mirror=bool(given.mirror),
+        volumes=given.volumes,
         original=given.original,
         command=shlex.join(["python", "repack/model_repack.py", *words]),
         gpu=cli_gpu.read(given),
         info=given.info,
     )
+
+
+def _folds(given: str | None) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    if not re.fullmatch(r"all|\d+(,\d+)*", given):
+        raise KitError(f"--folds {given!r}: expected such as 0,1,2 or all")
+    return tuple(dict.fromkeys(given.split(",")))
 
 
 def table(candidates: Sequence[Candidate]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,8 +9,18 @@ from pathlib import Path
 
 from handlers.errors import KitError
 from handlers.passport import Passport
-from repack import classifier, packing, refusals, samples, sources, subjects, symbolic
-from repack.archive import Draft, disk_error
+from repack import (
+    classifier,
+    packing,
+    refusals,
+    report,
+    samples,
+    segmentation,
+    sources,
+    subjects,
+    symbolic,
+)
+from repack.archive import disk_error
 from repack.candidates import (
     Candidate,
     Workshop,
@@ -73,7 +82,8 @@ def repack(options: Options) -> Path:
             raise disk_error(e, Path(tmp)) from None
         with step(f"packing {options.name}.mar and trying it alone"):
             target = packing.write(stage, record, options.model_store, example)
-    write_report(target, tried, chosen, options)
+        made = Passport.read(stage)
+        report.write(target, made, options, workshop, reference, tried, chosen)
     return target
 
 
@@ -89,9 +99,20 @@ def load(options: Options) -> Subject:
 
 
 def _load(options: Options) -> Subject:
-    source = sources.load(options.weights, options.network, options.tensorflow_python)
+    source = sources.load(
+        options.weights,
+        options.network,
+        options.folds,
+        options.mirror,
+        options.volumes,
+        options.tensorflow_python,
+    )
     if options.classifier is not None:
         return classifier.subject(source, options.input_shapes, options.classifier)
+    if source.task == "segmentation":
+        if options.input_shapes:
+            raise KitError("--input-shape: a segmentation net's input is its settings' patch")
+        return segmentation.subject(source)
     if source.task != "detection":
         return subjects.tensors(source, options.input_shapes)
     if options.input_shapes:
@@ -171,29 +192,3 @@ def fill(
         {"accelerated": accelerated.artefact, "portable": fallback.artefact},
         {"accelerated": accelerated.gate.to_dict(), "portable": fallback.gate.to_dict()},
     )
-
-
-def write_report(
-    target: Path, tried: Sequence[Candidate], chosen: Candidate, options: Options
-) -> None:
-    """Writes NAME.report.json beside the archive: the table with all figures, and the choice."""
-    report = {
-        "archive": target.name,
-        "command": options.command,
-        "chosen": {
-            "backend": chosen.backend,
-            "via": chosen.via or None,
-            "precision": chosen.precision,
-        },
-        "candidates": [c.to_dict() for c in tried],
-        "timing": "ms: one model call at the smallest batch; per_item_ms: at the largest, per item "
-        "(on a CPU both are batch 1, one thread); on the packing machine",
-    }
-    path = target.with_suffix(".report.json")
-    try:
-        with Draft(path) as draft:
-            draft.path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-            draft.commit()
-    except OSError as e:
-        say(f"    note: {path} was not written ({e.strerror or e}); the archive is whole")
-    say(f"  {target}: {target.stat().st_size / 1e6:.1f} MB, {chosen.backend} {chosen.precision}")

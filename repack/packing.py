@@ -20,7 +20,7 @@ import numpy as np
 from handlers import images
 from handlers.errors import KitError
 from handlers.passport import Artefact, Passport
-from repack import archive, interrupts
+from repack import archive, interrupts, volume_samples
 from repack.samples import Sample
 from repack.subjects import HANDLERS, Subject
 
@@ -143,6 +143,8 @@ def _try_alone(packed: Path, sample: Path) -> None:
 
 def example_input(subject: Subject, samples: list[Sample], folder: Path) -> Path:
     """A file that the archive should answer: the first sample, or one made up."""
+    if subject.task == "segmentation":
+        return volume_samples.example(subject, folder / "example.nii.gz")
     if samples:
         return samples[0].path.resolve()
     given = subject.random_inputs(seed=2)

@@ -38,6 +38,8 @@ class Sample:
 def read(folder: Path, subject: Subject, flag: str) -> list[Sample]:
     """Every picture (detectors) or ``.npy``/``.npz`` file (other models) of a folder, by name.
 
+    Segmentation nets get windows of volumes: ``repack.volume_samples``.
+
     A picture's labels are looked for beside it and in ``labels/``, as ``NAME.txt`` in YOLO's
     format: class, centre x, centre y, width, height on each line, as shares of the picture's size.
 
@@ -50,6 +52,10 @@ def read(folder: Path, subject: Subject, flag: str) -> list[Sample]:
         from repack import samples_classification
 
         return samples_classification.read(folder, subject, flag)
+    if subject.task == "segmentation":
+        from repack import volume_samples
+
+        return volume_samples.read(folder, subject, flag)
     kinds = PICTURES if subject.task == "detection" else ARRAYS
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in kinds)
     if not paths:

@@ -55,6 +55,8 @@ def text(p: Passport, path: Path) -> str:
     ]
     for name, artefact in p.artefacts.items():
         lines += _artefact(name, artefact, p.gate.get(name, {}))
+    page = path.with_suffix(".report.html")
+    lines.append(f"  report      {page if page.is_file() else 'none beside the archive'}")
     return "\n".join(lines)
 
 

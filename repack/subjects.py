@@ -25,6 +25,7 @@ Shapes = Mapping[str, tuple[int | str, ...]]
 HANDLERS = {
     "classification": "handlers.classification:ClassificationHandler",
     "detection": "handlers.detection:DetectionHandler",
+    "segmentation": "handlers.segmentation:SegmentationHandler",
     "tensors": "handlers.tensors:TensorHandler",
 }
 
@@ -63,8 +64,16 @@ class Subject:
         return self.source.task
 
     def random_inputs(self, seed: int, batch: int = 1) -> Arrays:
-        """Values spread over each input's range (or standard normal), the same for one seed."""
+        """Values spread over each input's range (or standard normal), the same for one seed.
+
+        A segmentation net gets windows with shapes in them.
+        """
         rng = np.random.default_rng(seed)
+        if self.task == "segmentation":
+            from repack.segmentation import random_windows
+
+            (spec,) = self.inputs
+            return {spec.name: random_windows(rng, [batch, *map(int, spec.shape[1:])])}
         return {spec.name: random_array(spec, rng, batch) for spec in self.inputs}
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from handlers.errors import KitError
 from handlers.runtimes.base import Runtime
 from repack import precision as precisions
-from repack import verify_classification, verify_detection
+from repack import verify_classification, verify_detection, verify_segmentation
 from repack.samples import Sample
 from repack.subjects import RAW, Arrays, Subject
 
@@ -129,6 +129,8 @@ def check(subject: Subject, runtime: Runtime, asked: str, reference: Reference) 
         verify_detection.compare(subject, asked, reference, converted, result)
     if subject.task == "classification":
         verify_classification.compare(subject, asked, reference, converted, result)
+    if subject.task == "segmentation":
+        verify_segmentation.compare(subject, asked, reference, converted, result)
     return result
 
 

@@ -44,8 +44,7 @@ def compare(
     shift = confidence = 0.0
     for want, have in zip(reference.answers, converted, strict=True):
         for i, original in enumerate(want["boxes"]):
-            first = _suppressed(subject, original)
-            second = _found(subject, have, i)
+            first, second = both(subject, original, have, i)
             m = match(first, second, iou=0.5)
             border = subject.settings["confidence"] + BORDER[asked]
             lost = np.delete(first, m.pairs[:, 0], axis=0)[:, 4] > border
@@ -99,6 +98,19 @@ def _compare_map(
             f"mAP50-95: {original.map50_95:.4f} -> {other.map50_95:.4f}, "
             f"{lost:.2f} points lost, at most {MAP_POINTS[asked]}"
         )
+
+
+def both(
+    subject: Subject, original: NDArray[Any], converted: Arrays, i: int
+) -> tuple[boxes.Boxes, boxes.Boxes]:
+    """The boxes that a caller would get from the original and from the converted model.
+
+    Args:
+        original: the original's boxes of one picture before suppression.
+        converted: the converted model's outputs for the batch.
+        i: the picture's place in the batch.
+    """
+    return _suppressed(subject, original), _found(subject, converted, i)
 
 
 def _for_map(subject: Subject, answer: Arrays) -> boxes.Boxes:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from handlers.errors import KitError
-from repack import symbolic
+from repack import operators, symbolic
 from repack.subjects import RAW, Subject
 
 OPSET, SCRIPTED_OPSET = 20, 17
@@ -58,7 +58,7 @@ def convert(subject: Subject, path: Path) -> None:
             _cache_in(path.parent / "cache"),
         ):
             warnings.simplefilter("ignore")
-            export(module, given, subject, outputs, path)
+            calls = export(module, given, subject, outputs, path)
     except KitError:
         raise
     except Exception as e:
@@ -66,6 +66,8 @@ def convert(subject: Subject, path: Path) -> None:
     finally:
         noisy.setLevel(level)
     model = onnx.load(path)
+    exporter = "TorchScript exporter" if export is _export_scripted else "torch.export exporter"
+    operators.save(operators.table(calls, model, exporter), path)
     _drop_traces(model)
     onnx.save(model, path)
 
@@ -99,7 +101,7 @@ def _export(
     subject: Subject,
     outputs: list[str],
     path: Path,
-) -> None:
+) -> list[operators.Call]:
     inputs = subject.inputs
     axes = tuple(
         {
@@ -109,7 +111,7 @@ def _export(
         }
         for s in inputs
     )
-    torch.onnx.export(
+    program = torch.onnx.export(
         module,
         given,
         path,
@@ -122,6 +124,7 @@ def _export(
         verbose=False,
         custom_translation_table=symbolic.translations(subject.symbolic, OPSET),
     )
+    return operators.exported_calls(program.exported_program) if program else []
 
 
 def _export_scripted(
@@ -130,13 +133,13 @@ def _export_scripted(
     subject: Subject,
     outputs: list[str],
     path: Path,
-) -> None:
+) -> list[operators.Call]:
     """The older exporter: the newer one does not take TorchScript modules."""
     inputs = subject.inputs
     if not isinstance(module, torch.jit.ScriptModule):
         module = torch.jit.trace(module, given, check_trace=False)
     axes = {s.name: {i: n for i, n in enumerate(s.shape) if isinstance(n, str)} for s in inputs}
-    with symbolic.registered(subject.symbolic, SCRIPTED_OPSET):
+    with symbolic.registered(subject.symbolic, SCRIPTED_OPSET), _mute():
         torch.onnx.export(
             module,
             given,
@@ -146,16 +149,34 @@ def _export_scripted(
             dynamic_axes=axes,
             input_names=[s.name for s in inputs],
             output_names=outputs,
+            verbose=True,  # only then do the nodes carry the place in the code that made them
         )
+    return operators.scripted_calls(module)
+
+
+@contextlib.contextmanager
+def _mute() -> Iterator[None]:
+    """Discards what native code writes to standard output."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _drop_traces(model: onnx.ModelProto) -> None:
     """Removes the exporter's notes: they hold folder names of the machine that exported."""
-    graph = model.graph
-    parts: list[Any] = [model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info]
-    for part in parts:
-        del part.metadata_props[:]
-    for tensor in graph.initializer:
-        del tensor.metadata_props[:]
-    for node in graph.node:
-        node.doc_string = ""
+    del model.metadata_props[:]
+    graphs = [model.graph]
+    while graphs:
+        graph = graphs.pop()
+        parts: list[Any] = [graph, *graph.node, *graph.input, *graph.output, *graph.value_info]
+        for part in [*parts, *graph.initializer]:
+            del part.metadata_props[:]
+        for node in graph.node:
+            node.doc_string = ""
+            graphs += [a.g for a in node.attribute if a.HasField("g")]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from pathlib import Path
 
 import torch
 
 from handlers.errors import KitError
+from repack.converters import torchscript_file
 from repack.subjects import Subject
 
 OWN = {"aten", "prim", "prims", "quantized", "mkldnn", "mkldnn_prepacked", "prepacked"}
@@ -38,10 +38,7 @@ def convert(subject: Subject, path: Path) -> None:
         warnings.simplefilter("ignore")
         frozen = torch.jit.freeze(module.eval()) if hasattr(module, "training") else module
         _refuse_foreign(frozen)
-        # Not straight into the file: where the disk is full, torch ends the whole process.
-        out = io.BytesIO()
-        torch.jit.save(frozen, out)
-    path.write_bytes(out.getbuffer())
+        torchscript_file.save(frozen, path)
 
 
 def _refuse_foreign(module: torch.jit.ScriptModule) -> None:

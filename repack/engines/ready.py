@@ -13,10 +13,10 @@ import numpy as np
 
 from handlers.engines import build, versions
 from handlers.errors import KitError, RuntimeUnfit
-from handlers.passport import Artefact, TensorSpec
+from handlers.passport import Artefact, Passport, TensorSpec
 from handlers.runtimes import make
 from handlers.runtimes.base import Runtime
-from repack import packing, precision, samples, sources, subjects
+from repack import packing, precision, report, samples, sources, subjects
 from repack.candidates import Candidate, Proof, Workshop
 from repack.progress import say, step
 from repack.sources import Source
@@ -160,7 +160,9 @@ def repack(options: Options) -> Path:
             example = packing.example_input(drawn, reference.samples, Path(tmp))
             with step(f"packing {options.name}.mar and trying it alone"):
                 target = packing.write(stage, record, options.model_store, example)
-            flow.write_report(target, [candidate], chosen, options)
+            report.write(
+                target, Passport.read(stage), options, workshop, reference, [candidate], chosen
+            )
     return target
 
 
@@ -228,8 +230,6 @@ def _unproven(
     stage: Path,
 ) -> Path:
     """Packs the engine alone, and says everywhere that nobody compared it."""
-    from repack import flow
-
     say(f"    warning: {NOT_PROVEN}")
     given = subjects.within(subject, artefact.options["engines"][0]).random_inputs(seed=2)
     runtime.infer(given)
@@ -244,5 +244,7 @@ def _unproven(
     with step(f"packing {options.name}.mar and trying it alone"):
         target = packing.write(stage, record, options.model_store, example)
     candidate = Candidate("tensorrt", artefact.precision_asked, "given", error=NOT_PROVEN)
-    flow.write_report(target, [candidate], candidate, options)
+    workshop = Workshop(subject, work, [], options.gpu)
+    nothing = Reference([], [], [])
+    report.write(target, Passport.read(stage), options, workshop, nothing, [candidate], candidate)
     return target

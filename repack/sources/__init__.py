@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from repack.sources import savedmodel, state_dict, yolov5
+from repack.sources import monai, nnunet, savedmodel, state_dict, volumes, yolov5
+from repack.sources.bundle import is_bundle
 from repack.sources.checkpoint import read_checkpoint
 from repack.sources.content import Kind, sniff
 from repack.sources.errors import (
@@ -30,18 +32,51 @@ __all__ = [
 ]
 
 
-def load(path: Path, network: str | None = None, tensorflow_python: Path | None = None) -> Source:
+def load(
+    path: Path,
+    network: str | None = None,
+    folds: Sequence[str] | None = None,
+    mirror: bool = False,
+    settings: Path | None = None,
+    tensorflow_python: Path | None = None,
+) -> Source:
     """Whatever ``path`` holds, told by its content.
 
     Args:
-        path: a YOLOv5 checkpoint, a TorchScript file, an ONNX file, a TensorFlow SavedModel's
-            folder or, with ``network``, a state dict.
+        path: a YOLOv5 checkpoint, a TorchScript file, an ONNX file or, with ``network``, a state
+            dict; a TensorFlow SavedModel's folder; a results folder of nnU-Net; a MONAI bundle, as
+            a folder or a zip.
         network: "module:Class" of the state dict's network; only for checkpoints.
+        folds: of a results folder; None takes all that are there.
+        mirror: of a results folder: average over mirrored windows, as nnU-Net does by default.
+        settings: a YAML file that makes a plain net one that segments volumes
+            (``repack.sources.volumes``).
         tensorflow_python: the Python that has TensorFlow; only for SavedModels.
 
     Raises:
         SourceError: one line that starts with the file's name and says what was found.
     """
+    if path.is_dir() and nnunet.is_results(path):
+        _leave_out(path, "an nnU-Net results folder", {"--network": network, "--volumes": settings})
+        return nnunet.load(path, folds, mirror)
+    if is_bundle(path):
+        _leave_out(path, "a MONAI bundle", {"--network": network, "--volumes": settings})
+        _leave_out(path, "a MONAI bundle", {"--folds": folds, "--mirror": mirror})
+        return monai.load(path)
+    _leave_out(path, "no nnU-Net results folder", {"--folds": folds, "--mirror": mirror})
+    source = _load_file(path, network, tensorflow_python)
+    return source if settings is None else volumes.apply(source, settings)
+
+
+def _leave_out(path: Path, what: str, flags: Mapping[str, object]) -> None:
+    """Refuses flags that mean nothing for what ``path`` holds."""
+    given = [flag for flag, value in flags.items() if value]
+    if given:
+        raise NetworkMismatch(path, f"{what}: leave {given[0]} out")
+
+
+def _load_file(path: Path, network: str | None, tensorflow_python: Path | None) -> Source:
+    """One model in one file, or a SavedModel's folder."""
     if savedmodel.holds(path):
         if network is not None:
             raise NetworkMismatch(path, "a SavedModel carries its own network: no --network")

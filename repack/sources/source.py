@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -16,14 +18,16 @@ class Source:
     Attributes:
         module: in evaluation mode, float32, on the CPU, without gradients; None for an ONNX file,
             which is the model itself, and for a SavedModel.
-        family: "yolov5", "torchscript", "onnx", "state_dict" or "savedmodel".
+        family: "yolov5", "nnunet", "monai", "torchscript", "onnx", "state_dict" or "savedmodel".
         network: "yolov5n" to "yolov5x"; otherwise the class or graph name.
-        labels: one name per class of a detector, else empty.
-        path: the file, or a SavedModel's folder.
-        sha256: of the file, 64 hexadecimal digits.
-        task: "detection" (YOLOv5) or "tensors".
+        labels: one name per class of a detector or per label of a mask, else empty.
+        path: the file, or the folder.
+        sha256: of the file, 64 hexadecimal digits; of a folder, see ``sha256_of_files``.
+        task: "detection" (YOLOv5), "segmentation" or "tensors".
         made_onnx: the ONNX file that was made of a checkpoint of another framework, in a folder
             that goes with the process.
+        settings: of a segmentation net, how volumes are prepared and masks are made
+            (``repack.segmentation``); else empty.
     """
 
     module: nn.Module | None
@@ -34,6 +38,7 @@ class Source:
     sha256: str
     task: str
     made_onnx: Path | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def graph(self) -> Path:
@@ -48,3 +53,9 @@ def sha256_of(path: Path) -> str:
         while block := stream.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_of_files(folder: Path, files: Sequence[Path]) -> str:
+    """One SHA-256 for several files of a folder: over their names and their own SHA-256, sorted."""
+    lines = sorted(f"{file.relative_to(folder).as_posix()} {sha256_of(file)}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -30,7 +30,7 @@ def load(path: Path, weights: Weights, network: str) -> Source:
         UnsupportedLayout: names or shapes of the tensors differ.
     """
     module = _construct(path, network)
-    tensors = _without_wrapper(weights.tensors)
+    tensors = without_wrapper(weights.tensors)
     check_tensors(path, network, module.state_dict(), tensors)
     module.load_state_dict(tensors, strict=True)
     module.float().eval().requires_grad_(False)
@@ -38,7 +38,7 @@ def load(path: Path, weights: Weights, network: str) -> Source:
     return Source(module, "state_dict", name, (), path, sha256_of(path), "tensors")
 
 
-def _without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names without the "module." of data parallel or the "_orig_mod." of torch.compile."""
     for prefix in ("module.", "_orig_mod."):
         if tensors and all(name.startswith(prefix) for name in tensors):

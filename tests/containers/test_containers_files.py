@@ -76,6 +76,15 @@ def test_pip_settings_are_arguments_of_the_stage_that_is_not_kept() -> None:
     assert not [line for line in lines[last:] if "PIP_" in line or "secret" in line]
 
 
+def test_what_run_sh_installs_is_installed_and_travels() -> None:
+    asked = re.findall(r'"\$venv" (.*) ;;', (ROOT / "run.sh").read_text())[-1].split()
+    copied = having("Dockerfile_base", "COPY")[0].split()[:-1]
+    assert copied == asked == ["requirements.txt", "requirements-no-deps.txt"]
+    (run,) = [line for line in having("Dockerfile_base", "RUN") if "-r /tmp/" in line]
+    assert all(f"-r /tmp/{name}" in run for name in asked)
+    assert {f"!{name}" for name in asked} <= set((ROOT / ".dockerignore").read_text().splitlines())
+
+
 def test_the_server_is_not_root_and_its_number_is_fixed() -> None:
     name = "Dockerfile_torchserve_tensorrt"
     assert having(name, "USER") == [f"{UID}:{UID}"]

@@ -6,8 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import volumes
 from tests.faults import made
 from tests.faults.bench import GOOD, Bench, bench
+
+SCAN = volumes.scan()
+VOLUME = volumes.nifti(SCAN)
+VOLUME_LIMIT = 1 << 20
+VOLUME_MEMORY_MB = 128
+WIDE = {"patch": [32, 128, 128], "windows": {"overlap": 0.0, "gaussian": False, "mirror": []}}
+TWO = [{"name": n, "normalisation": {"kind": "zscore"}} for n in ("T1", "T2")]
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +34,28 @@ def served(running: Bench) -> Iterator[Bench]:
     """The running server, checked after the test: nothing restarted, nothing left behind."""
     with running.undisturbed():
         yield running
+
+
+@pytest.fixture(scope="session")
+def volume_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """Three segmentation models, on a server that takes and gives ``VOLUME_LIMIT`` bytes."""
+    tmp_path_factory.getbasetemp()
+    store = made.folder() / "volumes"
+    store.mkdir()
+    archives = {
+        "seg": volumes.write_archive(store / "seg.mar", volumes.settings()),
+        "wide": volumes.write_archive(store / "wide.mar", volumes.settings(**WIDE)),
+        "two": volumes.write_archive(store / "two.mar", volumes.settings(channels=TWO)),
+    }
+    values = {"max_request_mb": VOLUME_LIMIT >> 20, "volume_memory_mb": VOLUME_MEMORY_MB}
+    with bench(archives, ("seg", VOLUME), **values) as found:
+        for name in archives:
+            found.server.wait_ready(name)
+        yield found
+
+
+@pytest.fixture
+def scanning(volume_server: Bench) -> Iterator[Bench]:
+    """The server of volumes, checked after the test as ``served`` is."""
+    with volume_server.undisturbed():
+        yield volume_server

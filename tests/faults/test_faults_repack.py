@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import os
 import pickle
 import subprocess
@@ -103,7 +104,8 @@ def test_row_28_no_room_for_the_report_alone(served: Bench) -> None:
         (store / "filler").write_bytes(bytes(4096))
         done = made.repack(*TINY, "--weights", made.tiny_onnx(), "--model-store", store)
         assert done.returncode == 0, done.stderr
-        assert "tiny.report.json was not written (No space left on device)" in done.stderr
+        for report in ("tiny.report.json", "tiny.report.html"):
+            assert f"{report} was not written (No space left on device)" in done.stderr
         assert archive.verify(store / "tiny.mar").name == "tiny"
         assert sorted(p.name for p in store.iterdir()) == ["filler", "tiny.mar"]
 
@@ -134,17 +136,24 @@ def test_row_30_two_repacks_of_one_name_at_once(served: Bench, tmp_path: Path) -
         _, said = run.communicate(timeout=200)
         assert run.returncode == 0, said
     assert archive.verify(tmp_path / "tiny.mar").version in ("1.0", "2.0")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny.mar", "tiny.report.json"]
+    names = ["tiny.mar", "tiny.report.html", "tiny.report.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
-    """Two processes, with other hash seeds and folders; timings are in the report, not here."""
+    """Two processes, with other hash seeds and folders; so does the report, its times apart."""
     stores = [tmp_path / "one", tmp_path / "two"]
     shape = ("--input-shape", "x=batchx3x8x8")
     for store in stores:
         weights = ("--weights", str(made.tiny_torchscript()))
         made.repacked("--trt", "0", "--name", "t", *weights, *shape, "--model-store", store)
     assert len({(store / "t.mar").read_bytes() for store in stores}) == 1
+    reports = [json.loads((store / "t.report.json").read_text()) for store in stores]
+    for found, store in zip(reports, stores, strict=True):
+        found["command"] = found["command"].replace(str(store), "store")
+        for candidate in found["candidates"]:
+            assert candidate.pop("ms") > 0 and candidate.pop("per_item_ms") > 0
+    assert reports[0] == reports[1]
 
 
 class Runs:

@@ -23,7 +23,8 @@ from deploy.settings import ROOT, make
 from tests.conftest import ECHO, free_ports, write_archive
 
 pytestmark = pytest.mark.skipif(
-    wanted([ROOT / "requirements.txt"]).items() > (read_stamp(Path(sys.prefix)) or {}).items(),
+    wanted([ROOT / "requirements.txt", ROOT / "requirements-no-deps.txt"]).items()
+    > (read_stamp(Path(sys.prefix)) or {}).items(),
     reason="needs the environment that make test sets up",
 )
 
@@ -40,7 +41,7 @@ class Checkout:
         for name in ("handlers", "repack", "deploy"):
             skip = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, folder / name, ignore=skip)
-        for name in ("run.sh", "requirements.txt", "requirements-test.txt"):
+        for name in ("run.sh", *(f.name for f in ROOT.glob("requirements*.txt"))):
             shutil.copy(ROOT / name, folder / name)
         pictures = folder / "examples" / "pictures"
         pictures.mkdir(parents=True)

@@ -16,12 +16,13 @@ from deploy import environment
 from deploy.environment import INSTALLING, STAMP, SetupError, ensure, read_stamp, write_stamp
 
 
-def wheel(folder: Path, version: str) -> Path:
+def wheel(folder: Path, version: str, requires: str = "") -> Path:
     """Writes a package of one module; returns its wheel."""
+    needs = f"Requires-Dist: {requires}\n" if requires else ""
     info = f"tiny-{version}.dist-info"
     files = {
         "tiny.py": f"VERSION = {version!r}\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: tiny\nVersion: {version}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: tiny\nVersion: {version}\n{needs}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = ""
@@ -78,6 +79,13 @@ def test_set_up_change_interruption_and_failure(tmp_path: Path, pins: Path) -> N
     ensure(venv, [pins])
     assert installed(venv) == "3.0"
     assert not marker.exists()  # an interrupted set-up is begun again
+
+
+def test_packages_without_their_dependencies(tmp_path: Path) -> None:
+    bare = tmp_path / environment.BARE[0]
+    bare.write_text(f"{wheel(tmp_path, '1.0', 'a-package-that-is-nowhere==9')}\n")
+    ensure(tmp_path / ".venv", [bare])
+    assert installed(tmp_path / ".venv") == "1.0"
 
 
 def test_environment_that_the_kit_did_not_make_is_never_deleted(

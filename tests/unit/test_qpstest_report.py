@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from handlers.errors import KitError
-from qpstest import report
+from qpstest import report, stats
 from qpstest.plot import plot
 from qpstest.vis import compare, overlap
 
@@ -93,7 +93,37 @@ def test_plot_is_a_png_of_a_fixed_size(tmp_path: Path) -> None:
     plot(RUNS, tmp_path / "plot.png")
     data = (tmp_path / "plot.png").read_bytes()
     assert data.startswith(b"\x89PNG")
-    assert struct.unpack(">II", data[16:24]) == (1300, 598)
+    assert struct.unpack(">II", data[16:24]) == (1950, 598)
+
+
+def test_gains_of_the_model_alone_and_end_to_end() -> None:
+    slow = {"infer": 1000.0, "decode": 100.0}
+    runs = [
+        run(1, 1, 0.5, 2000.0, batch=1, stages_ms=slow),
+        run(1, 1, 0.4, 2500.0, batch=4, stages_ms=slow),
+        run(2, 1, 2.0, 500.0, batch=1, stages_ms={"infer": 125.0, "decode": 100.0}),
+        run(2, 4, 2.0, 500.0, batch=1, stages_ms={"infer": 125.0}),
+    ]
+    text = report.gains(runs)
+    assert [line.split() for line in text.splitlines()[3:]] == [
+        ["1", "portable,", "batch", "4", "1", "1000", "1.00x", "2500", "0.80x", "0.80x"],
+        ["2", "accelerated", "1", "125.0", "8.00x", "500.0", "4.00x", "4.00x"],
+    ]
+    assert report.gains(runs[2:]) == ""
+    assert text in report.tables(runs)
+    assert "2 accelerated " in report.tables(runs)
+
+
+def test_batches_of_one_mode_are_kept_apart(tmp_path: Path) -> None:
+    runs = [run(2, c, 20.0 + b, 50.0, batch=b) for b in (1, 4) for c in (1, 4)]
+    assert stats.median_rounds([*runs, *runs]) == [
+        {**r, "rounds": [r["throughput"]] * 2} for r in runs
+    ]
+    text = report.tables(runs)
+    assert "2 accelerated, batch 1" in text
+    assert "2 accelerated, batch 4" in text
+    plot(runs, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 20_000
 
 
 def test_overlap_by_hand() -> None:

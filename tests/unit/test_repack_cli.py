@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from handlers.passport import Passport
 from repack import archive, cli
 from tests.faults import made
+from tests.unit.nnunet_support import unpacked
 
 CASES = {
     "missing file": (("--weights", "none.pt"), "none.pt: no such file"),
@@ -83,9 +84,28 @@ CASES = {
         "expected one output [2, classes]",
     ),
     "a detector as a classifier": (("--task", "classification"), "is a detector: leave --task out"),
+    "a segmentation net as a classifier": (
+        ("--task", "classification", "--weights", "{results}"),
+        "is a segmentation net: leave --task out",
+    ),
     "symbolic that is no code": (
         ("--symbolic", "{picture}", "--weights", "{onnx}"),
         "shapes01.jpg: cannot be read",
+    ),
+    "folds that are none": (("--folds", "0;1"), "--folds '0;1': expected such as 0,1,2 or all"),
+    "folds of a detector": (("--folds", "0"), "no nnU-Net results folder: leave --folds out"),
+    "mirror of a detector": (("--mirror", "1"), "no nnU-Net results folder: leave --mirror out"),
+    "volumes that are not there": (
+        ("--weights", "{onnx}", "--volumes", "none.yaml"),
+        "none.yaml: cannot be read (No such file",
+    ),
+    "volumes of a folder": (
+        ("--weights", "{results}", "--volumes", "none.yaml"),
+        "an nnU-Net results folder: leave --volumes out",
+    ),
+    "a shape for a results folder": (
+        ("--weights", "{results}", "--input-shape", "1x1x8x8x8"),
+        "--input-shape: a segmentation net's input is its settings' patch",
     ),
     "torchscript from onnx": (
         ("--weights", "{onnx}", "--backend", "torchscript"),
@@ -113,6 +133,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     np.savez(root / "pickled" / "a.npz", x=np.array([{}], dtype=object))
     np.save(root / "shapes" / "a.npy", np.zeros((1, 2), np.float32))
     (root / "empty").write_bytes(b"")
+    unpacked(root / "results")
     return {
         **{p.name: str(p) for p in root.iterdir()},
         "picture": str(picture),

@@ -1,0 +1,243 @@
+"""A DICOM series: single-frame slices in a zip."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers.errors import BadInput, ItemError, Unprocessable, UnsupportedFormat
+from handlers.volumes.archive import Files
+from handlers.volumes.bounds import Buffer
+from handlers.volumes.geometry import Admit, Geometry, Layout, Volume, checked, from_lps
+from handlers.volumes.voxels import store
+
+TRANSFER_SYNTAXES = {
+    "1.2.840.10008.1.2": "implicit little endian",
+    "1.2.840.10008.1.2.1": "explicit little endian",
+    "1.2.840.10008.1.2.2": "explicit big endian",
+    "1.2.840.10008.1.2.5": "RLE lossless",
+}
+"""How pixels may be stored. Other codecs hold sizes of their own that only they check."""
+
+NEEDED = (
+    *("SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID", "Rows", "Columns", "PixelSpacing"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "BitsAllocated", "PixelRepresentation"),
+)
+
+SAME = 1e-3
+"""How far orientation cosines and mm of pixel spacing may differ within a series."""
+
+EVEN = 0.01
+"""How far the distances of neighbouring slices may differ, as a share of their median."""
+
+TILT_MM = 0.1
+"""How far the slices may shift sideways from first to last (a tilted gantry)."""
+
+
+class Slice(NamedTuple):
+    """One file of the series: its name in the zip, its dataset without pixels, mm along z."""
+
+    name: str
+    header: Any
+    place: float
+
+
+def is_dicom(data: Buffer) -> bool:
+    """Whether a file begins as DICOM files do: 128 bytes of anything, then DICM."""
+    return bytes(data[128:132]) == b"DICM"
+
+
+def read(data: Buffer, admit: Admit) -> Volume:
+    """Reads the one series of a zip, its slices in the order of their positions.
+
+    Returns:
+        data ``[1, z, y, x]``, RescaleSlope and RescaleIntercept applied slice by slice; ``origin``
+        is the slices' datasets without pixels.
+
+    Raises:
+        BadInput: a damaged zip or file; files of two series, sizes or orientations; a slice that
+            is missing or there twice. Names the file.
+        UnsupportedFormat: pixels stored otherwise than ``TRANSFER_SYNTAXES``; no DICOM in the zip.
+        Unprocessable: colours, frames, a tilted gantry, spacing not positive, NaN or infinity.
+        ItemError: whatever ``admit`` raises.
+    """
+    files = Files(data)
+    slices = _sorted([_header(name, files) for name in files.names])
+    geometry = _geometry(slices)
+    first = slices[0].header
+    stored = np.dtype(f"{'i' if first.PixelRepresentation else 'u'}{first.BitsAllocated // 8}")
+    admit(Layout("DICOM", geometry, stored))
+    voxels = np.empty((1, *geometry.shape), np.float32)
+    for z, piece in enumerate(slices):
+        pixels, scale = _pixels(piece, files)
+        store(voxels[0, z], pixels, scale, z)
+    return Volume(voxels, geometry, "DICOM", [piece.header for piece in slices])
+
+
+def _header(name: str, files: Files) -> Slice:
+    dataset = _dataset(name, files, pixels=False)
+    missing = [tag for tag in NEEDED if dataset.get(tag) in (None, "")]
+    if missing:
+        raise BadInput(f"{name} has no {missing[0]}: no slice of a series")
+    try:
+        _check_kind(name, dataset)
+        cosines = np.array(dataset.ImageOrientationPatient, np.float64)
+        position = np.array(dataset.ImagePositionPatient, np.float64)
+        if cosines.shape != (6,) or position.shape != (3,):
+            raise ValueError("position or orientation of another length")
+        normal = np.cross(cosines[:3], cosines[3:])
+        return Slice(name, dataset, float(position @ normal))
+    except ItemError:
+        raise
+    except (TypeError, ValueError, AttributeError) as e:
+        raise BadInput(f"{name} has a header that cannot be read ({e})") from None
+
+
+def _dataset(name: str, files: Files, pixels: bool) -> Any:
+    import pydicom
+
+    data = files.read(name)
+    if not is_dicom(data):
+        raise BadInput(f"{name} is no DICOM file; the zip may hold the slices of one series only")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd values in tags that nobody reads here
+            syntax = _transfer_syntax(data)
+            if syntax not in TRANSFER_SYNTAXES:
+                known = ", ".join(TRANSFER_SYNTAXES.values())
+                raise UnsupportedFormat(
+                    f"{name} has the transfer syntax {syntax or 'none'}; expected {known}: "
+                    "decompress the series first"
+                )
+            return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=not pixels)
+    except ItemError:
+        raise
+    except Exception as e:  # pydicom raises many types for damaged files
+        raise BadInput(f"{name} is damaged or truncated ({type(e).__name__}: {e})") from None
+
+
+def _transfer_syntax(data: bytes) -> str:
+    """Read from the file's preamble alone: pydicom would inflate a deflated dataset whole."""
+    from pydicom.filereader import _read_file_meta_info
+
+    meta = _read_file_meta_info(io.BytesIO(data[132 : 132 + (1 << 16)]))
+    return str(meta.get("TransferSyntaxUID", ""))
+
+
+def _check_kind(name: str, dataset: Any) -> None:
+    if int(dataset.get("SamplesPerPixel", 1)) != 1:
+        raise Unprocessable(f"{name} has {dataset.SamplesPerPixel} samples a pixel; expected 1")
+    if int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise Unprocessable(
+            f"{name} has {dataset.NumberOfFrames} frames; expected one slice a file"
+        )
+    if dataset.get("PhotometricInterpretation", "MONOCHROME2") != "MONOCHROME2":
+        raise Unprocessable(f"{name} is {dataset.PhotometricInterpretation}; expected MONOCHROME2")
+    if dataset.BitsAllocated not in (8, 16, 32):
+        raise Unprocessable(
+            f"{name} has {dataset.BitsAllocated} bits a pixel; expected 8, 16 or 32"
+        )
+    spacing = [float(s) for s in dataset.PixelSpacing]
+    if len(spacing) != 2 or not all(np.isfinite(s) and s > 0 for s in spacing):
+        raise Unprocessable(f"{name} has the pixel spacing {spacing} mm; expected positive numbers")
+
+
+def _sorted(slices: list[Slice]) -> list[Slice]:
+    if not slices:
+        raise UnsupportedFormat("a zip without files; expected the slices of one DICOM series")
+    first = slices[0]
+    for other in slices[1:]:
+        for tag, what in (
+            ("SeriesInstanceUID", "of another series"),
+            ("Rows", "of another size"),
+            ("Columns", "of another size"),
+            ("BitsAllocated", "of another pixel type"),
+            ("PixelRepresentation", "of another pixel type"),
+        ):
+            mine, its = first.header[tag].value, other.header[tag].value
+            if mine != its:
+                raise BadInput(
+                    f"{other.name} is {what} than {first.name}: {tag} {its} and {mine}; "
+                    "expected one series"
+                )
+        for tag, what in (
+            ("ImageOrientationPatient", "lies in another orientation"),
+            ("PixelSpacing", "has another pixel spacing"),
+        ):
+            a, b = (np.array(s.header[tag].value, np.float64) for s in (first, other))
+            if not np.allclose(a, b, rtol=0, atol=SAME):
+                raise BadInput(f"{other.name} {what} than {first.name}: {b.tolist()}, {a.tolist()}")
+    return sorted(slices, key=lambda piece: piece.place)
+
+
+def _geometry(slices: list[Slice]) -> Geometry:
+    first = slices[0].header
+    cosines = np.array(first.ImageOrientationPatient, np.float64)
+    step, distance = _step(slices, np.cross(cosines[:3], cosines[3:]))
+    row_mm, column_mm = (float(s) for s in first.PixelSpacing)
+    directions = np.stack([cosines[:3], cosines[3:], step], axis=1)
+    spacing = np.array([column_mm, row_mm, distance])
+    origin = np.array(first.ImagePositionPatient, np.float64)
+    shape = len(slices), int(first.Rows), int(first.Columns)
+    return checked(shape, (distance, row_mm, column_mm), from_lps(directions, spacing, origin))
+
+
+def _step(slices: list[Slice], normal: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """The direction from slice to slice, and mm between them.
+
+    Raises:
+        BadInput: a slice is missing or there twice.
+        Unprocessable: the slices shift sideways.
+    """
+    if len(slices) == 1:
+        header = slices[0].header
+        given = header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0
+        return normal, float(given)
+    gaps = np.diff([piece.place for piece in slices])
+    usual = float(np.median(gaps))
+    for i, gap in enumerate(gaps):
+        a, b = slices[i].name, slices[i + 1].name
+        if gap < SAME:
+            raise BadInput(f"{a} and {b} lie at the same place: expected each slice once")
+        if gap > usual * 1.5:
+            raise BadInput(
+                f"slices are missing between {a} and {b}: {gap:g} mm apart, the others {usual:g}"
+            )
+        if abs(gap - usual) > EVEN * usual + SAME:
+            raise BadInput(
+                f"the slices are unevenly spaced: {a} and {b} {gap:g} mm apart, others {usual:g}"
+            )
+    first, last = (np.array(slices[i].header.ImagePositionPatient, np.float64) for i in (0, -1))
+    way = last - first
+    aside = float(np.linalg.norm(way - (way @ normal) * normal))
+    if aside > TILT_MM:
+        raise Unprocessable(
+            f"the slices shift sideways by {aside:.2f} mm from first to last (a tilted gantry); "
+            "expected an upright stack: resample the series first"
+        )
+    return normal, float(way @ normal) / (len(slices) - 1)
+
+
+def _pixels(piece: Slice, files: Files) -> tuple[NDArray[Any], Any]:
+    dataset = _dataset(piece.name, files, pixels=True)
+    claimed = int(dataset.Rows) * int(dataset.Columns) * dataset.BitsAllocated // 8
+    held = len(dataset.get("PixelData") or b"")
+    if "PixelData" not in dataset or (
+        held < claimed and not dataset.file_meta.TransferSyntaxUID.is_compressed
+    ):
+        raise BadInput(f"{piece.name} is truncated: {held:,} of {claimed:,} bytes of pixels came")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pixels = np.asarray(dataset.pixel_array)
+    except Exception as e:  # pydicom raises many types for damaged pixels
+        raise BadInput(f"{piece.name} has pixels that cannot be read ({e})") from None
+    slope = float(dataset.get("RescaleSlope", 1))
+    intercept = float(dataset.get("RescaleIntercept", 0))
+    if (slope, intercept) == (1, 0):
+        return pixels, None
+    return pixels, lambda values: values * slope + intercept

@@ -1,0 +1,82 @@
+"""NAME.report.json and NAME.report.html beside an archive: may it be shipped?
+
+    python -m repack.report model_store/fd1.report.json
+
+makes the page again from its data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repack.archive import Draft
+from repack.progress import say
+from repack.report import page
+
+if TYPE_CHECKING:
+    from handlers.passport import Passport
+    from repack.candidates import Candidate, Workshop
+    from repack.cli import Options
+    from repack.verify import Reference
+
+
+def write(
+    target: Path,
+    passport: Passport,
+    options: Options,
+    workshop: Workshop,
+    reference: Reference,
+    tried: Sequence[Candidate],
+    chosen: Candidate,
+) -> None:
+    """Writes both files beside a finished archive; where that fails it says so, and no more.
+
+    Args:
+        target: the archive.
+        passport: its own.
+        reference: the gate's inputs and the original's answers.
+        tried: all candidates, built and timed.
+    """
+    from repack.report import facts
+
+    found = facts.collect(target, passport, options, workshop, reference, tried, chosen)
+    place(target.with_suffix(".report.json"), json.dumps(found, indent=1) + "\n")
+    shown = target.with_suffix(".report.html")
+    written = place(shown, page.made(found))
+    say(f"  {target}: {found['bytes'] / 1e6:.1f} MB, {chosen.backend} {chosen.precision}")
+    if written:
+        say(f"  {shown}: whether to ship it")
+
+
+def place(path: Path, text: str) -> bool:
+    """Writes a file whole or not at all; an older one would speak of another archive and goes.
+
+    Returns:
+        Whether it was written.
+    """
+    try:
+        with Draft(path) as draft:
+            draft.path.write_text(text, encoding="utf-8")
+            draft.commit()
+    except OSError as e:
+        say(f"    note: {path} was not written ({e.strerror or e}); the archive is whole")
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A report.json.
+
+    Raises:
+        ValueError: no JSON, or none of this kit's.
+    """
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or found.get("format") != 1:
+        raise ValueError("no report of this version of the kit")
+    return found

@@ -1,0 +1,216 @@
+"""Reports in a real browser: nothing overlaps, nothing sticks out, nothing is fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repack.report import page, read
+from tests.browser.chromium import NAMES, Chromium, find
+from tests.faults import made
+from tests.unit.report_support import hostile, segmentation_facts
+
+pytestmark = pytest.mark.browser
+
+WIDTHS = (1280, 400)
+
+OVERLAPS = """
+(() => {
+  const shown = e => {
+    const r = e.getBoundingClientRect();
+    return r.width > 0 && r.height > 0 && e.checkVisibility({contentVisibilityAuto: true});
+  };
+  const leaf = 'h1, h2, h3, p, dt, dd, li, img, figcaption, pre, summary, table, svg';
+  const all = [...document.querySelectorAll(leaf)].filter(shown);
+  const found = [];
+  for (let i = 0; i < all.length; i++) for (let j = i + 1; j < all.length; j++) {
+    if (all[i].contains(all[j]) || all[j].contains(all[i])) continue;
+    const a = all[i].getBoundingClientRect(), b = all[j].getBoundingClientRect();
+    const boxed = e => e.closest('.scroll');
+    if (boxed(all[i]) || boxed(all[j])) continue;
+    if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+        Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1)
+      found.push(all[i].outerHTML.slice(0, 90) + ' | ' + all[j].outerHTML.slice(0, 90));
+  }
+  for (const svg of document.querySelectorAll('svg')) {
+    const texts = [...svg.querySelectorAll('text')].map(t => [t, t.getBoundingClientRect()]);
+    for (let i = 0; i < texts.length; i++) for (let j = i + 1; j < texts.length; j++) {
+      const a = texts[i][1], b = texts[j][1];
+      if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+          Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 5)
+        found.push('text ' + texts[i][0].textContent + ' | ' + texts[j][0].textContent);
+    }
+  }
+  return found;
+})()
+"""
+
+STICKING_OUT = """
+(() => {
+  const found = [];
+  const width = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth > width) found.push('the page scrolls sideways');
+  for (const e of document.querySelectorAll('body *')) {
+    if (e.closest('.scroll') && !e.matches('.scroll')) continue;
+    const r = e.getBoundingClientRect();
+    if (r.width && (r.right > width + 1 || r.left < -1)) found.push(e.outerHTML.slice(0, 90));
+  }
+  for (const group of document.querySelectorAll('svg.graph g')) {
+    const box = group.querySelector('rect').getBoundingClientRect();
+    for (const text of group.querySelectorAll('text')) {
+      const r = text.getBoundingClientRect();
+      if (r.left < box.left || r.right > box.right) found.push('in the graph: ' + text.textContent);
+    }
+  }
+  return found;
+})()
+"""
+
+BARE = """
+[...document.querySelectorAll('img')].filter(e => {
+  const caption = e.closest('figure')?.querySelector('figcaption')?.textContent.trim();
+  return !caption || !e.alt || !e.complete || e.naturalWidth === 0;
+}).map(e => e.alt || 'no alt text').concat(
+[...document.querySelectorAll('svg[role=img]')].filter(
+  e => !e.getAttribute('aria-label') || !e.closest('figure')?.querySelector('figcaption')
+).map(e => e.outerHTML.slice(0, 90)))
+"""
+
+HEADINGS = "[...document.querySelectorAll('h1, h2, h3, h4')].map(e => Number(e.tagName[1]))"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chromium]:
+    program = find()
+    if program is None:
+        pytest.skip(f"no browser here: none of {', '.join(NAMES)}, and CHROMIUM is not set")
+    with Chromium(program) as found:
+        yield found
+
+
+def detector() -> dict[str, Any]:
+    """Of the shipped detector, repacked with its samples."""
+    return read(made.detector().with_suffix(".report.json"))
+
+
+def tensors() -> dict[str, Any]:
+    """Of a small ONNX model without samples."""
+    return read(made.tensors().with_suffix(".report.json"))
+
+
+PAGES: dict[str, Callable[[], dict[str, Any]]] = {
+    "detector": detector,
+    "tensors": tensors,
+    "segmentation": lambda: segmentation_facts(detector()),
+    "hostile": lambda: hostile(segmentation_facts(detector())),
+}
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pages") / f"{request.param}.html"
+    path.write_text(page.made(PAGES[request.param]()), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_overlaps_or_sticks_out(browser: Chromium, opened: Path, width: int) -> None:
+    browser.open(opened, width)
+    assert browser.run("window.innerWidth") == width
+    assert browser.run(OVERLAPS) == []
+    assert browser.run(STICKING_OUT) == []
+
+
+def test_every_picture_has_a_caption_and_loads(browser: Chromium, opened: Path) -> None:
+    browser.open(opened, 1280)
+    assert browser.run(BARE) == []
+    pictures = browser.run("document.images.length")
+    expected = {"detector": 6, "tensors": 0, "segmentation": 12, "hostile": 12}
+    assert pictures == expected[opened.stem]
+
+
+def test_headings_go_down_one_level_at_a_time(browser: Chromium, opened: Path) -> None:
+    browser.open(opened, 1280)
+    levels = browser.run(HEADINGS)
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+
+
+def test_a_narrow_drawing_begins_at_its_first_block(browser: Chromium, opened: Path) -> None:
+    browser.open(opened, 400)
+    if not browser.run("CSS.supports('scroll-initial-target', 'nearest')"):
+        pytest.skip("this browser does not know scroll-initial-target")
+    seen = """(() => {
+      const box = document.querySelector('.drawing').getBoundingClientRect();
+      const first = document.querySelector('.graph g rect').getBoundingClientRect();
+      return first.left >= box.left && first.right <= box.right;
+    })()"""
+    assert browser.run(seen)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_console_is_silent_and_nothing_is_fetched(
+    browser: Chromium, opened: Path, dark: bool
+) -> None:
+    browser.open(opened, 1280, dark)
+    browser.run("1")
+    heard = [
+        e
+        for e in browser.events
+        if e["method"] in ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
+    ]
+    assert heard == []
+    asked = [
+        e["params"]["request"]["url"]
+        for e in browser.events
+        if e["method"] == "Network.requestWillBeSent"
+    ]
+    assert [url for url in asked if not url.startswith("data:")] == [opened.resolve().as_uri()]
+
+
+def test_it_reads_the_same_without_script(browser: Chromium, opened: Path) -> None:
+    """The text in the accessibility tree, which needs no script in the page."""
+
+    def spoken() -> list[str]:
+        nodes = browser.ask("Accessibility.getFullAXTree")["nodes"]
+        return [n["name"]["value"] for n in nodes if n.get("name", {}).get("value")]
+
+    browser.open(opened, 1280)
+    with_script = spoken()
+    browser.open(opened, 1280, script=False)
+    assert spoken() == with_script
+    assert "What was not checked" in with_script
+
+
+def test_it_prints(browser: Chromium, opened: Path) -> None:
+    browser.open(opened, 1280)
+    printed = browser.pdf()
+    assert printed.startswith(b"%PDF")
+    browser.ask("Emulation.setEmulatedMedia", media="print")
+    assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    browser.ask("Emulation.setEmulatedMedia", media="")
+
+
+BROKEN = """<!DOCTYPE html><title>x</title><style>p { position: absolute; top: 0 }</style>
+<div style="width: 2000px">wide</div><p>one</p><p>two</p>
+<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=" alt="x"><script>console.error(1)</script>"""
+
+
+def test_these_checks_can_fail(browser: Chromium, tmp_path: Path) -> None:
+    path = tmp_path / "broken.html"
+    path.write_text(BROKEN)
+    browser.open(path, 400)
+    assert any("one" in line for line in browser.run(OVERLAPS))
+    assert "the page scrolls sideways" in browser.run(STICKING_OUT)
+    assert browser.run(BARE) == ["x"]
+    assert [e["method"] for e in browser.events].count("Runtime.consoleAPICalled") == 1
+
+
+@pytest.mark.timeout(20)
+def test_a_browser_that_ends_is_an_error_and_not_a_hang() -> None:
+    with pytest.raises(RuntimeError, match="the browser ended"):
+        Chromium("/bin/true")
