@@ -83,7 +83,8 @@ def read(path: Path) -> Engine:
             f"{path}: written by TensorRT {version}, here is {trt.__version__}: build it anew"
         )
     log = build.Log(trt)
-    engine = trt.Runtime(log.sink).deserialize_cuda_engine(plan)
+    runtime = trt.Runtime(log.sink)  # outlives the engine
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise KitError(
             f"{path}: TensorRT {trt.__version__} refuses it ({log.reason('no reason given')})"

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
+from handlers import runtimes
 from handlers.errors import KitError
-from handlers.passport import TensorSpec
-from repack import cli, flow, show
+from handlers.passport import Artefact, TensorSpec
+from handlers.runtimes.base import Runtime
+from repack import archive, cli, flow, packing, show
 from repack.engines import ready
 from repack.subjects import within
 from tests.faults import made
@@ -82,8 +89,6 @@ def test_an_engine_is_judged_by_what_it_runs_in(flops: dict[str, float], label: 
 
 
 def test_the_passport_is_shown_as_not_proven() -> None:
-    from handlers.passport import Artefact
-
     found = {"label": "f16", "layers": {}, "flops": {}}
     artefact = Artefact("tensorrt", ("m.plan",), "f16", found, "tensors")
     gate: dict[str, Any] = {"passed": None, "note": ready.NOT_PROVEN}
@@ -93,3 +98,66 @@ def test_the_passport_is_shown_as_not_proven() -> None:
 def test_shapes_of_an_engine_are_the_passports() -> None:
     assert ready.axes((-1, 3, -1, 8)) == ("batch", 3, "any", 8)
     assert ready.axes(np.array([2, 3])) == (2, 3)
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An engine that ONNX Runtime plays: everything around it is real, but for the last try."""
+    profile = {"x": [[1, 3, 8, 8]] * 3}
+    options = {"outputs": ["y"], "built": {}, "batches": [], "engines": [profile], "via": "given"}
+    engine = replace(told(y=(1, 4, 8, 8)), options=options)
+
+    def play(work: Path, inputs: Any, artefact: Artefact, threads: int) -> Runtime:
+        shutil.copy(made.tiny_onnx(), work / "m.onnx")
+        as_onnx = replace(artefact, runtime="onnxruntime", files=("m.onnx",))
+        return runtimes.make(work, inputs, as_onnx, threads)
+
+    monkeypatch.setattr(ready, "read", lambda path: engine)
+    monkeypatch.setattr(ready, "make", play)
+    monkeypatch.setattr(packing, "_try_alone", lambda packed, sample: None)
+    (tmp_path / "mine.engine").write_bytes(b"ftrt and so on")
+    return tmp_path / "mine.engine"
+
+
+def repacked(engine: Path, *flags: object) -> Path:
+    words = ["--weights", engine, "--name", "mine", "--model-store", engine.parent, *flags]
+    return flow.repack(cli.parse([str(word) for word in words]))
+
+
+def test_without_an_original_everything_says_not_proven(
+    stand_in: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stand_in.parent / "mine.report.html").write_text("of an older archive")
+    packed = repacked(stand_in)
+    passport = archive.verify(packed)
+    assert list(passport.artefacts) == ["accelerated"]
+    assert passport.gate["accelerated"]["passed"] is None
+    assert "not proven" in passport.gate["accelerated"]["note"]
+    found = json.loads(packed.with_suffix(".report.json").read_text())
+    assert found["proven"] is False
+    assert not packed.with_suffix(".report.html").exists()
+    assert "warning: not proven" in capsys.readouterr().err
+    assert "gate      not proven" in show.text(passport, packed)
+
+
+def test_with_its_original_it_is_gated_and_has_a_portable_form(stand_in: Path) -> None:
+    packed = repacked(stand_in, "--original", made.tiny_onnx())
+    passport = archive.verify(packed)
+    assert set(passport.artefacts) == {"accelerated", "portable"}
+    assert passport.gate["accelerated"]["passed"]
+    assert packed.with_suffix(".report.html").exists()
+
+
+def test_with_another_original_nothing_is_written(stand_in: Path) -> None:
+    with pytest.raises(KitError, match=r"relative L2 error|values outside"):
+        repacked(stand_in, "--original", other(stand_in.parent))
+    assert not (stand_in.parent / "mine.mar").exists()
+
+
+def other(folder: Path) -> Path:
+    """The small model with another sign."""
+    model = onnx.load(made.tiny_onnx())
+    weight = model.graph.initializer[0]
+    weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
+    onnx.save(model, folder / "other.onnx")
+    return folder / "other.onnx"
