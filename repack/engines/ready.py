@@ -23,7 +23,7 @@ from repack.progress import say, step
 from repack.sources import Source
 from repack.sources.source import sha256_of
 from repack.subjects import Subject
-from repack.verify import Reference, check
+from repack.verify import GateResult, Reference, check
 
 if TYPE_CHECKING:
     from repack.cli import Options
@@ -237,7 +237,8 @@ def _unproven(
     runtime.infer(given)
     (stage / FOLDER).mkdir(parents=True)
     (work / artefact.files[0]).replace(stage / artefact.files[0])
-    gate = {"passed": None, "note": NOT_PROVEN, "precision_found": artefact.precision_found}
+    seen = GateResult(artefact.precision_asked, artefact.precision_found)
+    gate = {**seen.to_dict(), "passed": None, "note": NOT_PROVEN}
     record = packing.passport(
         subject, options.name, options.version, {"accelerated": artefact}, {"accelerated": gate}
     )
