@@ -22,7 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from repack import archive  # noqa: E402
 
 STOCK_PORT, PLAIN_PORT, KIT_PORT = 18580, 18680, 18480
 CONCURRENCY = "1,4,16,64,256"
+PARTS = ("modules", "kit", "local", "torch2trt", "torchscript")
 BYTES = 170_000
 """About how long a picture's file is."""
 
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--kit", default="s-onnx", help="the archive that (c) serves")
     parser.add_argument("--torch2trt", default="s-t2t", help="the archive whose engine (a) serves")
     parser.add_argument("--weights", type=Path, help="the checkpoint that (b) serves")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which of: " + ", ".join(PARTS))
     parser.add_argument("--seconds", type=float, default=6, help="per concurrency")
     parser.add_argument("--concurrency", default=CONCURRENCY)
     parser.add_argument("--workers", default="4")
@@ -66,7 +69,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="gb-") as tmp:
         folder = Path(tmp)
         pictures = work.pictures_of(folder / "pictures", 64, 31, BYTES)
-        for path in sorted(given.archives.glob("*.mar")):
+        wanted = given.archives.glob("*.mar") if "modules" in given.parts else []
+        for path in sorted(wanted):
             result["modules"] += modules(path, folder / path.stem)
             save(result, given.out)
         sides(result, given, folder, pictures)
@@ -110,22 +114,40 @@ def sides(result: dict[str, Any], given: argparse.Namespace, folder: Path, pictu
 
     values = {"workers": given.workers, "threads": "2", "batch_size": given.batch_size}
     values |= {"max_batch_delay": given.delay, "queue": "4000"}
-    with serving(given.archives, folder, given.kit, KIT_PORT, values):
-        measured("(c) kit", "3", given.kit, KIT_PORT)
+    if "kit" in given.parts:
+        with serving(given.archives, folder, given.kit, KIT_PORT, values):
+            measured("(c) kit", "3", given.kit, KIT_PORT)
+    if "local" in given.parts:
         measured("(c) kit", "2", given.kit, KIT_PORT)
+    if "torch2trt" in given.parts:
+        with stock_engine(given, folder):
+            measured("(a) stock, torch2trt", "3", "stock", STOCK_PORT)
+    if "torchscript" in given.parts:
+        with stock_module(given, folder):
+            measured("(b) stock, TorchScript", "3", "stock", PLAIN_PORT)
+
+
+@contextmanager
+def stock_engine(given: argparse.Namespace, folder: Path) -> Iterator[None]:
+    """(a), serving the engine of the torch2trt archive."""
     store = folder / "stock-trt"
     store.mkdir()
     handler = Path(__file__).with_name("stock_trt_handler.py")
     plan, about = engine(given.archives / f"{given.torch2trt}.mar", folder / "engine")
     stock.pack(plan, store, handler, [about])
     with stock.serve(store, folder / "st", STOCK_PORT, workers=4):
-        measured("(a) stock, torch2trt", "3", "stock", STOCK_PORT)
+        yield
+
+
+@contextmanager
+def stock_module(given: argparse.Namespace, folder: Path) -> Iterator[None]:
+    """(b), serving the checkpoint as a TorchScript file."""
     store = folder / "stock-ts"
     store.mkdir()
     work.torchscript(given.weights or work.untrained_yolov5s(folder / "s.pt"), folder / "model.pt")
     stock.pack(folder / "model.pt", store)
     with stock.serve(store, folder / "sp", PLAIN_PORT, workers=4):
-        measured("(b) stock, TorchScript", "3", "stock", PLAIN_PORT)
+        yield
 
 
 def engine(path: Path, folder: Path) -> tuple[Path, Path]:

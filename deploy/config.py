@@ -121,20 +121,20 @@ def java_home() -> Path:
 def java_options(settings: Settings) -> list[str]:
     """Options that keep the front end small: the cores and the memory belong to the model.
 
-    From ``MANY_CORES`` on it may have to carry thousands of pictures a second, and takes a whole
-    compiler and a parallel collector instead.
+    From ``MANY_CORES`` on it may have to carry thousands of pictures a second, and collects its
+    garbage on several of them.
     """
     small = [
         "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
         "-XX:MinHeapFreeRatio=10",
         "-XX:MaxHeapFreeRatio=30",
         "-Dio.netty.allocator.numDirectArenas=2",
         "-Dio.netty.allocator.numHeapArenas=1",
     ]
-    large = ["-XX:+UseParallelGC", "-XX:ParallelGCThreads=4", "-Xmn1g"]
+    large = ["-XX:+UseParallelGC", "-XX:ParallelGCThreads=4"]
     return [
         *(large if cores() >= MANY_CORES else small),
+        "-XX:TieredStopAtLevel=1",
         "-Xms32m",
         f"-Xmx{heap_mb(settings.max_request_mb)}m",
         "-Djava.net.preferIPv4Stack=true",

@@ -55,6 +55,7 @@ class Options:
     folds: tuple[str, ...] | None
     mirror: bool
     volumes: Path | None
+    original: Path | None
     command: str
     gpu: GpuOptions
     info: bool
@@ -74,7 +75,14 @@ def parser() -> argparse.ArgumentParser:
         "--weights",
         type=Path,
         default=SHIPPED,
-        help="checkpoint or ONNX file, MONAI bundle, folder of a SavedModel or of nnU-Net results",
+        help="checkpoint, ONNX file or TensorRT engine, MONAI bundle, folder of a SavedModel or of "
+        "nnU-Net results",
+    )
+    add(
+        "--original",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint or ONNX file that an engine of --weights is compared with",
     )
     add("--name", default="fd1", help="the model's name in TorchServe and of the archive")
     add("--version", default="1.0", help="the model's version in TorchServe")
@@ -185,6 +193,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         folds=_folds(given.folds),
         mirror=bool(given.mirror),
         volumes=given.volumes,
+        original=given.original,
         command=shlex.join(["python", "repack/model_repack.py", *words]),
         gpu=cli_gpu.read(given),
         info=given.info,

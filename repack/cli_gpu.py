@@ -46,6 +46,13 @@ class GpuOptions:
     rebuild: bool = False
     rebuild_on_load: bool = False
 
+    @property
+    def profile(self) -> dict[str, tuple[Shape, Shape, Shape]]:
+        """Per input name least, usual and largest shape; empty for fixed sizes."""
+        if not (self.least and self.usual and self.most):
+            return {}
+        return {k: (v, self.usual[k], self.most[k]) for k, v in self.least.items()}
+
 
 def add_flags(found: argparse.ArgumentParser) -> None:
     """Adds the flags, as a group of their own."""

@@ -30,6 +30,7 @@ from repack.candidates import (
     try_one,
 )
 from repack.cli import Options, table
+from repack.engines import ready
 from repack.progress import say, step
 from repack.samples import Sample
 from repack.subjects import Subject
@@ -46,6 +47,10 @@ def repack(options: Options) -> Path:
         KitError: something given cannot be used.
         GateFailed: no candidate answers like the original; nothing was written or replaced.
     """
+    if ready.holds(options.weights):
+        return ready.repack(options)
+    if options.original is not None:
+        raise KitError("--original is for an engine of --weights: a checkpoint is its own original")
     with step(f"loading {options.weights}"):
         subject = load(options)
     say(f"    {subject.source.family} {subject.source.network}, task {subject.task}")
@@ -58,7 +63,8 @@ def repack(options: Options) -> Path:
         try:
             workshop = Workshop(subject, work, [s.inputs for s in calibration], options.gpu)
             with step("asking the original"):
-                reference = Reference.make(subject, gate_samples)
+                drawn = subjects.within(subject, options.gpu.profile)
+                reference = Reference.make(drawn, gate_samples)
             first = prove_portable(workshop, reference)
             portable = first[-1]
             tried: list[Candidate] = []
@@ -71,7 +77,7 @@ def repack(options: Options) -> Path:
                     tried.append(candidate)
             chosen = choose(tried, reference, portable)
             record = fill(stage, workshop, chosen, portable, options)
-            example = packing.example_input(subject, gate_samples, Path(tmp))
+            example = packing.example_input(drawn, gate_samples, Path(tmp))
         except OSError as e:
             raise disk_error(e, Path(tmp)) from None
         with step(f"packing {options.name}.mar and trying it alone"):

@@ -12,7 +12,7 @@ from handlers.errors import KitError
 from handlers.passport import Artefact
 from repack.cli_gpu import GpuOptions
 from repack.device_forms import DeviceForm, device_form
-from repack.engines import plan
+from repack.engines import on_load, plan
 from repack.subjects import Arrays, Subject
 
 PRECISIONS = {
@@ -51,6 +51,7 @@ class GpuWorkshop:
         calibration: Sequence[Arrays],
         options: GpuOptions,
     ):
+        self.subject = subject
         self.stage = stage
         self.calibration = calibration
         self.options = options
@@ -71,7 +72,11 @@ class GpuWorkshop:
                 self.form, via, precision, self._fixed(), self._profile(), self.options,
                 self.calibration,
             )  # fmt: skip
-            return plan.build(asked, folder, self.stage, work)
+            if not self.options.rebuild_on_load:
+                return plan.build(asked, folder, self.stage, work)
+            on_load.refuse(asked)
+            made = plan.build(asked, folder, self.stage, work)
+            return on_load.pack(asked, made, self.subject, folder, self.stage, work)
         if not self._fixed():
             raise KitError(f"{backend} is built for fixed sizes: --batch, not --min --opt --max")
         if backend == "aotinductor":
@@ -91,6 +96,7 @@ class GpuWorkshop:
                 "batches": list(self.batches),
                 "built": built,
                 "weights": weights,
+                "channels_last": False,
             }
             return Artefact("aotinductor", files, precision, {}, "tensors", options)
         from repack.converters import torchscript_cuda_from_module

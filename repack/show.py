@@ -80,6 +80,8 @@ def _artefact(name: str, a: Artefact, gate: Mapping[str, Any]) -> list[str]:
     ]
     if not gate:
         return [*lines, "    gate      no record"]
+    if gate["passed"] is None:
+        return [*lines, f"    gate      {gate['note']}"]
     counts = ", ".join(f"{n} {kind}" for kind, n in gate["inputs"].items())
     lines.append(f"    gate      {'passed' if gate['passed'] else 'FAILED'} on {counts} inputs")
     for output, figures in gate["outputs"].items():

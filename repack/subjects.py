@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,7 +74,7 @@ class Subject:
 
             (spec,) = self.inputs
             return {spec.name: random_windows(rng, [batch, *map(int, spec.shape[1:])])}
-        return {spec.name: _random(spec, rng, batch) for spec in self.inputs}
+        return {spec.name: random_array(spec, rng, batch) for spec in self.inputs}
 
 
 MAX_SIDE = 4096
@@ -145,6 +145,33 @@ def detector(source: Source, imgsz: int, settings: Mapping[str, Any]) -> Subject
     return Subject(source, (spec,), (boxes,), module, original, dict(settings), (raw, where))
 
 
+Limits = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
+"""Per input the least, the usual and the largest shape of an engine's profile."""
+
+
+def within(subject: Subject, profile: Limits) -> Subject:
+    """The subject whose random inputs fit a profile; for drawing inputs only.
+
+    Args:
+        profile: by input name, or by "" where there is one input; empty leaves the subject as it
+            is.
+    """
+    inputs = []
+    for spec in subject.inputs:
+        if not profile:
+            return subject
+        limits = profile.get(spec.name) or profile.get("")
+        if limits is None or len(limits[1]) != len(spec.shape):
+            return subject  # refused, with its name, where the engine is built
+        least, usual, most = limits
+        axes = [n if isinstance(n, int) else usual[i] for i, n in enumerate(spec.shape)]
+        if isinstance(spec.shape[0], str) and least[0] == 1 and most[0] > 1:
+            inputs.append(replace(spec, shape=(spec.shape[0], *axes[1:])))
+        else:
+            inputs.append(replace(spec, shape=tuple(axes)))
+    return replace(subject, inputs=tuple(inputs))
+
+
 def tensors(source: Source, shapes: Shapes) -> Subject:
     """Any other model: raw tensors in, raw tensors out.
 
@@ -164,7 +191,7 @@ def tensors(source: Source, shapes: Shapes) -> Subject:
         )
     specs = tuple(TensorSpec(name, "float32", shape) for name, shape in shapes.items())
     module = source.module.eval()
-    example = {s.name: _random(s, np.random.default_rng(0), 2) for s in specs}
+    example = {s.name: random_array(s, np.random.default_rng(0), 2) for s in specs}
     try:
         with torch.inference_mode():
             result = module(*(torch.from_numpy(example[s.name]) for s in specs))
@@ -248,7 +275,8 @@ def _onnx_spec(node: Any, shape: tuple[int | str, ...] | None, path: Path) -> Te
     return TensorSpec(node.name, ONNX_TYPES[node.type], shape or own)
 
 
-def _random(spec: TensorSpec, rng: np.random.Generator, batch: int) -> NDArray[Any]:
+def random_array(spec: TensorSpec, rng: np.random.Generator, batch: int) -> NDArray[Any]:
+    """Values for one input: over its range, or standard normal; 8 for a free axis."""
     sizes = [
         n if isinstance(n, int) else (batch if i == 0 else 8) for i, n in enumerate(spec.shape)
     ]

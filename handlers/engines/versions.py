@@ -11,6 +11,7 @@ of them up in the published bindings. 8.6 was run on a GPU; 10 and 11 were check
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from handlers.errors import RuntimeMissing
@@ -136,3 +137,22 @@ def written_by(plan: bytes) -> str | None:
     if plan[:4] != b"ftrt" or len(plan) < 28:
         return None
     return ".".join(str(n) for n in plan[24:28])
+
+
+def foreign(plan: bytes, installed: str) -> str | None:
+    """The version that wrote an engine, where it is surely not the installed one; else None.
+
+    Only 8's headers are known: of another installed version, only an 8's engine is told.
+
+    Args:
+        plan: the engine file's first bytes.
+        installed: ``tensorrt.__version__``.
+    """
+    written = written_by(plan)
+    if written is None:
+        return None
+    ours = [int(n) for n in re.findall(r"\d+", installed)[:3]]
+    theirs = [int(n) for n in written.split(".")[:3]]
+    if 8 not in (ours[0], theirs[0]):
+        return None
+    return None if ours == theirs[: len(ours)] else written

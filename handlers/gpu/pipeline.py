@@ -51,12 +51,7 @@ class Pipeline:
         found: list[Tensor] = []
         places: list[Letterbox] = []
         with torch.inference_mode(), torch.cuda.stream(self.runtime.stream):
-            waiting = self._decoding.submit(self._decode, chunks[0])
-            for i, chunk in enumerate(chunks):
-                pixels, decoded = waiting.result()
-                if i + 1 < len(chunks):
-                    waiting = self._decoding.submit(self._decode, chunks[i + 1])
-                self.runtime.stream.wait_event(decoded)
+            for chunk, pixels in self._decoded(chunks):
                 rows, lie = self._model(chunk, pixels)
                 rows[:, 0] += len(places)
                 found.append(rows)
@@ -69,6 +64,23 @@ class Pipeline:
             (np.ascontiguousarray(host[edges[i] : edges[i + 1], 1:]), place)
             for i, place in enumerate(places)
         ]
+
+    def _decoded(
+        self, chunks: Sequence[Sequence[Item]]
+    ) -> Iterator[tuple[Sequence[Item], list[Tensor]]]:
+        """The chunks with their pictures; while one is worked on, the next is decoded."""
+        if len(chunks) == 1:
+            with self.stages.measure("decode"):
+                pixels = pictures.decode(chunks[0], self.runtime.device)
+            yield chunks[0], pixels
+            return
+        waiting = self._decoding.submit(self._decode, chunks[0])
+        for i, chunk in enumerate(chunks):
+            pixels, done = waiting.result()
+            if i + 1 < len(chunks):
+                waiting = self._decoding.submit(self._decode, chunks[i + 1])
+            self.runtime.stream.wait_event(done)
+            yield chunk, pixels
 
     def _decode(self, chunk: Sequence[Item]) -> tuple[list[Tensor], torch.cuda.Event]:
         with (

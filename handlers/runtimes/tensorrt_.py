@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from handlers.engines import build, versions
+from handlers.engines import build, rebuild, versions
 from handlers.errors import RuntimeUnfit
 from handlers.runtimes.device import DeviceRuntime, Size, unfit_shape
 
@@ -19,10 +19,16 @@ class TensorRT(DeviceRuntime):
 
     ``artefact.files`` are the engines. Options: "engines" (per file the profile of each input,
     least, usual and largest shape), "batches", and "built" (what ``versions.machine`` said where
-    the engines were built): an engine runs with that TensorRT and on that GPU only.
+    the engines were built): an engine runs with that TensorRT and on that GPU only. Elsewhere, and
+    with the option "rebuild" (``handlers.engines.rebuild``), the engines are built again, once.
     """
 
     name = "tensorrt"
+
+    def activate(self) -> None:
+        super().activate()
+        if self.note:  # built again: not what the gate saw
+            rebuild.check(self)
 
     def open(self) -> None:
         trt = versions.library()
@@ -35,17 +41,35 @@ class TensorRT(DeviceRuntime):
             for what in versions.MUST_MATCH
             if built.get(what) != here[what]
         ]
-        if differs:
-            raise RuntimeUnfit(f"the engine was built for {', '.join(differs)}: not loaded")
         self.log = build.Log(trt)
         self._runtime = trt.Runtime(self.log.sink)
-        self.engines = [self._engine(self.folder / name) for name in self._plans()]
+        self.engines = [self._engine(path) for path in self._plans(differs, here)]
 
-    def _plans(self) -> list[str]:
-        return [name for name in self.artefact.files if name.endswith((".plan", ".engine"))]
+    def _plans(self, differs: Sequence[str], here: Mapping[str, str]) -> list[Path]:
+        """The engines to load: the packed ones, or those built for this machine."""
+        if not differs:
+            ends = (".plan", ".engine")
+            return [self.folder / name for name in self.artefact.files if name.endswith(ends)]
+        said = f"the engine was built for {', '.join(differs)}"
+        if not self.artefact.options.get(rebuild.OPTION):
+            raise RuntimeUnfit(f"{said}: not loaded")
+        typed = versions.dialect(self.trt).typed
+        try:
+            found = rebuild.engines(self.folder, self.artefact, here, typed, self.device.index or 0)
+        except RuntimeUnfit as e:
+            raise RuntimeUnfit(f"{said}, and {e}") from None
+        self.note = f"{said}: built again here, and compared with the original's answers"
+        return found
 
     def _engine(self, path: Path) -> Any:
-        engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        plan = path.read_bytes()
+        version = versions.foreign(plan[:64], self.trt.__version__)
+        if version:
+            raise RuntimeUnfit(
+                f"{path.name}: written by TensorRT {version}, here is {self.trt.__version__}: "
+                "not loaded"
+            )
+        engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             reason = self.log.reason("no reason given")
             raise RuntimeUnfit(

@@ -21,6 +21,8 @@ class TorchScriptCuda(DeviceRuntime):
     def open(self) -> None:
         self.precision = self.artefact.precision_asked
         self._dtype = getattr(self.torch, DTYPES[self.precision])
+        if self.precision == "f32":  # cuDNN would round to TF32's 19 bits
+            self.torch.backends.cudnn.allow_tf32 = False
         path = str(self.folder / self.artefact.files[0])
         self._module = self.torch.jit.load(path, self.device).eval()
 

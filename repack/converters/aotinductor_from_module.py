@@ -39,7 +39,9 @@ def convert(
     found, weights = [], {}
     with tempfile.TemporaryDirectory(prefix="repack-inductor-") as tmp:
         for batch in batches:
-            module, given = prepared(form, precision, batch)
+            # Inductor chooses the layout itself; weights saved channels last were read back wrongly
+            # (PyTorch 2.11).
+            module, given = prepared(form, precision, batch, channels_last=False)
             exported, package = Path(tmp) / f"b{batch}.pt2", folder / f"model-b{batch}.pt2"
             with torch.no_grad():
                 program = torch.export.export(module, given)

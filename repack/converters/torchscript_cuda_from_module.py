@@ -15,8 +15,13 @@ from repack.converters import torchscript_file
 from repack.device_forms import DeviceForm, sized
 
 
-def prepared(form: DeviceForm, precision: str, batch: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The module and an example input on the GPU, in the precision, pictures channels last.
+def prepared(
+    form: DeviceForm, precision: str, batch: int, channels_last: bool
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The module and an example input on the GPU, in the precision.
+
+    Args:
+        channels_last: whether pictures and weights lie as cuDNN reads them fastest.
 
     Raises:
         RuntimeUnfit: no GPU.
@@ -37,10 +42,10 @@ def prepared(form: DeviceForm, precision: str, batch: int) -> tuple[nn.Module, t
         floating = form.dtypes[name].startswith("float")
         value = torch.rand(shape, device="cuda") if floating else torch.zeros(shape, device="cuda")
         value = value.to(dtype if floating else getattr(torch, form.dtypes[name]))
-        if form.options.get("channels_last") and value.dim() == 4:
+        if channels_last and value.dim() == 4:
             value = value.contiguous(memory_format=torch.channels_last)
         given.append(value)
-    if form.options.get("channels_last"):
+    if channels_last:
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module.eval(), tuple(given)
 
@@ -53,7 +58,7 @@ def convert(form: DeviceForm, precision: str, path: Path) -> None:
     """
     if isinstance(form.module, torch.jit.ScriptModule) and precision != "f32":
         raise KitError("a TorchScript file keeps its own types: --precision f32")
-    module, given = prepared(form, precision, 2)
+    module, given = prepared(form, precision, 2, bool(form.options.get("channels_last")))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:

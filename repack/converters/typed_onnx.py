@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.version_converter
 
 from handlers.errors import KitError
 from repack.subjects import Arrays
@@ -18,16 +19,25 @@ from repack.subjects import Arrays
 WIDE = ["LayerNormalization", "Resize", "NonMaxSuppression"]
 """Operators left in 32 bits: sums over whole channels overflow 16."""
 
+HALF_SCALES = 19
+"""First operator set whose QuantizeLinear and DequantizeLinear take scales of 16 bits."""
+
 
 def half(source: Path, target: Path) -> None:
-    """16-bit weights and activations; inputs and outputs stay as they are."""
+    """16-bit weights and activations; inputs and outputs stay as they are.
+
+    A file with int8 layers is raised to the operator set in which their scales may have 16 bits.
+    """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
+    given = onnx.load(source)
+    if any(node.op_type == "DequantizeLinear" for node in given.graph.node):
+        given = onnx.version_converter.convert_version(given, HALF_SCALES)
     level = logging.getLogger("onnxruntime.transformers.float16").level
     logging.getLogger("onnxruntime.transformers.float16").setLevel(logging.ERROR)
     try:
         model = convert_float_to_float16(
-            onnx.load(source), keep_io_types=True, op_block_list=WIDE, disable_shape_infer=False
+            given, keep_io_types=True, op_block_list=WIDE, disable_shape_infer=False
         )
     finally:
         logging.getLogger("onnxruntime.transformers.float16").setLevel(level)
@@ -72,7 +82,12 @@ def quantised(source: Path, target: Path, calibration: Sequence[Arrays]) -> None
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.Entropy,
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+            # TensorRT dequantises 8-bit values only; ONNX Runtime's biases would have 32.
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+            },
         )
     finally:
         root.setLevel(level)

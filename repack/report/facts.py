@@ -36,14 +36,15 @@ def collect(
         target: the archive.
         reference: the gate's inputs and the original's answers.
         tried: all candidates, the portable one among them where it was asked for.
+        chosen: one of them; without a proof where there was no original to compare with.
 
     Returns:
         What ``json.dumps`` takes; the same repack gives the same, its times apart. A part that
         could not be made is ``{"none": reason}``.
     """
     subject, exported = workshop.subject, _exported(workshop)
-    gate = chosen.proven().gate.to_dict()
-    untried = [(f"{c.name} {c.precision}", c.error) for c in tried if c.proof is None]
+    gate, others = passport.gate["accelerated"], [c for c in tried if c is not chosen]
+    untried = [(f"{c.name} {c.precision}", c.error) for c in others if c.proof is None]
     used = [a.precision_asked for a in passport.artefacts.values()]
     table = operators.read(exported) if exported else None
     scopes = (table or {}).pop("scopes", {})
@@ -72,12 +73,16 @@ def collect(
         else {"none": _no_export(workshop)},
         "pictures": _part(
             "pictures", lambda: pictures.made(subject, chosen.proven().runtime, reference)
-        ),
+        )
+        if chosen.proof
+        else {"none": "nothing was compared"},
     }
 
 
 def _exported(workshop: Workshop) -> Path | None:
     """The model as ONNX, where one was made on the way."""
+    if workshop.subject.source.family == "engine":
+        return None
     # Not asked for here where it would mean an export that nobody needed.
     found = workshop.onnx if workshop.subject.module is None else vars(workshop).get("onnx")
     return found if isinstance(found, Path) else None

@@ -29,6 +29,9 @@ def gate(facts: Facts) -> Html:
         limits = {**limits, **(result["task"].get("limits") or {})}
         artefact = facts["passport"]["artefacts"][name]
         form = words.form(artefact["runtime"], result["precision_asked"])
+        if result["passed"] is None:
+            parts += [el("h3", f"{name}: {form}, not compared"), el("p", f"{result['note']}.")]
+            continue
         verdict = "passed" if result["passed"] else "failed"
         title = f"{name}: {form}, {verdict} on {words.count(result['inputs'])}"
         parts += [el("h3", title), _outputs(result["outputs"], limits)]

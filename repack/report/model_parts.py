@@ -29,10 +29,7 @@ def model(facts: Facts) -> Html:
     shown = ", ".join(map(str, labels[:MOST_LABELS])) or "none"
     if len(labels) > MOST_LABELS:
         shown += f" and {len(labels) - MOST_LABELS:,} more"
-    settings = [
-        (words.figure(key), json.dumps(value) if isinstance(value, (dict, list)) else value)
-        for key, value in passport["settings"].items()
-    ]
+    settings = [(words.figure(k), _setting(v)) for k, v in passport["settings"].items()]
     parts = [
         table("What goes in and comes out; shapes in values along each axis", head, rows),
         el("p", el("b", f"{len(labels):,} labels"), f": {shown}") if labels else "",
@@ -86,6 +83,12 @@ def _after_only(graph: Facts) -> Html:
     rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     caption = "Operators of the ONNX graph; SiLU stands for Sigmoid and Mul"
     return table(caption, ("operator", "times"), rows, " n")
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, (dict, list)):
+        return json.dumps(value)
+    return "none" if value is None else str(value)
 
 
 def origin(facts: Facts) -> Html:

@@ -47,8 +47,11 @@ def listed(
         ``{"what": str, "why": str, "serious": bool}`` each; serious is what a decision needs.
     """
     samples = gate["inputs"].get("samples", 0)
-    found = [] if samples >= FEW else [_few(samples)]
-    found += _by_task(subject, gate["task"], samples)
+    if gate["passed"] is None:
+        found = [_note("Whether it answers like its original", f"{gate['note']}.", serious=True)]
+    else:
+        found = [] if samples >= FEW else [_few(samples)]
+        found += _by_task(subject, gate["task"], samples)
     if precision == "int8":
         found.append(_note("Inputs unlike the calibration's", "int8 ranges come from those alone."))
     found += [_note(name, f"it could not be built here: {reason}") for name, reason in untried]

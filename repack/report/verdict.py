@@ -15,6 +15,7 @@ Facts = Mapping[str, Any]
 def header(facts: Facts) -> Html:
     """Name, verdict, and the figures that a decision rests on."""
     passport, chosen = facts["passport"], _chosen(facts)
+    gate = passport["gate"]["accelerated"]
     open_ones = [n for n in facts["not_checked"] if n["serious"]]
     form = words.form(chosen["backend"], chosen["precision"], chosen.get("via"))
     source = passport["source"]
@@ -22,9 +23,13 @@ def header(facts: Facts) -> Html:
         f"{source.get('file', 'The model')} ({source.get('family', '?')}, "
         f"{source.get('network', '?')}; task {passport['task']}) was converted to {form}. "
         f"It answered like the original, within the gate's limits, on "
-        f"{words.count(chosen['gate']['inputs'])}."
+        f"{words.count(gate['inputs'])}."
     )
-    if open_ones:
+    if gate["passed"] is None:
+        mark, title = "caution", "Not proven: nobody compared it with its original"
+        what = f"{source.get('file', 'The file')} was packed as it is, for {form}."
+        advice = f"{gate['note'][:1].upper()}{gate['note'][1:]}."
+    elif open_ones:
         mark, title = "caution", "Passed, but too little was compared to ship it on this"
         missing = words.listing([n["what"].lower() for n in open_ones])
         it, is_ = ("it", "it is") if len(open_ones) == 1 else ("them", "they are")
@@ -79,6 +84,8 @@ def choice(facts: Facts) -> Html:
         f"Asked for: {asked}. {len(candidates)} tried, {len(passed)} passed the gate; the fastest "
         "of these was chosen."
     )
+    if not passed:
+        why = "It was given ready; nothing else was tried."
     drawn = [
         Bar(
             words.form(c["backend"], c["precision"], c.get("via"))
@@ -142,7 +149,7 @@ def _tile(name: str, value: str, note: str) -> Html:
 
 
 def _tiles(facts: Facts, chosen: Facts) -> list[tuple[str, str, str]]:
-    gate = chosen["gate"]
+    gate = facts["passport"]["gate"]["accelerated"]
     found = gate["precision_found"]
     share = found["flops"].get(chosen["precision"])
     tiles = [
@@ -154,7 +161,10 @@ def _tiles(facts: Facts, chosen: Facts) -> list[tuple[str, str, str]]:
     ]
     if chosen["ms"]:
         tiles.append(("one call", f"{chosen['ms']:.2f} ms", _speed(facts, chosen)))
-    tiles.append(_agreement(gate, facts["limits"].get(chosen["precision"], {})))
+    if gate["passed"] is None:
+        tiles.append(("agreement", "not proven", "no original to compare with"))
+    else:
+        tiles.append(_agreement(gate, facts["limits"].get(chosen["precision"], {})))
     tiles.append(("archive", words.size(facts["bytes"]), facts["archive"]))
     return tiles
 
@@ -213,7 +223,8 @@ def _candidate(c: Facts, chosen: Facts) -> list[object]:
         error = words.number(max(errors)) if errors else "none"
     name = words.form(c["backend"], "", c.get("via")).strip()
     good = c["verdict"] == "passed"
-    mark = el("span", "passed" if good else "not taken", class_=f"tag {'good' if good else 'bad'}")
+    other = "not compared" if _is(c, chosen) else "not taken"
+    mark = el("span", "passed" if good else other, class_=f"tag {'good' if good else 'bad'}")
     said = mark if good else join([mark, " ", c["verdict"]])
     shown = el("b", f"{name} (chosen)") if _is(c, chosen) else name
     times = [f"{c[k]:.2f}" if c[k] else "none" for k in ("ms", "per_item_ms")]

@@ -7,15 +7,20 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from handlers.passport import sha256
-from repack import archive, report, show
+from handlers.passport import Artefact, TensorSpec, sha256
+from repack import archive, cli, packing, report, show, verify
+from repack.candidates import Candidate, Workshop
+from repack.engines.ready import NOT_PROVEN
 from repack.report import page, words
+from repack.sources import Source
+from repack.subjects import Subject
 from tests.faults import made
 from tests.unit.report_support import HOSTILE, hostile, segmentation_facts
 
@@ -88,6 +93,33 @@ def test_what_a_person_needs_is_in_the_page() -> None:
         "batch x 16 x 8 x 8",
     ):
         assert needed in text, needed
+
+
+def test_an_engine_without_its_original_is_called_not_proven(tmp_path: Path) -> None:
+    """As ``--weights x.engine`` leaves it; the engine itself needs a GPU and is not read here."""
+    spec = TensorSpec("x", "float32", ("batch", 8))
+    source = Source(None, "engine", "x", (), tmp_path / "x.engine", "0" * 64, "tensors")
+    subject = Subject(source, (spec,), (spec,), None, lambda given: {})
+    form = Artefact("tensorrt", ("tensorrt-given/model.plan",), "f16", {}, "tensors")
+    seen = verify.GateResult("f16", {"label": "f16", "layers": {"f16": 1.0}, "flops": {}})
+    result = {**seen.to_dict(), "passed": None, "note": NOT_PROVEN}
+    record = packing.passport(subject, "x", "1.0", {"accelerated": form}, {"accelerated": result})
+    record.artefacts["accelerated"] = replace(form, precision_found=seen.precision_found)
+    candidate = Candidate("tensorrt", "f16", "given", error=NOT_PROVEN)
+    options = cli.parse(["--weights", str(source.path)])
+    workshop, nothing = Workshop(subject, tmp_path, []), verify.Reference([], [], [])
+    packed = tmp_path / "x.mar"
+    packed.write_bytes(b"archive")
+    report.write(packed, record, options, workshop, nothing, [candidate], candidate)
+    found = report.read(tmp_path / "x.report.json")
+    assert [n["what"] for n in found["not_checked"] if n["serious"]] == [
+        "Whether it answers like its original"
+    ]
+    text = Reader((tmp_path / "x.report.html").read_text(encoding="utf-8")).text
+    assert "Not proven: nobody compared it with its original" in text
+    assert "TensorRT f16, not compared" in text
+    assert "It answered like the original" not in text
+    assert "passed" not in text.casefold()
 
 
 def test_a_segmentations_labels_have_their_figures_and_limits() -> None:

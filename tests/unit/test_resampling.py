@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def both(shape: tuple[int, int, int], order: int) -> tuple[NDArray[Any], NDArray
         return whole, whole
     axes = resampling.blends(grids, order, 0, None)
     planes = iter(np.stack([VOLUME, -VOLUME], axis=1))
-    within = resampling.blend_plane
+    within: Callable[[Any, Any], Any] = resampling.blend_plane
     stack = np.stack(list(resampling.blend_planes(planes, axes, within)), axis=1)
     np.testing.assert_array_equal(stack[0], -stack[1])
     return whole, stack[0]

@@ -1,0 +1,92 @@
+"""What an archive needs so that a worker can build its engines again (``--rebuild-on-load``)."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from handlers.engines import rebuild, versions
+from handlers.errors import KitError
+from handlers.passport import Artefact
+from repack.converters import typed_onnx
+from repack.engines.plan import SOURCE, Plan
+from repack.progress import say
+from repack.subjects import Subject, within
+from repack.verify import TOLERANCES
+
+CHECK_SEED = 7101
+"""Seed of the input that a worker compares a rebuilt engine on; no other step uses it."""
+
+
+def refuse(plan: Plan) -> None:
+    """Refuses what cannot be built again without the user's pictures.
+
+    Raises:
+        KitError: int8 by a calibrator.
+    """
+    calibrated = plan.precision == "int8" or (plan.precision == "best" and plan.calibration)
+    if calibrated and not versions.dialect(versions.library()).typed:
+        raise KitError(
+            f"--rebuild-on-load: {plan.precision} is calibrated on pictures, which no archive "
+            "holds: --precision f16, or without --rebuild-on-load"
+        )
+
+
+def pack(
+    plan: Plan, artefact: Artefact, subject: Subject, folder: str, stage: Path, work: Path
+) -> Artefact:
+    """Adds the ONNX files, the recipe, and an input with the original's answers.
+
+    Args:
+        work: the folder that ``repack.engines.plan.build`` left its ONNX files in.
+    """
+    target = stage / folder
+    source, flags, typed = work / SOURCE, "rebuild.onnx", f"rebuild-{plan.precision}.onnx"
+    files = {"flags": flags, "typed": typed}
+    if plan.precision == "f32":
+        files["typed"] = flags
+    elif not _half_or_quantised(plan, work, target / typed):
+        del files["typed"]
+    if plan.precision == "int8":
+        del files["flags"]
+    else:
+        shutil.copyfile(source, target / flags)
+    options = artefact.options
+    profile = {} if options["batches"] else options["engines"][0]
+    given = within(subject, profile).random_inputs(CHECK_SEED)
+    answers = subject.original(given)
+    arrays = {f"in/{k}": v for k, v in given.items()}
+    arrays |= {f"out/{k}": answers[k] for k in options["outputs"]}
+    np.savez_compressed(target / "rebuild.npz", **arrays)  # type: ignore[arg-type]
+    recipe = {
+        **{k: f"{folder}/{files[k]}" if k in files else None for k in ("flags", "typed")},
+        "check": f"{folder}/rebuild.npz",
+        "relative_l2": TOLERANCES[plan.precision].relative_l2,
+        "level": plan.options.level,
+        "workspace": plan.options.workspace_mb << 20,
+    }
+    names = sorted({*files.values(), "rebuild.npz"})
+    return replace(
+        artefact,
+        files=(*artefact.files, *(f"{folder}/{name}" for name in names)),
+        options={**options, rebuild.OPTION: recipe},
+    )
+
+
+def _half_or_quantised(plan: Plan, work: Path, target: Path) -> bool:
+    """Writes the file for TensorRT 10 and later; False where the model has no such form."""
+    made = work / f"engine-{plan.precision}.onnx"
+    if made.is_file():
+        shutil.copyfile(made, target)
+        return True
+    try:
+        typed_onnx.half(work / SOURCE, target)
+    except Exception as e:  # the converter raises many types for models that it does not take
+        first = (str(e).splitlines() or [type(e).__name__])[0]
+        say(f"    note: no rebuilding with TensorRT 10 or later ({first})")
+        target.unlink(missing_ok=True)
+        return False
+    return True

@@ -1,0 +1,168 @@
+"""Engines answer like the networks that they were built from, on both roads."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+from handlers.errors import KitError, Unprocessable
+from repack import precision
+from repack.candidates import Candidate, Workshop, listed, superfluous, try_one
+from repack.subjects import within
+from repack.verify import Reference, check
+from tests.gpu import built
+from tests.gpu.built import Built, build, options, relative_l2
+
+pytestmark = pytest.mark.gpu
+
+TORCH2TRT = pytest.mark.skipif(find_spec("torch2trt") is None, reason="torch2trt is not installed")
+VIAS = ["onnx", pytest.param("torch2trt", marks=TORCH2TRT)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory, engines: Path) -> Built:
+    """Two convolutions in 16 bits by ONNX, batches 1 and 4."""
+    return build(built.net(), tmp_path_factory.mktemp("tiny"), options(engines))
+
+
+@pytest.fixture(scope="module")
+def flexible(tmp_path_factory: pytest.TempPathFactory, engines: Path) -> Built:
+    """The same with one profile: batches 1 to 4, sides 16 to 32."""
+    free = built.subject(built.Net, "batch", 3, "height", "width")
+    shapes = [{"": (1, 3, 16, 16)}, {"": (2, 3, 24, 24)}, {"": (4, 3, 32, 32)}]
+    least, usual, most = shapes
+    asked = options(engines, batches=(), least=least, usual=usual, most=most)
+    return build(free, tmp_path_factory.mktemp("flexible"), asked)
+
+
+@pytest.mark.parametrize("via", VIAS)
+@pytest.mark.parametrize("asked", ["f16", "f32"])
+def test_both_roads_pass_the_gate(tmp_path: Path, engines: Path, via: str, asked: str) -> None:
+    given = built.net()
+    made = build(given, tmp_path, options(engines, via=via), asked)
+    result = check(given, made.runtime, asked, Reference.make(given, []))
+    assert result.passed, result.failures
+    assert result.precision_found["label"] == asked
+
+
+def test_padding_never_shows(tiny: Built) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((5, 3, built.SIDE, built.SIDE)).astype(np.float32)
+    alone = np.concatenate([tiny.runtime.infer({"x": row[None]})["output"] for row in x])
+    poison = np.full((4, *x.shape[1:]), 6e4, np.float32)
+    for rows in range(1, 6):
+        tiny.runtime.infer({"x": poison})
+        found = tiny.runtime.infer({"x": x[:rows]})["output"]
+        assert found.shape[0] == rows
+        for i in range(rows):  # row by row: a whole batch's error would hide one wrong row
+            assert relative_l2(alone[i], found[i]) < 5e-3, (rows, i)
+
+
+def test_a_non_contiguous_input_gives_the_right_answer(tiny: Built) -> None:
+    rng = np.random.default_rng(4)
+    wide = rng.standard_normal((4, built.SIDE, built.SIDE * 2, 3)).astype(np.float32)
+    view = wide.transpose(0, 3, 1, 2)[:, ::-1, :, ::2]
+    assert not view.flags.c_contiguous
+    want = tiny.subject.original({"x": np.ascontiguousarray(view)})["output"]
+    assert relative_l2(want, tiny.runtime.infer({"x": view})["output"]) < 1e-2
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (2, 3, 20, 30), (4, 3, 32, 32), (3, 3, 17, 31)])
+def test_shapes_inside_the_profile_run(flexible: Built, shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(5).standard_normal(shape).astype(np.float32)
+    want = flexible.subject.original({"x": x})["output"]
+    assert relative_l2(want, flexible.runtime.infer({"x": x})["output"]) < 1e-2
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 16, 16), (1, 3, 33, 32), (1, 3, 16, 15)])
+def test_shapes_outside_are_refused_with_the_limits(
+    flexible: Built, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(Unprocessable) as refused:
+        flexible.runtime.infer({"x": np.zeros(shape, np.float32)})
+    assert f"x: shape {list(shape)} came" in str(refused.value)
+    assert "built for [1, 3, 16, 16] to [4, 3, 32, 32]" in str(refused.value)
+    assert flexible.runtime.infer({"x": np.zeros((1, 3, 16, 16), np.float32)})
+
+
+def test_the_precision_is_read_back(tiny: Built, tmp_path: Path, engines: Path) -> None:
+    found = precision.found(tiny.runtime)
+    assert found["label"] == "f16"
+    assert precision.shortfall("f16", found) is None
+    assert precision.shortfall("f32", found) is not None
+    best = build(built.net(), tmp_path, options(engines), "best")
+    chosen = precision.found(best.runtime)
+    assert chosen["label"] in ("f16", "f32", "int8")
+    assert precision.shortfall("best", chosen) is None
+
+
+def test_int8_is_calibrated_and_runs_in_int8(tmp_path: Path, engines: Path) -> None:
+    given = built.net()
+    inputs = [given.random_inputs(seed) for seed in range(40, 48)]
+    made = build(given, tmp_path, options(engines), "int8", calibration=inputs)
+    assert precision.found(made.runtime)["flops"].get("int8", 0) > 0
+    x = given.random_inputs(99)
+    assert relative_l2(given.original(x)["output"], made.runtime.infer(x)["output"]) < 0.15
+
+
+def tried(name: type[nn.Module], folder: Path, engines: Path, via: str) -> list[Candidate]:
+    """TensorRT's candidates in 16 bits, tried as ``repack.flow`` does."""
+    given = built.subject(name, "batch", 1, 16, 16, 16)
+    asked = options(engines, via=via, batches=(1,))
+    workshop, reference = Workshop(given, folder, [], asked), Reference.make(given, [])
+    found: list[Candidate] = []
+    for candidate in listed(given, "tensorrt", "f16", False, asked):
+        if not superfluous(candidate, found, asked):
+            try_one(candidate, workshop, reference)
+            found.append(candidate)
+    return found
+
+
+@TORCH2TRT
+def test_the_gate_catches_torch2trts_instance_norm(tmp_path: Path, engines: Path) -> None:
+    first, second = tried(built.Volume, tmp_path, engines, "auto")
+    assert (first.via, first.passed) == ("torch2trt", False)
+    assert first.proof is None or "relative L2 error" in first.verdict, first.verdict
+    assert (second.via, second.passed) == ("onnx", True), second.verdict
+
+
+def test_a_volume_passes_in_16_bits_by_onnx(tmp_path: Path, engines: Path) -> None:
+    (only,) = tried(built.Volume, tmp_path, engines, "onnx")
+    assert only.passed, only.verdict
+    assert only.proven().gate.precision_found["flops"]["f16"] >= 0.9
+
+
+def test_torchscript_in_16_bits_passes_the_gate(tmp_path: Path, engines: Path) -> None:
+    given = built.net()
+    made = build(given, tmp_path, options(engines, via="auto"), "f16", "torchscript-cuda")
+    result = check(given, made.runtime, "f16", Reference.make(given, []))
+    assert result.passed, result.failures
+    x = given.random_inputs(8, batch=3)
+    assert relative_l2(given.original(x)["output"], made.runtime.infer(x)["output"]) < 1e-2
+
+
+def test_builds_that_cannot_be_are_one_line(tmp_path: Path, engines: Path) -> None:
+    given = built.net()
+    with pytest.raises(KitError, match="int8 needs inputs to calibrate on") as refused:
+        build(given, tmp_path / "a", options(engines), "int8")
+    assert "\n" not in str(refused.value)
+    wrong = {"x": (1, 3, 16, 16)}
+    asked = options(engines, batches=(), least=wrong, usual=wrong, most=wrong)
+    with pytest.raises(KitError, match="the model's own shape is") as refused:
+        build(given, tmp_path / "b", asked)
+    assert "\n" not in str(refused.value)
+    free = built.subject(built.Net, "batch", 3, "height", "width")
+    with pytest.raises(KitError, match="give --min, --opt and --max"):
+        build(free, tmp_path / "c", options(engines))
+
+
+def test_a_profile_passes_the_gate_on_inputs_inside_it(flexible: Built) -> None:
+    given = within(flexible.subject, {"": ((1, 3, 16, 16), (2, 3, 24, 24), (4, 3, 32, 32))})
+    reference = Reference.make(given, [])
+    assert [v["x"].shape for v in reference.inputs] == [(2, 3, 24, 24)] + [(1, 3, 24, 24)] * 2
+    result = check(given, flexible.runtime, "f16", reference)
+    assert result.passed, result.failures

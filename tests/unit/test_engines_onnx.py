@@ -1,0 +1,128 @@
+"""The ONNX files that engines are built from answer like the module, in ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from repack.converters import onnx_for_engine, typed_onnx
+from repack.device_forms import DeviceForm, device_form
+from repack.subjects import Subject
+from tests.gpu import built
+
+RANKS: list[tuple[type[nn.Module], type[nn.Module]]] = [
+    (nn.Conv2d, nn.InstanceNorm2d),
+    (nn.Conv3d, nn.InstanceNorm3d),
+]
+
+
+def normed(conv: type[nn.Module], norm: type[nn.Module], affine: bool = True) -> nn.Module:
+    """Two convolutions around an InstanceNorm whose weights are not the usual ones and zeros."""
+    torch.manual_seed(3)
+    layer = norm(6, affine=affine, eps=1e-3)
+    if affine:
+        with torch.no_grad():
+            layer.weight.copy_(torch.linspace(0.2, 3, 6))  # type: ignore[operator]
+            layer.bias.copy_(torch.linspace(-2, 2, 6))  # type: ignore[operator]
+    return nn.Sequential(conv(2, 6, 3, padding=1), layer, nn.ReLU(), conv(6, 4, 1)).eval()
+
+
+def form(module: nn.Module, *shape: int | str) -> DeviceForm:
+    return DeviceForm(module, None, {"x": shape}, {"x": "float32"}, ("y",))
+
+
+def answer(path: Path, **given: Any) -> Any:
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, given)[0]
+
+
+@pytest.mark.parametrize(("conv", "norm"), RANKS)
+@pytest.mark.parametrize("affine", [True, False])
+def test_instance_norm_is_rewritten_to_the_same_numbers(
+    tmp_path: Path, conv: type[nn.Module], norm: type[nn.Module], affine: bool
+) -> None:
+    module = normed(conv, norm, affine)
+    sides = (8, 10, 12)[: 2 if conv is nn.Conv2d else 3]
+    onnx_for_engine.convert(form(module, "batch", 2, *sides), tmp_path / "m.onnx")
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    kinds = {node.op_type for node in graph.node}
+    assert "InstanceNormalization" not in kinds
+    assert "LayerNormalization" in kinds
+    assert onnx.load(tmp_path / "m.onnx").opset_import[0].version == 17
+    onnx.checker.check_model(str(tmp_path / "m.onnx"))
+    x = np.random.default_rng(1).normal(2, 3, (3, 2, *sides)).astype(np.float32)
+    with torch.no_grad():
+        want = module(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(answer(tmp_path / "m.onnx", x=x), want, rtol=1e-4, atol=1e-4)
+
+
+def test_bytes_are_widened_and_their_values_stay(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Relu", ["f"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "bytes",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "given.onnx")
+    given = DeviceForm(None, tmp_path / "given.onnx", {"x": ("batch", 4)}, {"x": "uint8"}, ("y",))
+    onnx_for_engine.convert(given, tmp_path / "m.onnx")
+    bytes_ = np.array([[0, 1, 200, 255]], np.uint8)
+    found = answer(tmp_path / "m.onnx", x=bytes_.astype(np.float32))
+    np.testing.assert_array_equal(found, bytes_)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, Path]:
+    """A 3-D network with InstanceNorm, as its engine's ONNX file in 32 bits."""
+    given = built.subject(built.Volume, "batch", 1, 16, 16, 16)
+    path = tmp_path_factory.mktemp("typed") / "engine.onnx"
+    onnx_for_engine.convert(device_form(given, None), path)
+    return given, path
+
+
+def test_16_bits_are_in_the_file_and_close_enough(
+    whole: tuple[Subject, Path], tmp_path: Path
+) -> None:
+    given, path = whole
+    typed_onnx.half(path, tmp_path / "half.onnx")
+    graph = onnx.load(tmp_path / "half.onnx").graph
+    kinds = {t.data_type for t in graph.initializer if len(t.dims) == 5}
+    assert kinds == {TensorProto.FLOAT16}
+    assert graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    x = given.random_inputs(4, batch=2)
+    want = given.original(x)["output"]
+    assert 0 < built.relative_l2(want, answer(tmp_path / "half.onnx", **x)) < 1e-2
+
+
+def test_int8_is_in_the_file_and_close_enough(whole: tuple[Subject, Path], tmp_path: Path) -> None:
+    given, path = whole
+    typed_onnx.quantised(path, tmp_path / "q.onnx", [given.random_inputs(i) for i in range(8)])
+    graph = onnx.load(tmp_path / "q.onnx").graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("QuantizeLinear") >= 2
+    zeros = [t for t in graph.initializer if "zero_point" in t.name]
+    assert zeros
+    assert all(t.data_type == TensorProto.INT8 for t in zeros)  # TensorRT takes no others
+    x = given.random_inputs(40)
+    want = given.original(x)["output"]
+    assert 0 < built.relative_l2(want, answer(tmp_path / "q.onnx", **x)) < 0.15
+    typed_onnx.half(tmp_path / "q.onnx", tmp_path / "both.onnx")
+    assert built.relative_l2(want, answer(tmp_path / "both.onnx", **x)) < 0.15
+
+
+def test_int8_without_calibration_is_refused(whole: tuple[Subject, Path], tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="int8 needs inputs to calibrate on"):
+        typed_onnx.quantised(whole[1], tmp_path / "q.onnx", [])
