@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,13 +121,15 @@ def build(
     if engine is None:
         raise BuildFailed(log.reason("TensorRT gave no engine and no reason"))
     if timing_cache is not None:
-        timing_cache.write_bytes(bytes(memoryview(cache.serialize())))
+        written = timing_cache.with_name(f".{timing_cache.name}.{os.getpid()}")
+        written.write_bytes(bytes(memoryview(cache.serialize())))
+        written.replace(timing_cache)  # whole, because another build may be reading it
     return bytes(memoryview(engine))
 
 
 def _timing(config: Any, path: Path | None) -> Any:
     data = path.read_bytes() if path is not None and path.is_file() else b""
-    cache = config.create_timing_cache(data)
+    cache = config.create_timing_cache(data) or config.create_timing_cache(b"")
     config.set_timing_cache(cache, False)
     return cache
 

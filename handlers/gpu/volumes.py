@@ -125,6 +125,12 @@ class Road:
             TooLarge: the device has not as much memory free; nothing was taken of it.
             InternalFault: the network's values are not finite.
         """
+        try:
+            return self._segment(prepared, mask, progress)
+        finally:
+            _give_back(self._network.device)
+
+    def _segment(self, prepared: Prepared, mask: Mask, progress: Callable[[int], None]) -> float:
         network, recipe = self._network, self._recipe
         place = cpu.slab(prepared.data.shape[1:], self._windows, recipe.outputs)
         self.needs = needs(prepared, recipe, self._windows, place, network.dtype)
@@ -182,11 +188,17 @@ def needs(
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be had now: what the driver has left, and what PyTorch holds unused."""
+    """Bytes that can be had now."""
     if device.type != "cuda":
         return machine_memory()
-    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + held
+    _give_back(device)
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def _give_back(device: torch.device) -> None:
+    """Hands what PyTorch holds unused to the driver: other workers of the GPU need it, too."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _queue(device: torch.device, stream: Any) -> AbstractContextManager[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -82,7 +83,8 @@ def read(path: Path) -> Engine:
             f"{path}: written by TensorRT {version}, here is {trt.__version__}: build it anew"
         )
     log = build.Log(trt)
-    engine = trt.Runtime(log.sink).deserialize_cuda_engine(plan)
+    runtime = trt.Runtime(log.sink)  # outlives the engine
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise KitError(
             f"{path}: TensorRT {trt.__version__} refuses it ({log.reason('no reason given')})"
@@ -244,8 +246,22 @@ def _unproven(
     np.savez(example, **given)  # type: ignore[arg-type]
     with step(f"packing {options.name}.mar and trying it alone"):
         target = packing.write(stage, record, options.model_store, example)
-    candidate = Candidate("tensorrt", artefact.precision_asked, "given", error=NOT_PROVEN)
-    workshop = Workshop(subject, work, [], options.gpu)
-    nothing = Reference([], [], [])
-    report.write(target, Passport.read(stage), options, workshop, nothing, [candidate], candidate)
+    _report(target, artefact, options)
     return target
+
+
+def _report(target: Path, artefact: Artefact, options: Options) -> None:
+    """NAME.report.json of an engine without an original; a page on whether to ship it has no
+    figures to show, and an older one would speak of another archive."""
+    candidate = Candidate("tensorrt", artefact.precision_asked, "given", error=NOT_PROVEN)
+    found = {
+        "archive": target.name,
+        "sha256": sha256_of(target),
+        "command": options.command,
+        "proven": False,
+        "candidates": [candidate.to_dict()],
+        "precision_found": artefact.precision_found,
+    }
+    report.place(target.with_suffix(".report.json"), json.dumps(found, indent=1) + "\n")
+    target.with_suffix(".report.html").unlink(missing_ok=True)
+    say(f"  {target}: {target.stat().st_size / 1e6:.1f} MB, tensorrt {candidate.precision}")

@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from handlers.engines.build import Shape
 from handlers.passport import Artefact
 from handlers.runtimes import make
 from handlers.runtimes.device import DeviceRuntime
@@ -77,6 +79,68 @@ def options(engines: Path, **changed: Any) -> GpuOptions:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What to build: of which network, with which options."""
+
+    subject: Subject
+    options: GpuOptions
+    precision: str = "f16"
+    calibration: Sequence[Arrays] = ()
+
+
+def flexible() -> Subject:
+    """The network with free height and width."""
+    return subject(Net, "batch", 3, "height", "width")
+
+
+def volume() -> Subject:
+    return subject(Volume, "batch", 1, 16, 16, 16)
+
+
+LEAST: dict[str, Shape] = {"": (1, 3, 16, 16)}
+USUAL: dict[str, Shape] = {"": (2, 3, 24, 24)}
+MOST: dict[str, Shape] = {"": (4, 3, 32, 32)}
+
+
+def asked(name: str, engines: Path) -> Asked:
+    """The engines that the tests share, by name."""
+    one = options(engines, batches=(1,))
+    by_torch2trt = replace(one, via="torch2trt")
+    shapes = replace(one, batches=(), least=LEAST, usual=USUAL, most=MOST)
+    inputs = [net().random_inputs(seed) for seed in range(40, 48)] if name == "int8" else []
+    return {
+        "f16": lambda: Asked(net(), options(engines)),
+        "f32": lambda: Asked(net(), one, "f32"),
+        "best": lambda: Asked(net(), one, "best"),
+        "int8": lambda: Asked(net(), one, "int8", inputs),
+        "flexible": lambda: Asked(flexible(), shapes),
+        "torch2trt": lambda: Asked(net(), by_torch2trt),
+        "volume": lambda: Asked(volume(), one),
+        "volume by torch2trt": lambda: Asked(volume(), by_torch2trt),
+    }[name]()
+
+
+NAMES = ("f16", "f32", "best", "int8", "flexible", "torch2trt", "volume", "volume by torch2trt")
+
+
+def start(engines: Path) -> list[subprocess.Popen[bytes]]:
+    """Builds the shared engines side by side, each in a process of its own, into the cache.
+
+    One that fails is left to the test that wants it.
+    """
+    quiet = subprocess.DEVNULL
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.gpu.built", name, str(engines)],
+            cwd=ROOT,
+            stdout=quiet,
+            stderr=quiet,
+        )
+        for name in NAMES
+    ]
+
+
+@dataclass(frozen=True)
 class Built:
     """A form of a subject, loaded."""
 
@@ -86,24 +150,23 @@ class Built:
     runtime: DeviceRuntime
 
 
-def build(
-    given: Subject,
-    stage: Path,
-    asked: GpuOptions,
-    precision: str = "f16",
-    backend: str = "tensorrt",
-    calibration: Sequence[Arrays] = (),
-) -> Built:
-    """Builds and loads one form."""
-    folder = f"{backend}-{asked.via}-{precision}"
+def form(wanted: Asked, stage: Path, backend: str = "tensorrt") -> Artefact:
+    """Builds one form, or finds it in the cache."""
+    given, options = wanted.subject, wanted.options
+    folder = f"{backend}-{options.via}-{wanted.precision}"
     (stage / folder).mkdir(parents=True)
     graph = given.source.graph if given.module is None else None
-    workshop = GpuWorkshop(given, graph, stage, calibration, asked)
-    artefact = workshop.build(backend, asked.via, precision, folder)
-    runtime = make(stage, given.inputs, artefact, threads=1)
+    workshop = GpuWorkshop(given, graph, stage, wanted.calibration, options)
+    return workshop.build(backend, options.via, wanted.precision, folder)
+
+
+def build(wanted: Asked, stage: Path, backend: str = "tensorrt") -> Built:
+    """Builds and loads one form."""
+    artefact = form(wanted, stage, backend)
+    runtime = make(stage, wanted.subject.inputs, artefact, threads=1)
     runtime.activate()
     assert isinstance(runtime, DeviceRuntime)
-    return Built(given, artefact, stage, runtime)
+    return Built(wanted.subject, artefact, stage, runtime)
 
 
 def relative_l2(want: Any, have: Any) -> float:
@@ -134,12 +197,18 @@ def answered(
         environment: variables to set.
     """
     done = subprocess.run(
-        [sys.executable, "-I", "-c", RUN, str(folder), str(sample), *blocked],
+        [sys.executable, "-c", RUN, str(folder), str(sample), *blocked],
         capture_output=True,
         text=True,
         check=False,
+        cwd=folder,
         env={**os.environ, **environment},
     )
     last = (done.stdout.strip().splitlines() or [""])[-1]
     assert last.startswith("{"), done.stderr
     return json.loads(last), done.stderr
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as tmp:
+        form(asked(sys.argv[1], Path(sys.argv[2])), Path(tmp))

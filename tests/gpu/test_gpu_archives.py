@@ -22,7 +22,7 @@ from handlers.errors import KitError
 from handlers.passport import Passport
 from repack import archive, cli, flow
 from tests.gpu import built
-from tests.gpu.built import answered, build, options, relative_l2
+from tests.gpu.built import Asked, answered, build, options, relative_l2
 
 pytestmark = pytest.mark.gpu
 
@@ -168,7 +168,7 @@ def test_int8_is_not_to_be_rebuilt_without_the_pictures(tmp_path: Path, engines:
     calibration = [given.random_inputs(3)]
     asks = options(engines, rebuild_on_load=True)
     with pytest.raises(KitError, match="--rebuild-on-load: int8 is calibrated on pictures"):
-        build(given, tmp_path, asks, "int8", calibration=calibration)
+        build(Asked(given, asks, "int8", calibration), tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -253,9 +253,9 @@ def test_an_operator_that_tensorrt_lacks_is_named_with_its_node(
 
 def test_too_little_workspace_is_one_line_or_still_right(tmp_path: Path, engines: Path) -> None:
     """1 MiB: TensorRT finds kernels without workspace, or says in one line that it finds none."""
-    given = built.subject(built.Volume, "batch", 1, 16, 16, 16)
+    given = built.volume()
     try:
-        made = build(given, tmp_path, options(engines, workspace_mb=1, batches=(1,)))
+        made = build(Asked(given, options(engines, workspace_mb=1, batches=(1,))), tmp_path)
     except KitError as e:
         assert str(e).startswith("TensorRT f16 via onnx: ")
         assert "\n" not in str(e)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,30 +20,11 @@ from handlers.entry import Entry
 from handlers.errors import ArchiveError
 from handlers.passport import Passport
 from repack import archive
-from tests.gpu.built import PICTURES, ROOT, answered
+from tests.gpu.built import PICTURES, answered
 
 pytestmark = pytest.mark.gpu
 
-FLAGS = ["--trt", "1", "--precision", "f16", "--level", "0", "--batch", "1,4", "--imgsz", "320"]
 SAMPLE = sorted(PICTURES.glob("*.jpg"))[0]
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory, engines: Path) -> Path:
-    """The archive's path."""
-    store = tmp_path_factory.mktemp("store")
-    command = [sys.executable, str(ROOT / "repack" / "model_repack.py"), *FLAGS]
-    command += ["--samples", str(PICTURES), "--engine-cache", str(engines)]
-    done = subprocess.run(
-        [*command, "--model-store", str(store)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=store,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(store / "fd1.mar")
-    return store / "fd1.mar"
 
 
 @pytest.fixture

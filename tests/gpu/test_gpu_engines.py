@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch import nn
 
 from handlers.errors import KitError, Unprocessable
 from repack import precision
@@ -15,38 +14,34 @@ from repack.candidates import Candidate, Workshop, listed, superfluous, try_one
 from repack.subjects import within
 from repack.verify import Reference, check
 from tests.gpu import built
-from tests.gpu.built import Built, build, options, relative_l2
+from tests.gpu.built import Asked, Built, asked, build, options, relative_l2
 
 pytestmark = pytest.mark.gpu
 
 TORCH2TRT = pytest.mark.skipif(find_spec("torch2trt") is None, reason="torch2trt is not installed")
-VIAS = ["onnx", pytest.param("torch2trt", marks=TORCH2TRT)]
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory, engines: Path) -> Built:
     """Two convolutions in 16 bits by ONNX, batches 1 and 4."""
-    return build(built.net(), tmp_path_factory.mktemp("tiny"), options(engines))
+    return build(asked("f16", engines), tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
 def flexible(tmp_path_factory: pytest.TempPathFactory, engines: Path) -> Built:
     """The same with one profile: batches 1 to 4, sides 16 to 32."""
-    free = built.subject(built.Net, "batch", 3, "height", "width")
-    shapes = [{"": (1, 3, 16, 16)}, {"": (2, 3, 24, 24)}, {"": (4, 3, 32, 32)}]
-    least, usual, most = shapes
-    asked = options(engines, batches=(), least=least, usual=usual, most=most)
-    return build(free, tmp_path_factory.mktemp("flexible"), asked)
+    return build(asked("flexible", engines), tmp_path_factory.mktemp("flexible"))
 
 
-@pytest.mark.parametrize("via", VIAS)
-@pytest.mark.parametrize("asked", ["f16", "f32"])
-def test_both_roads_pass_the_gate(tmp_path: Path, engines: Path, via: str, asked: str) -> None:
-    given = built.net()
-    made = build(given, tmp_path, options(engines, via=via), asked)
-    result = check(given, made.runtime, asked, Reference.make(given, []))
+@pytest.mark.parametrize("name", ["f16", "f32", pytest.param("torch2trt", marks=TORCH2TRT)])
+def test_both_roads_pass_the_gate(tmp_path: Path, engines: Path, name: str) -> None:
+    wanted = asked(name, engines)
+    made = build(wanted, tmp_path)
+    result = check(
+        wanted.subject, made.runtime, wanted.precision, Reference.make(wanted.subject, [])
+    )
     assert result.passed, result.failures
-    assert result.precision_found["label"] == asked
+    assert result.precision_found["label"] == wanted.precision
 
 
 def test_padding_never_shows(tiny: Built) -> None:
@@ -94,29 +89,27 @@ def test_the_precision_is_read_back(tiny: Built, tmp_path: Path, engines: Path) 
     assert found["label"] == "f16"
     assert precision.shortfall("f16", found) is None
     assert precision.shortfall("f32", found) is not None
-    best = build(built.net(), tmp_path, options(engines), "best")
+    best = build(asked("best", engines), tmp_path)
     chosen = precision.found(best.runtime)
     assert chosen["label"] in ("f16", "f32", "int8")
     assert precision.shortfall("best", chosen) is None
 
 
 def test_int8_is_calibrated_and_runs_in_int8(tmp_path: Path, engines: Path) -> None:
-    given = built.net()
-    inputs = [given.random_inputs(seed) for seed in range(40, 48)]
-    made = build(given, tmp_path, options(engines), "int8", calibration=inputs)
+    wanted = asked("int8", engines)
+    given, made = wanted.subject, build(wanted, tmp_path)
     assert precision.found(made.runtime)["flops"].get("int8", 0) > 0
     x = given.random_inputs(99)
     assert relative_l2(given.original(x)["output"], made.runtime.infer(x)["output"]) < 0.15
 
 
-def tried(name: type[nn.Module], folder: Path, engines: Path, via: str) -> list[Candidate]:
-    """TensorRT's candidates in 16 bits, tried as ``repack.flow`` does."""
-    given = built.subject(name, "batch", 1, 16, 16, 16)
-    asked = options(engines, via=via, batches=(1,))
-    workshop, reference = Workshop(given, folder, [], asked), Reference.make(given, [])
+def tried(folder: Path, engines: Path, via: str) -> list[Candidate]:
+    """TensorRT's candidates in 16 bits for a volume's network, tried as ``repack.flow`` does."""
+    given, gpu = built.volume(), options(engines, via=via, batches=(1,))
+    workshop, reference = Workshop(given, folder, [], gpu), Reference.make(given, [])
     found: list[Candidate] = []
-    for candidate in listed(given, "tensorrt", "f16", False, asked):
-        if not superfluous(candidate, found, asked):
+    for candidate in listed(given, "tensorrt", "f16", False, gpu):
+        if not superfluous(candidate, found, gpu):
             try_one(candidate, workshop, reference)
             found.append(candidate)
     return found
@@ -124,21 +117,21 @@ def tried(name: type[nn.Module], folder: Path, engines: Path, via: str) -> list[
 
 @TORCH2TRT
 def test_the_gate_catches_torch2trts_instance_norm(tmp_path: Path, engines: Path) -> None:
-    first, second = tried(built.Volume, tmp_path, engines, "auto")
+    first, second = tried(tmp_path, engines, "auto")
     assert (first.via, first.passed) == ("torch2trt", False)
     assert first.proof is None or "relative L2 error" in first.verdict, first.verdict
     assert (second.via, second.passed) == ("onnx", True), second.verdict
 
 
 def test_a_volume_passes_in_16_bits_by_onnx(tmp_path: Path, engines: Path) -> None:
-    (only,) = tried(built.Volume, tmp_path, engines, "onnx")
+    (only,) = tried(tmp_path, engines, "onnx")
     assert only.passed, only.verdict
     assert only.proven().gate.precision_found["flops"]["f16"] >= 0.9
 
 
 def test_torchscript_in_16_bits_passes_the_gate(tmp_path: Path, engines: Path) -> None:
     given = built.net()
-    made = build(given, tmp_path, options(engines, via="auto"), "f16", "torchscript-cuda")
+    made = build(Asked(given, options(engines, via="auto")), tmp_path, "torchscript-cuda")
     result = check(given, made.runtime, "f16", Reference.make(given, []))
     assert result.passed, result.failures
     x = given.random_inputs(8, batch=3)
@@ -148,16 +141,15 @@ def test_torchscript_in_16_bits_passes_the_gate(tmp_path: Path, engines: Path) -
 def test_builds_that_cannot_be_are_one_line(tmp_path: Path, engines: Path) -> None:
     given = built.net()
     with pytest.raises(KitError, match="int8 needs inputs to calibrate on") as refused:
-        build(given, tmp_path / "a", options(engines), "int8")
+        build(Asked(given, options(engines), "int8"), tmp_path / "a")
     assert "\n" not in str(refused.value)
     wrong = {"x": (1, 3, 16, 16)}
-    asked = options(engines, batches=(), least=wrong, usual=wrong, most=wrong)
+    narrow = options(engines, batches=(), least=wrong, usual=wrong, most=wrong)
     with pytest.raises(KitError, match="the model's own shape is") as refused:
-        build(given, tmp_path / "b", asked)
+        build(Asked(given, narrow), tmp_path / "b")
     assert "\n" not in str(refused.value)
-    free = built.subject(built.Net, "batch", 3, "height", "width")
     with pytest.raises(KitError, match="give --min, --opt and --max"):
-        build(free, tmp_path / "c", options(engines))
+        build(Asked(built.flexible(), options(engines)), tmp_path / "c")
 
 
 def test_a_profile_passes_the_gate_on_inputs_inside_it(flexible: Built) -> None:
