@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -246,22 +245,8 @@ def _unproven(
     np.savez(example, **given)  # type: ignore[arg-type]
     with step(f"packing {options.name}.mar and trying it alone"):
         target = packing.write(stage, record, options.model_store, example)
-    _report(target, artefact, options)
-    return target
-
-
-def _report(target: Path, artefact: Artefact, options: Options) -> None:
-    """NAME.report.json of an engine without an original; a page on whether to ship it has no
-    figures to show, and an older one would speak of another archive."""
     candidate = Candidate("tensorrt", artefact.precision_asked, "given", error=NOT_PROVEN)
-    found = {
-        "archive": target.name,
-        "sha256": sha256_of(target),
-        "command": options.command,
-        "proven": False,
-        "candidates": [candidate.to_dict()],
-        "precision_found": artefact.precision_found,
-    }
-    report.place(target.with_suffix(".report.json"), json.dumps(found, indent=1) + "\n")
-    target.with_suffix(".report.html").unlink(missing_ok=True)
-    say(f"  {target}: {target.stat().st_size / 1e6:.1f} MB, tensorrt {candidate.precision}")
+    workshop, nothing = Workshop(subject, work, [], options.gpu), Reference([], [], [])
+    made = Passport.read(stage)
+    report.write(target, made, options, workshop, nothing, [candidate], candidate)
+    return target

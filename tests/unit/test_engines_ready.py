@@ -134,8 +134,10 @@ def test_without_an_original_everything_says_not_proven(
     assert passport.gate["accelerated"]["passed"] is None
     assert "not proven" in passport.gate["accelerated"]["note"]
     found = json.loads(packed.with_suffix(".report.json").read_text())
-    assert found["proven"] is False
-    assert not packed.with_suffix(".report.html").exists()
+    assert "not proven" in found["candidates"][0]["verdict"]
+    page = packed.with_suffix(".report.html").read_text()
+    assert "Not proven: nobody compared it with its original" in page
+    assert "of an older archive" not in page
     assert "warning: not proven" in capsys.readouterr().err
     assert "gate      not proven" in show.text(passport, packed)
 
