@@ -18,17 +18,16 @@ from handlers.passport import Artefact
 from handlers.runtimes import make
 from handlers.runtimes.base import Runtime
 from handlers.runtimes.device import DeviceRuntime
-from repack import gpu_artefacts, refusals
+from repack import refusals
 from repack.cli_gpu import GpuOptions
 from repack.converters import (
-    PRECISIONS,
     onnx_from_module,
     openvino_from_onnx,
     suppression,
     torchscript_from_module,
 )
-from repack.gpu_artefacts import AUTO, GpuWorkshop
 from repack.gpu_artefacts import PRECISIONS as GPU_PRECISIONS
+from repack.gpu_artefacts import GpuWorkshop
 from repack.progress import step
 from repack.subjects import Arrays, Subject
 from repack.verify import GateFailed, GateResult, Reference, check
@@ -119,72 +118,6 @@ class Candidate:
             "per_item_ms": round(self.per_item_ms, 4) or None,
             "gate": self.proof.gate.to_dict() if self.proof else None,
         }
-
-
-def listed(
-    subject: Subject, backend: str, precision: str, calibrated: bool, gpu: GpuOptions
-) -> list[Candidate]:
-    """The candidates for what the user asked.
-
-    Args:
-        backend: a key of ``PRECISIONS`` or of the GPU's; or "auto" for every one that this machine
-            is for: the GPU's where there is one, else the others.
-        precision: "f32", "f16", "bf16", "int8", "best", or "auto" for every one that pays.
-        calibrated: whether there is anything to calibrate int8 on.
-
-    Raises:
-        KitError: a combination that does not exist.
-    """
-    if backend in GPU_PRECISIONS or (backend == "auto" and gpu_artefacts.available()):
-        return _listed_gpu(subject, backend, precision, calibrated, gpu)
-    backends = [b for b in PRECISIONS if backend in ("auto", b)]
-    if subject.module is None and backend in ("auto", "torchscript"):
-        backends = [b for b in backends if b != "torchscript"]
-    found = [
-        Candidate(b, p)
-        for b in backends
-        for p in PRECISIONS[b]
-        if precision in ("auto", p) and (p != "int8" or calibrated or precision == "int8")
-    ]
-    if not found:
-        have = "; ".join(f"{b}: {', '.join(PRECISIONS[b])}" for b in backends) or "none"
-        raise KitError(
-            f"--backend {backend} --precision {precision} is not to be had for a "
-            f"{subject.source.family} source; there is {have}"
-        )
-    return found
-
-
-def _listed_gpu(
-    subject: Subject, backend: str, precision: str, calibrated: bool, gpu: GpuOptions
-) -> list[Candidate]:
-    """The same for the backends on a GPU."""
-    if not gpu_artefacts.available():
-        raise KitError(
-            f"--backend {backend} needs an NVIDIA GPU, and this machine has none: "
-            "use --backend auto"
-        )
-    found = []
-    for name in [b for b in GPU_PRECISIONS if backend in ("auto", b)]:
-        if subject.module is None and name != "tensorrt":
-            continue
-        asked = AUTO[name] if precision == "auto" else (precision,)
-        for p in asked:
-            if p in GPU_PRECISIONS[name] and (p != "int8" or calibrated or precision == "int8"):
-                vias = gpu_artefacts.routes(subject, gpu) if name == "tensorrt" else [""]
-                found += [Candidate(name, p, via) for via in vias]
-    if not found:
-        have = "; ".join(f"{b}: {', '.join(p)}" for b, p in GPU_PRECISIONS.items())
-        raise KitError(
-            f"--backend {backend} --precision {precision} is not to be had for a "
-            f"{subject.source.family} source on a GPU; there is {have}"
-        )
-    return found
-
-
-def superfluous(candidate: Candidate, tried: Sequence[Candidate], gpu: GpuOptions) -> bool:
-    """Whether another road has already led to this engine, and the user left the road open."""
-    return gpu.via == "auto" and any(c.form == candidate.form and c.passed for c in tried)
 
 
 class Workshop:

@@ -21,16 +21,10 @@ from repack import (
     symbolic,
 )
 from repack.archive import disk_error
-from repack.candidates import (
-    Candidate,
-    Workshop,
-    listed,
-    measure,
-    superfluous,
-    try_one,
-)
+from repack.candidates import Candidate, Workshop, measure, try_one
 from repack.cli import Options, table
 from repack.engines import ready
+from repack.listing import listed, superfluous
 from repack.progress import say, step
 from repack.samples import Sample
 from repack.subjects import Subject

@@ -16,8 +16,6 @@ from typing import Any
 
 from handlers.errors import RuntimeMissing
 
-PRECISIONS = ("f32", "f16", "int8", "best")
-
 
 def library() -> Any:
     """The ``tensorrt`` package.

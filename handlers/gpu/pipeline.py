@@ -40,7 +40,7 @@ class Pipeline:
         self.decoder = Decoder(
             options["anchors"], options["strides"], passport.settings, runtime.device
         )
-        self.chunk = min(CHUNK, runtime.batches[-1])
+        self.chunk = min(CHUNK, runtime.largest)
         self._decoding = ThreadPoolExecutor(1, "nvjpeg")
         self._decode_stream = torch.cuda.Stream(runtime.device)
         self._clock = Clock(stages)
@@ -97,8 +97,7 @@ class Pipeline:
 
     def _model(self, chunk: Sequence[Item], pixels: list[Tensor]) -> tuple[Tensor, list[Letterbox]]:
         runtime, rows = self.runtime, len(chunk)
-        batch = next(b for b in runtime.batches if b >= rows)
-        size = runtime.size({self.name: (batch, *self.shape)})
+        size = runtime.size({self.name: (runtime.bucket(rows), *self.shape)})
         with self._clock.measure("preprocess"):
             sizes = [(item.height, item.width) for item in chunk]
             places = pictures.letterbox(pixels, size.inputs[self.name][:rows], sizes)

@@ -125,7 +125,7 @@ class DeviceRuntime(Runtime):
     ) -> dict[str, NDArray[Any]]:
         first = next(iter(inputs.values()))
         rows = len(first) if first.ndim else 1
-        whole = self._bucket(rows)
+        whole = self.bucket(rows)
         if whole >= rows:
             return self._infer_padded(inputs, rows, whole)
         pieces = [
@@ -164,7 +164,16 @@ class DeviceRuntime(Runtime):
             end.synchronize()
         return float(begin.elapsed_time(end)) / calls
 
-    def _bucket(self, rows: int) -> int:
+    @property
+    def largest(self) -> int:
+        """Most items of one call: the largest batch built, or the largest of a dynamic profile."""
+        if self.batches:
+            return self.batches[-1]
+        return max(
+            int(p[s.name][2][0]) for p in self.artefact.options["engines"] for s in self.inputs
+        )
+
+    def bucket(self, rows: int) -> int:
         """The batch to run ``rows`` items in: the next size, or the largest one for pieces."""
         return next(
             (b for b in self.batches if b >= rows), self.batches[-1] if self.batches else rows

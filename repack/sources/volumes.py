@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from handlers.volumes.recipe import NORMALISATIONS
 from repack.sources.errors import UnsupportedLayout, printable
 from repack.sources.facts import Facts, read
 from repack.sources.source import Source
@@ -35,17 +36,6 @@ KEYS = {
     "mirror": False,
 }
 """What the file may say, and whether it must."""
-
-NORMALISATIONS: dict[str, tuple[str, ...]] = {
-    "ct": ("lower", "upper", "mean", "std"),
-    "scale_range": ("a_min", "a_max", "b_min", "b_max"),
-    "zscore": (),
-    "zscore_nonzero": (),
-    "rescale_0_1": (),
-    "rgb_to_0_1": (),
-    "none": (),
-}
-"""Kinds of normalisation, and the numbers that each needs."""
 
 AXES = ("RL", "AP", "SI")
 """An orientation names one end of each, in any order."""

@@ -10,7 +10,8 @@ import pytest
 
 from handlers.errors import KitError, Unprocessable
 from repack import precision
-from repack.candidates import Candidate, Workshop, listed, superfluous, try_one
+from repack.candidates import Candidate, Workshop, try_one
+from repack.listing import listed, superfluous
 from repack.subjects import within
 from repack.verify import Reference, check
 from tests.gpu import built
