@@ -42,6 +42,9 @@ OTHER_FORMATS = {
 END_OF_IMAGE = b"\xff\xd9"
 """A whole JPEG's last two bytes."""
 
+END_OF_PNG = b"IEND\xaeB`\x82"
+"""A whole PNG's last chunk: its name and checksum. Pillow gives pixels without it."""
+
 Image.MAX_IMAGE_PIXELS = None  # this module's own limit answers with a status instead of a warning
 
 
@@ -132,6 +135,8 @@ def decode_to_fit(
     """
     picture = _checked(data, max_pixels)
     width, height = picture.size
+    if picture.format == "PNG" and END_OF_PNG not in data:
+        raise BadInput("the PNG is damaged or truncated (its last chunk, IEND, is missing)")
     if fit is not None and picture.format == "JPEG":
         pick = max if cover else min
         reach = pick(fit[0] / height, fit[1] / width), pick(fit[0] / width, fit[1] / height)

@@ -94,8 +94,6 @@ WHOLE = {
     "WebP": saved(scene(), "WEBP", lossless=True),
     "BMP": saved(scene(), "BMP"),
 }
-TRAILER = {"PNG": 12}
-"""Bytes at the end that hold no pixels: PNG's IEND chunk."""
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE))
@@ -104,17 +102,13 @@ TRAILER = {"PNG": 12}
 def test_a_truncated_picture_never_gives_pixels(name: str, share: float) -> None:
     data = WHOLE[name]
     cut = int(len(data) * share)
-    try:
-        pixels = images.decode(data[:cut])
-    except BadInput as e:
-        assert "\n" not in str(e)
-        return
-    assert cut >= len(data) - TRAILER.get(name, 0), f"{cut} of {len(data)} bytes gave pixels"
-    np.testing.assert_array_equal(pixels, images.decode(data))
+    with pytest.raises(BadInput) as refused:
+        images.decode(data[:cut])
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("missing", [1, 2, 3, 10, 100])
-@pytest.mark.parametrize("name", ["JPEG", "progressive JPEG", "BMP"])
+@pytest.mark.parametrize("name", ["JPEG", "progressive JPEG", "PNG", "BMP"])
 def test_the_last_bytes_count_too(name: str, missing: int) -> None:
     with pytest.raises(BadInput, match="truncated"):
         images.decode(WHOLE[name][:-missing])
