@@ -116,12 +116,18 @@ def serving(
 
 
 def tester(
-    folder: Path, pictures: Path, seconds: float, mode: str, name: str, port: int
+    folder: Path,
+    pictures: Path,
+    seconds: float,
+    mode: str,
+    name: str,
+    port: int,
+    concurrency: str = ",".join(map(str, CONCURRENCY)),
 ) -> dict[str, Any]:
     """One run of ``python qpstest``; returns what it wrote."""
     target = folder / "figures.json"
     command = [sys.executable, "qpstest", "--mode", mode, "--name", name, "--input", str(pictures)]
-    command += ["--concurrency", ",".join(map(str, CONCURRENCY)), "--duration", str(seconds)]
+    command += ["--concurrency", concurrency, "--duration", str(seconds)]
     command += ["--model-store", str(folder / "store"), "--json", str(target)]
     environment = os.environ | {"PORT": str(port), "HOST": "127.0.0.1"}
     subprocess.run(command, cwd=ROOT, check=True, env=environment)

@@ -4,7 +4,9 @@
 
 ``--archives`` holds what the kit's own command made: ``NAME.mar`` of one model, by several roads
 and precisions. Every archive's accelerated form is timed at each of its batch sizes by graph
-replays. Then three servers, one after the other, are asked for 1280x720 JPEGs:
+replays, and scored on held-out scenes beside its checkpoint, where that is the shipped one or
+``--weights`` (without it: ``benchmarks.grown``). Then three servers, one after the other, are asked
+for 1280x720 JPEGs:
 
 - (a) the stock design: 4 workers, batch 1, OpenCV in Python, torch2trt's own module in fp16;
 - (b) the same with the TorchScript file that TorchServe's examples lead to;
@@ -31,18 +33,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
-from benchmarks import stock, work  # noqa: E402
+from benchmarks import grown, stock, work  # noqa: E402
 from benchmarks.bench import serving  # noqa: E402
-from handlers.passport import Passport  # noqa: E402
+from examples.shapes import evaluate  # noqa: E402
+from handlers.passport import Passport, sha256  # noqa: E402
 from handlers.runtimes import load  # noqa: E402
 from handlers.runtimes.device import DeviceRuntime  # noqa: E402
 from repack import archive  # noqa: E402
 
 STOCK_PORT, PLAIN_PORT, KIT_PORT = 18580, 18680, 18480
 CONCURRENCY = "1,4,16,64,256"
-PARTS = ("modules", "kit", "local", "torch2trt", "torchscript")
-BYTES = 170_000
-"""About how long a picture's file is."""
+PARTS = ("modules", "accuracy", "kit", "local", "torch2trt", "torchscript")
 
 
 def main() -> None:
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--torch2trt", default="s-t2t", help="the archive whose engine (a) serves")
     parser.add_argument("--weights", type=Path, help="the checkpoint that (b) serves")
     parser.add_argument("--parts", default=",".join(PARTS), help="which of: " + ", ".join(PARTS))
+    parser.add_argument("--pictures", type=Path, help="1280x720 JPEGs, if they are there already")
     parser.add_argument("--seconds", type=float, default=6, help="per concurrency")
     parser.add_argument("--concurrency", default=CONCURRENCY)
     parser.add_argument("--workers", default="4")
@@ -65,15 +67,19 @@ def main() -> None:
         "command": " ".join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
         "modules": [],
+        "accuracy": [],
         "runs": [],
     }
     given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gb-") as tmp:
         folder = Path(tmp)
-        pictures = work.pictures_of(folder / "pictures", 64, 31, BYTES)
-        wanted = given.archives.glob("*.mar") if "modules" in given.parts else []
-        for path in sorted(wanted):
-            result["modules"] += modules(path, folder / path.stem)
+        pictures = given.pictures or work.pictures_of(folder / "pictures", 64, 31, work.BYTES)
+        given.weights = given.weights or grown.yolov5s(folder / "s.pt")
+        for path in sorted(given.archives.glob("*.mar")):
+            if "modules" in given.parts:
+                result["modules"] += modules(path, folder / path.stem)
+            if "accuracy" in given.parts:
+                result["accuracy"] += accuracy(path, given.weights, folder / f"{path.stem}-a")
             save(result, given.out)
         sides(result, given, folder, pictures)
     save(result, given.out)
@@ -103,6 +109,15 @@ def modules(path: Path, folder: Path) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def accuracy(path: Path, weights: Path, folder: Path) -> list[dict[str, Any]]:
+    """mAP of an archive's checkpoint and of its accelerated form, where the checkpoint is here."""
+    source = archive.verify(path).source["sha256"]
+    for checkpoint in (weights, evaluate.WEIGHTS):
+        if sha256(checkpoint) == source:
+            return [{"archive": path.stem, **work.accuracy(path, checkpoint, folder)}]
+    return []
 
 
 def sides(result: dict[str, Any], given: argparse.Namespace, folder: Path, pictures: Path) -> None:
@@ -146,7 +161,7 @@ def stock_module(given: argparse.Namespace, folder: Path) -> Iterator[None]:
     """(b), serving the checkpoint as a TorchScript file."""
     store = folder / "stock-ts"
     store.mkdir()
-    work.torchscript(given.weights or work.untrained_yolov5s(folder / "s.pt"), folder / "model.pt")
+    work.torchscript_for_gpu(given.weights, folder / "model.pt")
     stock.pack(folder / "model.pt", store)
     with stock.serve(store, folder / "sp", PLAIN_PORT, workers=4):
         yield
@@ -199,6 +214,14 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append(
             f"| {m['archive']} | {m['runtime']}{via} | {m['precision']} | {m['batch']} "
             f"| {m['ms']:.3f} | {m['per_second']:,} |"
+        )
+    lines += ["", f"## mAP50-95 on {work.SCENES} held-out scenes", ""]
+    lines += ["| archive | form | checkpoint | archive's | points lost |", "|---|---|--:|--:|--:|"]
+    for a in result["accuracy"]:
+        before, after = a["original"]["map50_95"], a["converted"]["map50_95"]
+        lines.append(
+            f"| {a['archive']} | {a['form']} | {before:.4f} | {after:.4f} "
+            f"| {(before - after) * 100:+.2f} |"
         )
     lines += ["", "## Served: 1280x720 JPEGs of about 170 KB", ""]
     lines += ["| side | mode | concurrency | req/s | p50 ms | p99 ms | errors | RSS MB |"]

@@ -1,9 +1,11 @@
 """Measures what run.sh's defaults should be: workers, threads, batch size and batch delay.
 
     python benchmarks/sweep.py [--archive model_store/fd1.mar]
+    python benchmarks/sweep.py --archive DIR/s.mar --settings 2x4:64:1,4x4:32:1 \\
+        --concurrency 1,16,256 --pictures DIR --name settings-gpu
 
-Each setting is served in turn and asked by the tester at concurrency 1, 4 and 16; writes
-``settings.json`` and ``settings.md``.
+Each setting is served in turn and asked by the tester; writes ``settings.json`` and
+``settings.md``.
 """
 
 from __future__ import annotations
@@ -22,16 +24,34 @@ sys.path[0] = str(ROOT)
 from benchmarks.bench import CONCURRENCY, serving, tester  # noqa: E402
 from deploy.settings import cores  # noqa: E402
 
+Setting = tuple[int, int, int, int]
+"""Workers, threads each, batch size, batch delay in ms."""
+
 
 def main() -> None:
     """Serves the archive with each setting and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archive", type=Path, default=ROOT / "model_store" / "fd1.mar")
     parser.add_argument("--seconds", type=float, default=8, help="per setting and concurrency")
+    parser.add_argument("--settings", type=settings, default=choices(cores()))
+    parser.add_argument("--concurrency", default=",".join(map(str, CONCURRENCY)))
+    parser.add_argument("--queue", default="1000")
+    parser.add_argument("--pictures", type=Path, default=ROOT / "examples" / "pictures")
+    parser.add_argument("--name", default="settings", help="of the files that are written")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     given = parser.parse_args()
-    rows = []
-    for i, (workers, threads, batch, delay) in enumerate(choices(cores())):
+    given.out.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {
+        "command": " ".join(["python", "benchmarks/sweep.py", *sys.argv[1:]]),
+        "settings": [],
+    }
+    measure(given, result)
+    print(table(result))
+
+
+def measure(given: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Serves the archive with each setting; writes what there is so far after each."""
+    for i, (workers, threads, batch, delay) in enumerate(given.settings):
         with tempfile.TemporaryDirectory(prefix="ks-") as tmp:
             store = Path(tmp) / "store"
             store.mkdir()
@@ -41,26 +61,33 @@ def main() -> None:
                 "threads": str(threads),
                 "batch_size": str(batch),
                 "max_batch_delay": str(delay),
+                "queue": given.queue,
             }
             name, port = given.archive.stem, 18600 + 10 * i
             with serving(store, Path(tmp), name, port, values):
-                pictures = ROOT / "examples" / "pictures"
-                figures = tester(Path(tmp), pictures, given.seconds, "3", name, port)
-        rows.append({**values, "runs": figures["runs"]})
-    result = {
-        "command": " ".join(["python", "benchmarks/sweep.py", *sys.argv[1:]]),
-        "machine": figures["machine"],
-        "versions": figures["versions"],
-        "settings": rows,
-    }
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "settings.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (given.out / "settings.md").write_text(table(result), encoding="utf-8")
-    print(table(result))
+                figures = tester(
+                    *(Path(tmp), given.pictures, given.seconds, "3", name, port),
+                    given.concurrency,
+                )
+        result["machine"], result["versions"] = figures["machine"], figures["versions"]
+        result["settings"].append({**values, "runs": figures["runs"]})
+        text = json.dumps(result, indent=1) + "\n"
+        (given.out / f"{given.name}.json").write_text(text, encoding="utf-8")
+        (given.out / f"{given.name}.md").write_text(table(result), encoding="utf-8")
 
 
-def choices(count: int) -> list[tuple[int, int, int, int]]:
-    """Workers, threads each, batch size, batch delay in ms."""
+def settings(text: str) -> list[Setting]:
+    """``4x4:32:1,2x8:64:1``: workers x threads, batch size, delay in ms."""
+    found = []
+    for part in text.split(","):
+        numbers = [int(n) for n in part.replace("x", ":").split(":")]
+        workers, threads, batch, delay = numbers
+        found.append((workers, threads, batch, delay))
+    return found
+
+
+def choices(count: int) -> list[Setting]:
+    """What is tried on a CPU of so many cores."""
     return [
         (count, 1, 1, 5),
         (count, 1, 4, 5),
@@ -75,18 +102,20 @@ def choices(count: int) -> list[tuple[int, int, int, int]]:
 def table(result: dict[str, Any]) -> str:
     """The settings side by side, in Markdown."""
     machine = result["machine"]
-    heads = " | ".join(f"req/s at {c} | p50 ms" for c in CONCURRENCY)
+    columns = [run["concurrency"] for run in result["settings"][0]["runs"]]
+    heads = " | ".join(f"req/s at {c} | p50 ms" for c in columns)
     lines = [
         "# Workers, threads, batch size and delay",
         "",
-        f"`{result['command']}`, {machine['cpu']}, {machine['cores']} cores",
+        f"`{result['command']}`, {machine['cpu']}, {machine['cores']} cores"
+        + "".join(f", {gpu}" for gpu in machine["gpu"]),
         "",
         f"| workers x threads | batch, delay ms | {heads} |",
-        "|---" * (2 + 2 * len(CONCURRENCY)) + "|",
+        "|---" * (2 + 2 * len(columns)) + "|",
     ]
     for row in result["settings"]:
         cells = " | ".join(
-            f"{r['throughput']:.1f} | {r['latency_ms']['p50']:.1f}" for r in row["runs"]
+            f"{r['throughput']:,.1f} | {r['latency_ms']['p50'] or 0:.1f}" for r in row["runs"]
         )
         lines.append(
             f"| {row['workers']} x {row['threads']} "

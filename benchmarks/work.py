@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +19,14 @@ from handlers.passport import Passport
 from handlers.runtimes import load
 from repack import archive, sources, subjects
 from repack.converters import torchscript_from_module
+from repack.detection_metrics import MeanAveragePrecision
 from repack.grids import decode, grids
 from repack.networks.yolov5 import COCO_ANCHORS, STRIDES, Detect, YOLOv5
 
 SCENES = 300
+BYTES = 170_000
+"""About how long the files of ``pictures_of`` are."""
+
 QUALITY = 96
 """JPEG quality that makes the 1280x720 scenes about 170 KB."""
 
@@ -79,6 +85,16 @@ def torchscript(weights: Path, path: Path) -> None:
     torchscript_from_module.convert(subject, path)
 
 
+def torchscript_for_gpu(weights: Path, path: Path) -> None:
+    """The same, traced where it is to run: a file that was traced on a CPU keeps tensors there."""
+    module = subjects.detector(sources.load(weights), 640, {}).module
+    assert module is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, and what is compared
+        given = torch.zeros(1, 640, 640, 3, dtype=torch.uint8, device="cuda")
+        torch.jit.save(torch.jit.trace(module.cuda(), given, check_trace=False), str(path))
+
+
 class Converted(nn.Module):
     """An archive's accelerated form behind the original's interface."""
 
@@ -98,8 +114,7 @@ class Converted(nn.Module):
 def accuracy(path: Path, weights: Path, folder: Path) -> dict[str, Any]:
     """mAP of a checkpoint and of its archive's accelerated form over held-out scenes."""
     passport = archive.unpack(path, folder)
-    module = cast(YOLOv5, evaluate.load(weights))
-    original = evaluate.evaluate(module, SCENES)
+    module, original = _scored(weights)
     converted = evaluate.evaluate(Converted(folder, passport, module), SCENES)
     form = passport.artefacts["accelerated"]
     return {
@@ -108,6 +123,12 @@ def accuracy(path: Path, weights: Path, folder: Path) -> dict[str, Any]:
         "original": {"map50": original.map50, "map50_95": original.map50_95},
         "converted": {"map50": converted.map50, "map50_95": converted.map50_95},
     }
+
+
+@cache
+def _scored(weights: Path) -> tuple[YOLOv5, MeanAveragePrecision]:
+    module = cast(YOLOv5, evaluate.load(weights))
+    return module, evaluate.evaluate(module, SCENES)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -121,8 +121,8 @@ def java_home() -> Path:
 def java_options(settings: Settings) -> list[str]:
     """Options that keep the front end small: the cores and the memory belong to the model.
 
-    From ``MANY_CORES`` on it may have to carry thousands of pictures a second, and collects its
-    garbage on several of them.
+    From ``MANY_CORES`` on it may have to carry thousands of pictures a second: it collects its
+    garbage on several of them, and compiles its own code as far as it can.
     """
     small = [
         "-XX:+UseSerialGC",
@@ -130,11 +130,11 @@ def java_options(settings: Settings) -> list[str]:
         "-XX:MaxHeapFreeRatio=30",
         "-Dio.netty.allocator.numDirectArenas=2",
         "-Dio.netty.allocator.numHeapArenas=1",
+        "-XX:TieredStopAtLevel=1",
     ]
     large = ["-XX:+UseParallelGC", "-XX:ParallelGCThreads=4"]
     return [
         *(large if cores() >= MANY_CORES else small),
-        "-XX:TieredStopAtLevel=1",
         "-Xms32m",
         f"-Xmx{heap_mb(settings.max_request_mb)}m",
         "-Djava.net.preferIPv4Stack=true",

@@ -58,6 +58,10 @@ class Handler(ABC, Generic[Item, Result]):
         """One request to an item; raises ``ItemError``."""
         return self.decode(self.read(row))
 
+    def items(self, rows: Sequence[Mapping[str, Any]]) -> list[Item | ItemError]:
+        """Every request to an item or its error, side by side where there are threads."""
+        return self._each(self.item, rows)
+
     @abstractmethod
     def decode(self, data: bytes) -> Item:
         """One request's bytes to an item; raises ``ItemError``."""
@@ -81,7 +85,7 @@ class Handler(ABC, Generic[Item, Result]):
     def handle(self, rows: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
         """Answers one batch: as many answers as rows, each with its own status."""
         with self.stages.measure("decode"):
-            decoded = self._each(self.item, rows)
+            decoded = self.items(rows)
         good = [i for i, item in enumerate(decoded) if not isinstance(item, ItemError)]
         results = self._infer_good([decoded[i] for i in good])
         outcomes: list[Any] = list(decoded)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from handlers import boxes, images
-from handlers.base import Handler
+from handlers.base import Handler, guard
 from handlers.drawing import draw
+from handlers.errors import ItemError
 from handlers.passport import Passport
 from handlers.runtimes import Loaded
 from handlers.runtimes.device import DeviceRuntime
@@ -46,18 +47,34 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
 
     def __init__(self, passport: Passport, loaded: Loaded, threads: int = 1):
         super().__init__(passport, loaded, threads)
+        about = {"model": self.model_info(), "runtime": self.runtime_info()}
+        self._about = json.dumps(about)[:-1]
         self._gpu: Pipeline | None = None
         if isinstance(self.runtime, DeviceRuntime):
             from handlers.gpu.pipeline import Pipeline
 
             self._gpu = Pipeline(self.runtime, passport, self.stages)
 
+    def items(self, rows: Sequence[Mapping[str, Any]]) -> list[Item | ItemError]:
+        """Where the GPU decodes, headers are read in turn: a thread costs more than a header."""
+        if self._gpu is None:
+            return super().items(rows)
+        found: list[Any] = [guard(lambda row=row: self._peeked(row)) for row in rows]  # type: ignore[misc]
+        here = [i for i, item in enumerate(found) if isinstance(item, bytes)]
+        for i, item in zip(
+            here, self._each(self._decode_here, [found[i] for i in here]), strict=True
+        ):
+            found[i] = item
+        return found
+
     def decode(self, data: bytes) -> Item:
-        if self._gpu is not None:
-            head = images.peek(data)
-            if head.plain_jpeg:
-                return Item(head.height, head.width, None, data)
         return self._decode_here(data)
+
+    def _peeked(self, row: Mapping[str, Any]) -> Item | bytes:
+        """An item that the GPU decodes, or the bytes of one that it does not."""
+        data = self.read(row)
+        head = images.peek(data)
+        return Item(head.height, head.width, None, data) if head.plain_jpeg else data
 
     def infer(self, items: Sequence[Item]) -> Sequence[boxes.Boxes]:
         found = self._infer_here(items) if self._gpu is None else self._infer_gpu(self._gpu, items)
@@ -98,25 +115,21 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
         if "image/jpeg" in accept:
             whole = images.decode(item.data)
             return images.encode_jpeg(draw(whole, detections)), "image/jpeg"
-        answer = {
-            "model": self.model_info(),
-            "runtime": self.runtime_info(),
-            "image": {"width": item.width, "height": item.height},
-            "detections": detections,
-        }
-        return json.dumps(answer).encode(), "application/json"
+        # The same words in every answer: written once.
+        rest = {"image": {"width": item.width, "height": item.height}, "detections": detections}
+        return f"{self._about}, {json.dumps(rest)[1:]}".encode(), "application/json"
 
     def detections(self, found: boxes.Boxes) -> list[dict[str, Any]]:
         """Boxes as the answer has them, most confident first, coordinates to 0.01 px."""
         labels = self.passport.labels
         return [
             {
-                "class": labels[int(row[5])],
-                "class_id": int(row[5]),
-                "confidence": round(float(row[4]), 4),
-                "box": [round(float(v), 2) for v in row[:4]],
+                "class": labels[int(kind)],
+                "class_id": int(kind),
+                "confidence": round(confidence, 4),
+                "box": [round(v, 2) for v in box],
             }
-            for row in found
+            for *box, confidence, kind in found.tolist()
         ]
 
     def _fit(self) -> tuple[int, int]:

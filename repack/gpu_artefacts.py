@@ -31,10 +31,16 @@ def available() -> bool:
     return torch.cuda.is_available()
 
 
-def routes(subject: Subject, options: GpuOptions) -> list[str]:
-    """The roads to an engine, in the order in which they are tried."""
+def routes(subject: Subject, options: GpuOptions, precision: str) -> list[str]:
+    """The roads to an engine, in the order in which they are tried.
+
+    int8 by ONNX only, unless asked for otherwise: the file holds ranges that keep the layers next
+    to inputs and outputs as they are.
+    """
     if options.via != "auto":
         return [options.via]
+    if precision == "int8":
+        return ["onnx"]
     if subject.module is not None and find_spec("torch2trt") is not None and options.batches:
         return ["torch2trt", "onnx"]
     return ["onnx"]

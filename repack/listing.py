@@ -64,7 +64,7 @@ def _listed_gpu(
         asked = AUTO[name] if precision == "auto" else (precision,)
         for p in asked:
             if p in GPU_PRECISIONS[name] and (p != "int8" or calibrated or precision == "int8"):
-                vias = gpu_artefacts.routes(subject, gpu) if name == "tensorrt" else [""]
+                vias = gpu_artefacts.routes(subject, gpu, p) if name == "tensorrt" else [""]
                 found += [Candidate(name, p, via) for via in vias]
     if not found:
         have = "; ".join(f"{b}: {', '.join(p)}" for b, p in GPU_PRECISIONS.items())

@@ -116,6 +116,8 @@ def build(
     for name, shapes in recipe.profiles.items():
         profile.set_shape(name, *shapes)
     config.add_optimization_profile(profile)
+    if any(least != most for least, _, most in recipe.profiles.values()):
+        dialect.share(config)
     cache = _timing(config, timing_cache)
     engine = builder.build_serialized_network(network, config)
     if engine is None:

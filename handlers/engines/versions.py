@@ -1,8 +1,9 @@
 """Every difference between TensorRT 8.6, 10 and 11 that the kit meets, in one place.
 
-8.6 takes a network in 32-bit floats and is told by flags which precisions it may use; int8 ranges
-come from a calibrator. From 10 on the kit builds strongly typed networks, the only kind that 11
-has: the precision is in the ONNX file (16-bit weights, QuantizeLinear and DequantizeLinear).
+8.6 takes a network in 32-bit floats and is told by flags which precisions it may use. int8 ranges
+are in the ONNX file (QuantizeLinear, DequantizeLinear), or come from a calibrator where there is no
+file or TensorRT is to choose. From 10 on the kit builds strongly typed networks, the only kind that
+11 has: the precision is in the ONNX file, 16-bit weights too.
 
 ``Flags`` holds the names that only the first way needs, ``Typed`` those of the second; every other
 name that the kit uses exists in all three versions. ``tests/unit/test_engines_names.py`` looks all
@@ -31,7 +32,7 @@ def library() -> Any:
 
 
 class Flags:
-    """TensorRT 8.6: precision by builder flags, int8 by a calibrator."""
+    """TensorRT 8.6: precision by builder flags; int8 by the file, or by a calibrator."""
 
     typed = False
 
@@ -56,10 +57,11 @@ class Flags:
             for tensor in tensors:
                 if tensor.dtype == single:
                     tensor.dtype = half
-        if precision == "int8" or (precision == "best" and calibrator is not None):
+        if precision == "int8" or calibrator is not None:
             config.set_flag(flag.INT8)
+        if calibrator is not None:
             config.int8_calibrator = calibrator
-        if precision in ("f16", "int8"):
+        if precision == "f16" or (precision == "int8" and calibrator is not None):
             # Left alone, the builder takes whatever kernel is fastest, 32-bit ones too.
             config.set_flag(flag.PREFER_PRECISION_CONSTRAINTS)
             kind = half if precision == "f16" else self.trt.int8
@@ -71,6 +73,10 @@ class Flags:
         """The layers whose multiplications make up a network's cost."""
         layer = self.trt.LayerType
         return layer.CONVOLUTION, layer.DECONVOLUTION, layer.MATRIX_MULTIPLY
+
+    def share(self, config: Any) -> None:
+        """Lets several execution contexts take one profile, as later versions always do."""
+        config.set_preview_feature(self.trt.PreviewFeature.PROFILE_SHARING_0806, True)
 
     def calibrator_class(self) -> Any:
         """Ranges by relative entropy, TensorRT's own choice for convolutional networks."""
@@ -97,6 +103,9 @@ class Typed:
     def ask(self, config: Any, network: Any, precision: str, calibrator: Any) -> None:
         """What the ONNX file holds is what runs; 32-bit floats are not to be TF32's 19 bits."""
         config.clear_flag(self.trt.BuilderFlag.TF32)
+
+    def share(self, config: Any) -> None:
+        """Nothing to do: every context may take any profile."""
 
     def memory(self, engine: Any) -> int:
         """Bytes of device memory that one execution context works in."""

@@ -13,11 +13,19 @@ PLANE = 7680.0
 """Pixels between the copies of the plane that keep pictures and classes apart in one pass."""
 
 
+CANDIDATES = 512
+"""Boxes of each picture, by objectness, that are looked at without waiting for the GPU."""
+
+MANY = 4096
+"""Boxes from which on suppression is faster on the GPU, its copies included."""
+
+
 class Decoder:
     """Finds the boxes in a detector's maps.
 
-    A lone request waits for every call into PyTorch, so the three scales go through as one list of
-    cells, and only those whose objectness passes are decoded.
+    Two ways to the same boxes. ``candidates`` has results of fixed size, so it queues without
+    waiting and goes into a CUDA graph; ``chosen`` then takes what passes. A picture with more boxes
+    above the threshold than ``CANDIDATES`` goes through ``find``, which looks at all of them.
 
     Args:
         anchors: per scale its anchors' widths and heights in pixels.
@@ -52,16 +60,47 @@ class Decoder:
             ``[M, 7]`` float32 on the GPU: picture, x1, y1, x2, y2 (pixels of the model's input),
             confidence, class; most confident first within each picture.
         """
-        grid = self._grid(tuple((m.shape[2], m.shape[3]) for m in maps))
-        values = torch.cat([m.permute(0, 1, 4, 2, 3).flatten(3) for m in maps], 3)
+        values, grid = self._cells(maps)
         picture, anchor, cell = (values[:, :, 4] > self.logit).nonzero(as_tuple=True)
-        y = values[picture, anchor, :, cell].float().sigmoid()
-        place = grid[anchor, cell]
-        centre = (y[:, 0:2] * 2 + place[:, 0:2]) * place[:, 2:3]
-        half = (y[:, 2:4] * 2) ** 2 * place[:, 3:5]
-        best, kind = (y[:, 5:] * y[:, 4:5]).max(1, keepdim=True)
-        rows = torch.cat((picture[:, None], centre - half, centre + half, best, kind), 1)
-        rows = rows[rows[:, 5] > self.confidence]
+        found = _decoded(values[picture, anchor, :, cell], grid[anchor, cell])
+        rows = torch.cat((picture[:, None], found), 1)
+        return self.suppressed(rows[rows[:, 5] > self.confidence])
+
+    def candidates(self, maps: Sequence[Tensor]) -> Tensor:
+        """The boxes of highest objectness, decoded; nothing here waits for the GPU.
+
+        Returns:
+            ``[N, K, 7]`` float32 on the GPU, K at most ``CANDIDATES``: objectness before the
+            sigmoid (highest first), x1, y1, x2, y2, confidence, class.
+        """
+        values, grid = self._cells(maps)
+        n, anchors, _, cells = values.shape
+        objectness = values[:, :, 4].reshape(n, anchors * cells)
+        best, place = objectness.topk(min(CANDIDATES, anchors * cells), dim=1)
+        anchor, cell = place // cells, place % cells
+        picture = torch.arange(n, device=values.device)[:, None]
+        found = _decoded(
+            values[picture, anchor, :, cell].flatten(0, 1), grid[anchor, cell].flatten(0, 1)
+        )
+        return torch.cat((best.float()[:, :, None], found.view(n, -1, 6)), 2)
+
+    def chosen(self, candidates: Tensor) -> Tensor | None:
+        """What ``find`` gives for these pictures, or None where they may have more boxes.
+
+        Args:
+            candidates: as from ``candidates``, in the host's memory.
+        """
+        passed = candidates[:, :, 0] > self.logit
+        if candidates.shape[1] == CANDIDATES and bool(passed[:, -1].any()):
+            return None
+        picture, which = (passed & (candidates[:, :, 5] > self.confidence)).nonzero(as_tuple=True)
+        rows = torch.cat((picture[:, None], candidates[picture, which, 1:]), 1)
+        if len(rows) > MANY:
+            rows = rows.to(self.device)
+        return self.suppressed(rows).cpu()
+
+    def suppressed(self, rows: Tensor) -> Tensor:
+        """The rows that survive: by picture, then by confidence, at most so many of each."""
         return self._best(rows[self.kept(rows)])
 
     def kept(self, rows: Tensor) -> Tensor:
@@ -76,6 +115,11 @@ class Decoder:
         apart = wide[:, [6, 0, 6, 0]] * PLANE
         found: Tensor = nms(wide[:, 1:5] + apart, wide[:, 5], self.iou)
         return found
+
+    def _cells(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """``[N, anchors, 5 + classes, cells]`` of all scales, and their grid."""
+        grid = self._grid(tuple((m.shape[2], m.shape[3]) for m in maps))
+        return torch.cat([m.permute(0, 1, 4, 2, 3).flatten(3) for m in maps], 3), grid
 
     def _grid(self, sides: tuple[tuple[int, int], ...]) -> Tensor:
         """``[anchors, cells, 5]``: cell x and y (less one half), stride, half the anchor (px)."""
@@ -102,3 +146,13 @@ class Decoder:
         first = torch.searchsorted(pictures, pictures)
         place = torch.arange(len(rows), device=rows.device) - first
         return rows[place < self.limit]
+
+
+def _decoded(values: Tensor, place: Tensor) -> Tensor:
+    """``[M, 5 + classes]`` before the sigmoid and ``[M, 5]`` of the grid -> corners, confidence,
+    class: ``[M, 6]`` float32."""
+    y = values.float().sigmoid()
+    centre = (y[:, 0:2] * 2 + place[:, 0:2]) * place[:, 2:3]
+    half = (y[:, 2:4] * 2) ** 2 * place[:, 3:5]
+    best, kind = (y[:, 5:] * y[:, 4:5]).max(1, keepdim=True)
+    return torch.cat((centre - half, centre + half, best, kind), 1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from handlers.gpu import pictures
 from handlers.gpu.boxes import Decoder
 from handlers.images import Letterbox
-from handlers.runtimes.device import DeviceRuntime
+from handlers.runtimes.device import DeviceRuntime, Size
 from handlers.stages import Stages
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ CHUNK = 16
 
 
 class Pipeline:
-    """Decode (its own thread and stream) -> letterbox -> model -> boxes, chunk by chunk."""
+    """Decode (its own thread and stream) -> letterbox -> model -> boxes, chunk by chunk.
+
+    The host waits for the GPU once a batch: when the candidates of all chunks are copied.
+    """
 
     def __init__(self, runtime: DeviceRuntime, passport: Passport, stages: Stages):
         self.runtime = runtime
@@ -44,26 +47,75 @@ class Pipeline:
         self._decoding = ThreadPoolExecutor(1, "nvjpeg")
         self._decode_stream = torch.cuda.Stream(runtime.device)
         self._clock = Clock(stages)
+        self._host: list[Tensor] = []
+        for batch in runtime.batches:
+            self._candidates(self._size(batch))
 
     def boxes(self, items: Sequence[Item]) -> list[tuple[Boxes, Letterbox]]:
         """Per item its boxes in pixels of the model's input, and where its picture lies there."""
         chunks = [items[i : i + self.chunk] for i in range(0, len(items), self.chunk)]
-        found: list[Tensor] = []
         places: list[Letterbox] = []
+        pictures_of: list[list[Tensor]] = []
+        copied: list[Tensor] = []
         with torch.inference_mode(), torch.cuda.stream(self.runtime.stream):
             for chunk, pixels in self._decoded(chunks):
-                rows, lie = self._model(chunk, pixels)
-                rows[:, 0] += len(places)
-                found.append(rows)
+                size, lie = self._model(chunk, pixels)
+                with self._clock.measure("postprocess"):
+                    copied.append(self._copied(len(copied), self._candidates(size)[: len(chunk)]))
                 places += lie
-            with self._clock.measure("postprocess"):
-                host = torch.cat(found).cpu().numpy()
-        self._clock.read()
+                pictures_of.append(pixels)
+            self._clock.read()
+            with self.stages.measure("postprocess"):
+                found = self.decoder.chosen(torch.cat(copied))
+            if found is None:
+                found = self._crowded(chunks, pictures_of)
+        host = found.numpy()
         edges = np.searchsorted(host[:, 0], np.arange(len(items) + 1))
         return [
             (np.ascontiguousarray(host[edges[i] : edges[i + 1], 1:]), place)
             for i, place in enumerate(places)
         ]
+
+    def _crowded(
+        self, chunks: Sequence[Sequence[Item]], pictures_of: Sequence[list[Tensor]]
+    ) -> Tensor:
+        """The same once more, where a picture has more boxes than candidates."""
+        found, before = [], 0
+        for chunk, pixels in zip(chunks, pictures_of, strict=True):
+            size, _ = self._model(chunk, pixels)
+            with self._clock.measure("postprocess"):
+                rows = self.decoder.find(self._maps(size, len(chunk)))
+            rows[:, 0] += before
+            before += len(chunk)
+            found.append(rows.cpu())
+        self._clock.read()
+        return torch.cat(found)
+
+    def _size(self, batch: int) -> Size:
+        return self.runtime.size({self.name: (batch, *self.shape)})
+
+    def _maps(self, size: Size, rows: int) -> list[Tensor]:
+        maps = self.runtime.view(size.outputs, rows)
+        return [maps[name] for name in self.outputs]
+
+    def _candidates(self, size: Size) -> Tensor:
+        """A size's candidates, queued; by a graph of their own where the model has one."""
+        if size.graph is None:
+            return self.decoder.candidates(self._maps(size, size.batch))
+        if size.after is None:
+            size.after = self.runtime.captured(
+                lambda: self.decoder.candidates(self._maps(size, size.batch))
+            )
+        rows: Tensor = size.after()
+        return rows
+
+    def _copied(self, number: int, rows: Tensor) -> Tensor:
+        """Rows on their way to a chunk's own place in the host's memory, which is pinned."""
+        if number == len(self._host):
+            shape = (self.chunk, *rows.shape[1:])
+            self._host.append(torch.empty(shape, dtype=rows.dtype, pin_memory=True))
+        target = self._host[number][: len(rows)]
+        return target.copy_(rows, non_blocking=True)
 
     def _decoded(
         self, chunks: Sequence[Sequence[Item]]
@@ -95,17 +147,16 @@ class Pipeline:
             picture.record_stream(self.runtime.stream)
         return pixels, done
 
-    def _model(self, chunk: Sequence[Item], pixels: list[Tensor]) -> tuple[Tensor, list[Letterbox]]:
+    def _model(self, chunk: Sequence[Item], pixels: list[Tensor]) -> tuple[Size, list[Letterbox]]:
+        """Queues letterbox and model; returns the size that holds the maps, and the places."""
         runtime, rows = self.runtime, len(chunk)
-        size = runtime.size({self.name: (runtime.bucket(rows), *self.shape)})
+        size = self._size(runtime.bucket(rows))
         with self._clock.measure("preprocess"):
             sizes = [(item.height, item.width) for item in chunk]
             places = pictures.letterbox(pixels, size.inputs[self.name][:rows], sizes)
         with self._clock.measure("infer"):
             runtime.run(size)
-        with self._clock.measure("postprocess"):
-            maps = runtime.view(size.outputs, rows)
-            return self.decoder.find([maps[name] for name in self.outputs]), places
+        return size, places
 
 
 class Clock:

@@ -30,8 +30,11 @@ class AotInductor(TorchScriptCuda):
             raise RuntimeUnfit(f"the package was compiled for {', '.join(differs)}: not loaded")
         self.precision = self.artefact.precision_asked
         self._dtype = getattr(torch, DTYPES[self.precision])
+        # Single-threaded: the package's own locks record events, which no CUDA graph may hold.
         self.packages = {
-            batch: torch._inductor.aoti_load_package(str(self.folder / file))
+            batch: torch._inductor.aoti_load_package(
+                str(self.folder / file), run_single_threaded=True, device_index=self.device.index
+            )
             for batch, file in zip(
                 self.artefact.options["batches"], self.artefact.files, strict=True
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,13 +41,15 @@ class Size:
         inputs: device tensors to fill, as the model takes them.
         outputs: device tensors that ``run`` overwrites.
         model: what a runtime keeps for each size: an execution context, a compiled package.
+        after: what a handler has captured to follow the model, and keeps for this size.
     """
 
     def __init__(self, inputs: dict[str, Tensor], outputs: dict[str, Tensor], model: Any = None):
         self.inputs = inputs
         self.outputs = outputs
         self.model = model
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.graph: Callable[[], Any] | None = None
+        self.after: Callable[[], Any] | None = None
 
     @property
     def batch(self) -> int:
@@ -116,7 +118,7 @@ class DeviceRuntime(Runtime):
     def run(self, size: Size) -> None:
         """Queues the model on a size's buffers, by its graph where it has one."""
         if size.graph is not None:
-            size.graph.replay()
+            size.graph()
         else:
             self.call(size)
 
@@ -186,20 +188,32 @@ class DeviceRuntime(Runtime):
             return n, channels, height, width
         return shape
 
-    def _captured(self, size: Size) -> Size:
+    def captured(self, work: Callable[[], Any]) -> Callable[[], Any]:
+        """Work on this stream as a CUDA graph: a call replays it and gives the same tensors.
+
+        Raises:
+            RuntimeError: the work waits for the GPU, or allocates outside of PyTorch.
+        """
         torch = self.torch
-        with torch.cuda.device(self.device), torch.cuda.stream(self.stream):
+        with torch.inference_mode(), torch.cuda.device(self.device), torch.cuda.stream(self.stream):
             for _ in range(2):  # first calls allocate, which no graph may
-                self.call(size)
+                work()
             self.stream.synchronize()
             graph = torch.cuda.CUDAGraph()
-            try:
-                with torch.cuda.graph(graph, stream=self.stream):
-                    self.call(size)
-            except RuntimeError as e:
-                logger.warning("no CUDA graph for %s: %s", self.name, str(e).splitlines()[0])
-                return size
-        size.graph = graph
+            with torch.cuda.graph(graph, stream=self.stream):
+                result = work()
+
+        def replay() -> Any:
+            graph.replay()
+            return result
+
+        return replay
+
+    def _captured(self, size: Size) -> Size:
+        try:
+            size.graph = self.captured(lambda: self.call(size))
+        except RuntimeError as e:
+            logger.warning("no CUDA graph for %s: %s", self.name, str(e).splitlines()[0])
         return size
 
     def _infer_padded(

@@ -87,10 +87,7 @@ class TensorRT(DeviceRuntime):
 
     def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> Size:
         engine = self._fitting(shapes)
-        context = engine.create_execution_context()
-        if context is None:
-            # The caller turns this into 507; TensorRT's own words say which allocation failed.
-            raise MemoryError(self.log.reason("out of memory for an execution context"))
+        context = self._context(engine)
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
                 raise unfit_shape(name, shape, *self._limits(engine, name))
@@ -108,6 +105,22 @@ class TensorRT(DeviceRuntime):
             {n: t for n, t in tensors.items() if n not in shapes},
             context,
         )
+
+    def _context(self, engine: Any) -> Any:
+        """A context with the engine's profile.
+
+        An engine of TensorRT 8 that was built elsewhere may lend its profile to one context at a
+        time: then the sizes prepared so far go first, and each change of shape captures anew.
+        """
+        context = engine.create_execution_context()
+        if context is not None and context.active_optimization_profile < 0:
+            del context
+            self.sizes.clear()
+            context = engine.create_execution_context()
+        if context is None:
+            # The caller turns this into 507; TensorRT's own words say which allocation failed.
+            raise MemoryError(self.log.reason("out of memory for an execution context"))
+        return context
 
     def call(self, size: Size) -> None:
         if not size.model.execute_async_v3(self.stream.cuda_stream):

@@ -12,7 +12,7 @@ from handlers.engines import rebuild, versions
 from handlers.errors import KitError
 from handlers.passport import Artefact
 from repack.converters import typed_onnx
-from repack.engines.plan import SOURCE, Plan
+from repack.engines.plan import QUANTISED, SOURCE, Plan, by_calibrator
 from repack.progress import say
 from repack.subjects import Subject, within
 from repack.verify import TOLERANCES
@@ -25,13 +25,12 @@ def refuse(plan: Plan) -> None:
     """Refuses what cannot be built again without the user's pictures.
 
     Raises:
-        KitError: int8 by a calibrator.
+        KitError: int8 ranges by TensorRT's calibrator.
     """
-    calibrated = plan.precision == "int8" or (plan.precision == "best" and plan.calibration)
-    if calibrated and not versions.dialect(versions.library()).typed:
+    if by_calibrator(plan, versions.dialect(versions.library())):
         raise KitError(
-            f"--rebuild-on-load: {plan.precision} is calibrated on pictures, which no archive "
-            "holds: --precision f16, or without --rebuild-on-load"
+            f"--rebuild-on-load: {plan.precision} via {plan.via} is calibrated on pictures, which "
+            "no archive holds: --precision f16, or without --rebuild-on-load"
         )
 
 
@@ -44,16 +43,14 @@ def pack(
         work: the folder that ``repack.engines.plan.build`` left its ONNX files in.
     """
     target = stage / folder
-    source, flags, typed = work / SOURCE, "rebuild.onnx", f"rebuild-{plan.precision}.onnx"
+    source = work / (QUANTISED if plan.precision == "int8" else SOURCE)
+    flags, typed = "rebuild.onnx", f"rebuild-{plan.precision}.onnx"
     files = {"flags": flags, "typed": typed}
     if plan.precision == "f32":
         files["typed"] = flags
-    elif not _half_or_quantised(plan, work, target / typed):
+    elif not _half(source, work / f"engine-{plan.precision}.onnx", target / typed):
         del files["typed"]
-    if plan.precision == "int8":
-        del files["flags"]
-    else:
-        shutil.copyfile(source, target / flags)
+    shutil.copyfile(source, target / flags)
     options = artefact.options
     profile = {} if options["batches"] else options["engines"][0]
     given = within(subject, profile).random_inputs(CHECK_SEED)
@@ -76,14 +73,17 @@ def pack(
     )
 
 
-def _half_or_quantised(plan: Plan, work: Path, target: Path) -> bool:
-    """Writes the file for TensorRT 10 and later; False where the model has no such form."""
-    made = work / f"engine-{plan.precision}.onnx"
+def _half(source: Path, made: Path, target: Path) -> bool:
+    """Writes the file for TensorRT 10 and later; False where the model has no such form.
+
+    Args:
+        made: where it may lie already.
+    """
     if made.is_file():
         shutil.copyfile(made, target)
         return True
     try:
-        typed_onnx.half(work / SOURCE, target)
+        typed_onnx.half(source, target)
     except Exception as e:  # the converter raises many types for models that it does not take
         first = (str(e).splitlines() or [type(e).__name__])[0]
         say(f"    note: no rebuilding with TensorRT 10 or later ({first})")

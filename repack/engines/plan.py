@@ -34,8 +34,8 @@ from repack.subjects import Arrays
 CORES_PER_BUILD = 4
 """A build uses about as many; more at once only wait for each other."""
 
-SOURCE = "engine.onnx"
-"""The ONNX file that engines are built from, in the folder ``work``."""
+SOURCE, QUANTISED = "engine.onnx", "engine-qdq.onnx"
+"""The ONNX file that engines are built from, in the folder ``work``; and with int8 layers."""
 
 Profiles = dict[str, tuple[Shape, Shape, Shape]]
 
@@ -80,7 +80,7 @@ def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
     source = work / SOURCE
     if not source.is_file():
         onnx_for_engine.convert(plan.form, source)
-    typed = _typed(plan, source, work) if dialect.typed else source
+    typed = _typed(plan, source, work, dialect)
     profiles = [_fixed(plan, b) for b in plan.batches] or [plan.profile]
     jobs = max(1, (os.cpu_count() or 1) // CORES_PER_BUILD)
     with ThreadPoolExecutor(jobs, "build") as pool:
@@ -113,22 +113,32 @@ def _fixed(plan: Plan, batch: int) -> Profiles:
     return {name: (shape, shape, shape) for name, shape in shapes.items()}
 
 
-def _typed(plan: Plan, source: Path, work: Path) -> Path:
-    """The file whose own types are the precision (TensorRT 10 and 11)."""
-    if plan.precision == "f32":
-        return source
+def _typed(plan: Plan, source: Path, work: Path, dialect: versions.Dialect) -> Path:
+    """The file to build from: with int8 layers where these are asked for; for TensorRT 10 and 11
+    in the types that are to run."""
     if plan.via == "torch2trt":
-        raise KitError(f"torch2trt builds no {plan.precision} engine with TensorRT 10: --via onnx")
+        if dialect.typed and plan.precision != "f32":
+            raise KitError(
+                f"torch2trt builds no {plan.precision} engine with TensorRT 10: --via onnx"
+            )
+        return source
+    found = source
+    if plan.precision == "int8":
+        found = work / QUANTISED
+        if not found.is_file():
+            typed_onnx.quantised(source, found, [plan.form.feed(g) for g in plan.calibration])
+    if plan.precision == "f32" or not dialect.typed:
+        return found
     target = work / f"engine-{plan.precision}.onnx"
     if not target.is_file():
-        if plan.precision == "int8":
-            quantised = work / "engine-qdq.onnx"
-            feeds = [plan.form.feed(g) for g in plan.calibration]
-            typed_onnx.quantised(source, quantised, feeds)
-            typed_onnx.half(quantised, target)
-        else:
-            typed_onnx.half(source, target)
+        typed_onnx.half(found, target)
     return target
+
+
+def by_calibrator(plan: Plan, dialect: versions.Dialect) -> bool:
+    """Whether TensorRT itself looks for int8 ranges: 8's calibrator, where no file holds them."""
+    asked = plan.precision == "best" or (plan.precision == "int8" and plan.via == "torch2trt")
+    return bool(asked and plan.calibration and not dialect.typed)
 
 
 def _one(
@@ -144,7 +154,7 @@ def _one(
     batch = next(iter(profiles.values()))[1][0]
     name = f"model-b{batch}.plan"
     cache = EngineCache(options.engine_cache)
-    calibrated = plan.calibration if plan.precision in ("int8", "best") else ()
+    calibrated = plan.calibration if by_calibrator(plan, dialect) else ()
     recipe = {
         "precision": plan.precision,
         "profiles": {k: [list(s) for s in v] for k, v in profiles.items()},
@@ -198,7 +208,7 @@ def _run(
     if plan.via == "torch2trt":
         job["module"] = str(work / "module.pt")
         torch.save(plan.form.module, job["module"])
-    if plan.calibration and plan.precision in ("int8", "best") and not dialect.typed:
+    if by_calibrator(plan, dialect):
         job["calibration"] = str(work / "calibration.npz")
         arrays = {
             f"{name}/{i}": value

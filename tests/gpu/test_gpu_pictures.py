@@ -21,6 +21,9 @@ pytestmark = pytest.mark.gpu
 
 SIDE = 320
 
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""JPEG's brightness of red, green and blue."""
+
 
 def jpeg(height: int, width: int) -> bytes:
     """A shipped picture, scaled."""
@@ -60,7 +63,10 @@ def test_the_same_picture_at_the_same_place(height: int, width: int) -> None:
     assert (place.left, place.top) == (where.left, where.top)
     assert place.scale == pytest.approx(where.scale)
     difference = np.abs(found[0] - want.astype(np.float32))
-    assert difference.mean() < 2, difference.mean()
+    # Where no pixels are averaged, colours at edges differ: libjpeg smooths the halved colour
+    # planes when it enlarges them, nvJPEG repeats their values. Brightness is the same.
+    assert np.abs((found[0] - want) @ LUMA).mean() < 1.5
+    assert difference.mean() < (6 if max(height, width) <= SIDE else 2), difference.mean()
     grey = (want == images.PADDING).all(2)
     grey[where.top : SIDE - where.top, where.left : SIDE - where.left] = False
     assert not grey.any() or np.abs(difference[grey]).max() < 1

@@ -123,6 +123,33 @@ def test_int8_is_in_the_file_and_close_enough(whole: tuple[Subject, Path], tmp_p
     assert built.relative_l2(want, answer(tmp_path / "both.onnx", **x)) < 0.15
 
 
+class Chain(torch.nn.Module):
+    """Four convolutions, and a branch that ends in a second output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(4))
+        self.side = torch.nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.layers[1](torch.relu(self.layers[0](x * 2)))
+        middle = torch.relu(x)
+        last = self.layers[3](torch.relu(self.layers[2](middle)))
+        return last.sigmoid(), self.side(middle)
+
+
+def test_layers_beside_inputs_and_outputs_keep_their_floats(tmp_path: Path) -> None:
+    module, path = Chain().eval(), tmp_path / "chain.onnx"
+    form = DeviceForm(module, None, {"x": ("batch", 3, 8, 8)}, {"x": "float32"}, ("a", "b"))
+    onnx_for_engine.convert(form, path)
+    graph = onnx.load(path).graph
+    left = typed_onnx.ends(graph)
+    # Three of five: fewer than half would run in int8, so none is left out.
+    assert left == []
+    graph.output.pop()
+    assert sorted(name.split("/")[1] for name in typed_onnx.ends(graph)) == ["layers.0", "layers.3"]
+
+
 def test_int8_without_calibration_is_refused(whole: tuple[Subject, Path], tmp_path: Path) -> None:
     with pytest.raises(Exception, match="int8 needs inputs to calibrate on"):
         typed_onnx.quantised(whole[1], tmp_path / "q.onnx", [])

@@ -143,9 +143,9 @@ def test_every_batch_size_is_compared(tmp_path: Path) -> None:
         rebuild.check(odd)
 
 
-def plan(precision: str, calibration: list[Any]) -> Plan:
+def plan(precision: str, calibration: list[Any], via: str = "onnx") -> Plan:
     form: Any = None
-    return Plan(form, "onnx", precision, (1,), {}, cli_gpu.GpuOptions(), calibration)
+    return Plan(form, via, precision, (1,), {}, cli_gpu.GpuOptions(), calibration)
 
 
 class Of8:
@@ -154,14 +154,14 @@ class Of8:
     __version__ = "8.6.0"
 
 
-@pytest.mark.parametrize(("precision", "calibration"), [("int8", [1]), ("best", [1])])
-def test_calibrated_precisions_are_refused_with_8(
-    precision: str, calibration: list[Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("precision", "via"), [("int8", "torch2trt"), ("best", "onnx")])
+def test_what_tensorrt_calibrates_is_refused_with_8(
+    precision: str, via: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("handlers.engines.versions.library", lambda: Of8)
     with pytest.raises(Exception, match=r"--rebuild-on-load: .* is calibrated on pictures"):
-        on_load.refuse(plan(precision, calibration))
-    for fine in (plan("f16", []), plan("f32", [1]), plan("best", [])):
+        on_load.refuse(plan(precision, [1], via))
+    for fine in (plan("f16", []), plan("f32", [1]), plan("best", []), plan("int8", [1])):
         on_load.refuse(fine)
 
 

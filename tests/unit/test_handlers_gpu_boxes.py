@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from handlers.gpu.boxes import PLANE, Decoder
+from handlers.gpu.boxes import CANDIDATES, PLANE, Decoder
 from tests import detector_maps as made
 
 
@@ -69,3 +69,30 @@ def test_pictures_of_a_batch_do_not_suppress_each_other() -> None:
     halves = [found[found[:, 0] == i, 1:] for i in (0, 1)]
     assert len(halves[0])
     np.testing.assert_allclose(halves[0], halves[1])
+
+
+@pytest.mark.parametrize("objectness", [-30, -6, -4])
+def test_candidates_lead_to_the_same_boxes(objectness: float) -> None:
+    maps = made.maps(7, 3, 320, objectness)
+    used = decoder()
+    candidates = used.candidates(maps)
+    assert candidates.shape == (3, CANDIDATES, 7)
+    found = used.chosen(candidates)
+    assert found is not None
+    torch.testing.assert_close(found, used.find(maps))
+    assert objectness == -30 or len(found)
+
+
+def test_more_boxes_than_candidates_are_told() -> None:
+    used = decoder()
+    maps = made.maps(7, 2, 320, 1)
+    assert int((maps[0][..., 4] > used.logit).sum()) > 2 * CANDIDATES
+    assert used.chosen(used.candidates(maps)) is None
+
+
+def test_fewer_cells_than_candidates_are_all_looked_at() -> None:
+    used = decoder()
+    maps = made.maps(7, 1, 64, 1)
+    found = used.chosen(used.candidates(maps))
+    assert found is not None
+    torch.testing.assert_close(found, used.find(maps))
