@@ -1,16 +1,16 @@
 """Measures a whole CT volume through a 3-D U-Net of nnU-Net's size, on an NVIDIA GPU.
 
-    python benchmarks/volumes_gpu.py --make FOLDER
-    python repack/model_repack.py --weights FOLDER/net.pt --network benchmarks.volumes_gpu:Net \\
+    python benchmarks/unet3d.py FOLDER
+    python repack/model_repack.py --weights FOLDER/net.pt --network benchmarks.unet3d:Net \\
         --volumes FOLDER/volumes.yaml --backend tensorrt --via onnx --precision f16 --batch 1 \\
         --name big --model-store STORE
-    python repack/model_repack.py ... --backend torchscript-cuda --precision f32 --name big-f32 ...
     python benchmarks/volumes_gpu.py --archives STORE --volume FOLDER/scan.nii.gz --out DIR
 
 Every archive of ``STORE`` is timed alone (one window, graph replays) and end to end: the bytes of
 the ``.nii.gz`` to those of the mask, through the handler in this process. The plain road is the
-f32 TorchScript module behind the same handler, so that the factor is the network's own. Writes
-``volumes_gpu.json`` and ``volumes_gpu.md``.
+same handler with ``net.pt`` beside the scan in PyTorch's eager mode, f32 as PyTorch comes (its
+convolutions may use TF32), so that the factor is the network's own. Writes ``volumes_gpu.json`` and
+``volumes_gpu.md``.
 """
 
 from __future__ import annotations
@@ -22,177 +22,101 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
-PATCH = (128, 160, 112)
-SHAPE = (300, 512, 512)
-SPACING = (1.0, 0.8, 0.8)
-CHANNELS = (32, 64, 128, 256, 320, 320)
-STRIDES = ((1, 1, 1), *[(2, 2, 2)] * 4, (2, 2, 1))
-LABELS = ("background", "organ", "vessel")
-CT = {"lower": -160, "upper": 300, "mean": 20.0, "std": 60.0}
+from benchmarks.unet3d import LABELS, PATCH, SHAPE, Net  # noqa: E402
+from handlers.base import threads_per_worker  # noqa: E402
+from handlers.context import LocalContext  # noqa: E402
+from handlers.entry import Entry  # noqa: E402
+from handlers.passport import Artefact, Passport  # noqa: E402
+from handlers.runtimes import Loaded  # noqa: E402
+from handlers.runtimes.device import DeviceRuntime, Size  # noqa: E402
+from handlers.runtimes.torchscript_cuda import TorchScriptCuda  # noqa: E402
+from handlers.segmentation import SegmentationHandler  # noqa: E402
+from repack import archive  # noqa: E402
+
 TIMES = 3
 RUNS = 5
-EAGER_CALLS = 20
+PLAIN = "eager f32"
 
 
-class Stage(nn.Sequential):
-    """Twice convolution, instance norm, leaky ReLU: nnU-Net's plain block."""
+class Eager(TorchScriptCuda):
+    """A network as PyTorch runs it: call by call, no graph, TF32 where PyTorch takes it."""
 
-    def __init__(self, inputs: int, outputs: int, stride: Sequence[int] = (1, 1, 1)):
-        layers: list[nn.Module] = []
-        for i, first in enumerate((inputs, outputs)):
-            step = tuple(stride) if i == 0 else 1
-            layers.append(nn.Conv3d(first, outputs, 3, step, 1))  # type: ignore[arg-type]
-            layers += [nn.InstanceNorm3d(outputs, affine=True), nn.LeakyReLU(0.01)]
-        super().__init__(*layers)
+    name = "eager"
 
+    def open(self) -> None:
+        self._dtype = self.torch.float32
+        net = Net().eval().requires_grad_(False)
+        net.load_state_dict(self.torch.load(self.folder / "net.pt", weights_only=True))
+        self._module = net.to(self.device)
 
-class Net(nn.Module):
-    """``[n, 1, *patch]`` to logits ``[n, 3, *patch]``: six resolutions, as nnU-Net plans a CT."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        before = (1, *CHANNELS)
-        self.encoder = nn.ModuleList(map(Stage, before, CHANNELS, STRIDES))
-        pairs = list(zip(CHANNELS[:0:-1], CHANNELS[-2::-1], STRIDES[:0:-1], strict=True))
-        self.up = nn.ModuleList(nn.ConvTranspose3d(a, b, s, s) for a, b, s in pairs)
-        self.decoder = nn.ModuleList(Stage(2 * b, b) for _, b, _ in pairs)
-        self.last = nn.Conv3d(CHANNELS[0], len(LABELS), 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        kept = []
-        for stage in self.encoder:
-            x = stage(x)
-            kept.append(x)
-        kept.pop()
-        for up, stage in zip(self.up, self.decoder, strict=True):
-            x = stage(torch.cat([up(x), kept.pop()], 1))
-        found: Tensor = self.last(x)
-        return found
+    def _captured(self, size: Size) -> Size:
+        return size
 
 
 def main() -> None:
-    """Makes what is measured, or measures it."""
+    """Times every archive of the store and the plain road, then compares their masks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--make", type=Path, metavar="FOLDER", help="weights, YAML and scan")
-    parser.add_argument("--archives", type=Path, metavar="STORE")
-    parser.add_argument("--volume", type=Path, help="the scan; net.pt beside it is timed in eager")
+    parser.add_argument("--archives", type=Path, metavar="STORE", required=True)
+    parser.add_argument("--volume", type=Path, required=True, help="the scan, net.pt beside it")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     given = parser.parse_args()
-    if given.make:
-        make(given.make)
-    elif given.archives and given.volume:
-        measure(given)
-    else:
-        parser.error("--make FOLDER, or --archives STORE and --volume FILE")
-
-
-def make(folder: Path) -> None:
-    """Writes ``net.pt``, ``volumes.yaml`` and ``scan.nii.gz``."""
-    import nibabel as nib
-
-    folder.mkdir(parents=True, exist_ok=True)
-    voxels = scan()
-    image = nib.Nifti1Image(voxels.T, np.diag([*SPACING[::-1], 1.0]))
-    (folder / "scan.nii.gz").write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))
-    torch.save(weights(voxels).state_dict(), folder / "net.pt")
-    numbers = ", ".join(f"{k}: {v}" for k, v in CT.items())
-    (folder / "volumes.yaml").write_text(
-        f"channels:\n  - {{name: CT, normalisation: {{kind: ct, {numbers}}}}}\n"
-        f"labels: [{', '.join(LABELS)}]\npatch: {list(PATCH)}\n",
-        encoding="utf-8",
-    )
-
-
-def scan() -> NDArray[np.int16]:
-    """``[z, y, x]`` int16: a body in air with organs and a vessel, and a scanner's noise, HU."""
-    random = np.random.default_rng(0)
-    y, x = np.mgrid[: SHAPE[1], : SHAPE[2]]
-    found = np.empty(SHAPE, np.int16)
-    for z, plane in enumerate(found):
-        values = np.full(plane.shape, -1000.0, np.float32)
-        body = ((y - 256) / 180) ** 2 + ((x - 256) / 230) ** 2 < 1 + 0.1 * np.sin(z / 40)
-        values[body] = 40
-        for down, across, radius, hu in (
-            (200, 180, 60, 110),
-            (300, 330, 50, -80),
-            (256, 256, 25, 280),
-        ):
-            middle = down + 10 * np.sin(z / 30)
-            values[(y - middle) ** 2 + (x - across) ** 2 < radius**2] = hu
-        values += random.normal(0, 12, plane.shape)
-        plane[...] = np.clip(values, -1024, 3071)
-    return found
-
-
-def weights(voxels: NDArray[np.int16]) -> Net:
-    """Seeded weights; norms are not the identity, and every label wins about as often."""
-    torch.manual_seed(0)
-    net = Net().eval()
-    middle = voxels[140:204, 200:264, 150:182].astype(np.float32)
-    x = (np.clip(middle, CT["lower"], CT["upper"]) - CT["mean"]) / CT["std"]
-    with torch.no_grad():
-        for module in net.modules():
-            if isinstance(module, nn.InstanceNorm3d):
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0, 0.2)
-        logits = net(torch.from_numpy(x)[None, None])[0].flatten(1)
-        mean, spread = logits.mean(1), logits.std(1)
-        net.last.weight /= spread[:, None, None, None, None]
-        assert net.last.bias is not None
-        net.last.bias.copy_((net.last.bias - mean) / spread)
-    return net
-
-
-def measure(given: argparse.Namespace) -> None:
-    """Times every archive of the store, then compares their masks."""
+    body = given.volume.read_bytes()
     result: dict[str, Any] = {
         "command": " ".join(["python", "benchmarks/volumes_gpu.py", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
-        "archives": [],
+        "volume": {"file_mb": round(len(body) / 1e6, 1)},
+        "rows": [],
     }
     given.out.mkdir(parents=True, exist_ok=True)
-    net = given.volume.with_name("net.pt")
-    if net.exists():
-        result["eager_f32_ms"] = eager(net)
-    body = given.volume.read_bytes()
-    result["volume"] = {"file_mb": round(len(body) / 1e6, 1)}
     masks: dict[str, NDArray[Any]] = {}
-    for path in sorted(given.archives.glob("*.mar")):
-        row, mask = one(path, body)
-        result["archives"].append(row)
-        masks[path.stem] = mask
-        save(result, given.out)
-    plain = next((r for r in result["archives"] if is_plain(r)), None)
-    for row in result["archives"]:
-        if plain and row is not plain:
-            row["dice_with_f32"] = dice(masks[row["archive"]], masks[plain["archive"]])
-            row["times_as_fast"] = round(plain["seconds"] / row["seconds"], 2)
+    with tempfile.TemporaryDirectory(prefix="vg-") as tmp:
+        record = None
+        for path in sorted(given.archives.glob("*.mar")):
+            folder = Path(tmp) / path.stem
+            record = archive.unpack(path, folder)
+            entry, context = Entry(), LocalContext(folder)
+            entry.initialize(context)
+            row, masks[path.stem] = timed(path.stem, entry.handler, context, body)  # type: ignore[arg-type]
+            result["rows"].append({**row, "versions": record.versions})
+            save(result, given.out)
+            del entry
+        if record is None:
+            raise SystemExit(f"no archive in {given.archives}")
+        handler = plain(record, given.volume.parent)
+        row, masks[PLAIN] = timed(PLAIN, handler, LocalContext(given.volume.parent), body)
+        result["rows"].append(row)
+    for other in result["rows"][:-1]:
+        other["dice_with_plain"] = dice(masks[other["name"]], masks[PLAIN])
+        other["times_as_fast"] = round(row["seconds"] / other["seconds"], 2)
+        other["window_times_as_fast"] = round(row["window_ms"] / other["window_ms"], 2)
     save(result, given.out)
     print(table(result))
 
 
-def is_plain(row: Mapping[str, Any]) -> bool:
-    return bool(row["runtime"] == "torchscript-cuda" and row["precision"] == "f32")
+def plain(record: Passport, folder: Path) -> SegmentationHandler:
+    """The archive's handler around the network in eager mode."""
+    options = {"outputs": [s.name for s in record.outputs], "batches": [1]}
+    artefact = Artefact("torchscript-cuda", (), "f32", {"label": "f32"}, "tensors", options)
+    runtime = Eager(folder, artefact, record.inputs)
+    runtime.activate()
+    return SegmentationHandler(record, Loaded(runtime, artefact), threads_per_worker())
 
 
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
-    from handlers.base import threads_per_worker
-
     return {
         "GPU": torch.cuda.get_device_name(),
         "Python": platform.python_version(),
@@ -202,70 +126,38 @@ def machine() -> dict[str, Any]:
     }
 
 
-def eager(path: Path) -> float:
-    """Milliseconds of one window in PyTorch's eager mode, f32, between two events."""
-    net = Net().eval()
-    net.load_state_dict(torch.load(path, weights_only=True))
-    net.cuda()
-    x = torch.randn((1, 1, *PATCH), device="cuda")
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    with torch.inference_mode():
-        for _ in range(3):
-            net(x)
-        begin.record()
-        for _ in range(EAGER_CALLS):
-            net(x)
-        end.record()
-        end.synchronize()
-    ms = float(begin.elapsed_time(end)) / EAGER_CALLS
-    del net, x
-    torch.cuda.empty_cache()
-    return round(ms, 3)
-
-
-def one(path: Path, body: bytes) -> tuple[dict[str, Any], NDArray[Any]]:
-    """One archive: its network alone, and the volume end to end; and the mask ``[z, y, x]``."""
-    from handlers.context import LocalContext
-    from handlers.entry import Entry
-    from handlers.runtimes.device import DeviceRuntime
-    from repack import archive
-
-    with tempfile.TemporaryDirectory(prefix="vg-") as folder:
-        passport = archive.unpack(path, Path(folder))
-        context = LocalContext(Path(folder))
-        entry = Entry()
-        entry.initialize(context)
-        runtime = entry.handler.runtime
-        row: dict[str, Any] = {
-            "archive": path.stem,
-            "runtime": runtime.name,
-            "precision": runtime.precision,
-            "fallback": entry.handler.fallback,
-            "versions": passport.versions,
-        }
-        if isinstance(runtime, DeviceRuntime):
-            row["window_ms"] = round(min(runtime.time(1, 20) for _ in range(TIMES)), 3)
-        seconds, stages = [], []
-        for _ in range(RUNS + 1):
-            context.begin()
-            context.metrics.totals.clear()
-            sent = bytearray(body)
-            began = time.perf_counter()
-            (answer,) = entry.handle([{"body": sent}], context)
-            seconds.append(time.perf_counter() - began)
-            stages.append(context.stages_ms)
-            if context.statuses != [200]:
-                raise SystemExit(f"{path.name}: {context.statuses} {answer[:300]!r}")
-        best = min(range(1, RUNS + 1), key=seconds.__getitem__)
-        row["seconds"] = round(sorted(seconds[1:])[RUNS // 2], 3)
-        row["seconds_each"] = [round(s, 3) for s in seconds]
-        row["stages_ms_of_fastest"] = {k: round(v, 1) for k, v in stages[best].items()}
-        row["windows"] = context.metrics.totals["handler_windows", "Model"]
-        row["headers"] = context.response_headers[0]
-        row["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6)
-    del entry, runtime
-    torch.cuda.empty_cache()
+def timed(
+    name: str, handler: SegmentationHandler, context: LocalContext, body: bytes
+) -> tuple[dict[str, Any], NDArray[Any]]:
+    """One road: its network alone, and the volume end to end; and the mask ``[z, y, x]``."""
+    runtime = handler.runtime
+    assert isinstance(runtime, DeviceRuntime)
+    row: dict[str, Any] = {
+        "name": name,
+        "runtime": runtime.name,
+        "precision": runtime.precision,
+        "fallback": handler.fallback,
+        "window_ms": round(min(runtime.time(1, 20) for _ in range(TIMES)), 3),
+    }
     torch.cuda.reset_peak_memory_stats()
+    seconds, stages = [], []
+    for _ in range(RUNS + 1):
+        context.begin()
+        context.metrics.totals.clear()
+        sent = bytearray(body)
+        began = time.perf_counter()
+        (answer,) = handler.handle([{"body": sent}], context)
+        seconds.append(time.perf_counter() - began)
+        stages.append(context.stages_ms)
+        if context.statuses != [200]:
+            raise SystemExit(f"{name}: {context.statuses} {answer[:300]!r}")
+    best = min(range(1, RUNS + 1), key=seconds.__getitem__)
+    row["seconds"] = round(sorted(seconds[1:])[RUNS // 2], 3)
+    row["seconds_each"] = [round(s, 3) for s in seconds]
+    row["stages_ms_of_fastest"] = {k: round(v, 1) for k, v in stages[best].items()}
+    row["windows"] = context.metrics.totals["handler_windows", "Model"]
+    row["headers"] = context.response_headers[0]
+    row["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6)
     return row, mask_of(answer, row)
 
 
@@ -301,23 +193,22 @@ def table(result: Mapping[str, Any]) -> str:
     lines = ["# A volume on a GPU", "", f"`{result['command']}`, {result['date']}", ""]
     lines += [f"- {k}: {v}" for k, v in result["machine"].items()]
     lines += [
-        f"- {x}x{y}x{z} int16 voxels, .nii.gz of {result['volume']['file_mb']} MB",
-        f"- one window of {'x'.join(map(str, PATCH))} in eager f32: "
-        f"{result.get('eager_f32_ms', 'not measured')} ms",
+        f"- {x}x{y}x{z} int16 voxels, .nii.gz of {result['volume']['file_mb']} MB; windows of "
+        + "x".join(map(str, PATCH)),
         "",
-        "| archive | runtime | precision | ms a window | windows | volume, s | decode | preprocess "
-        "| infer | postprocess | encode | faster | Dice with f32 |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
+        "| road | precision | ms a window | faster | windows | volume, s | faster | decode "
+        "| preprocess | infer | postprocess | encode | Dice with eager f32 |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
-    for row in result["archives"]:
+    for row in result["rows"]:
         stages = row["stages_ms_of_fastest"]
         names = ("decode", "preprocess", "infer", "postprocess", "encode")
         shown = " | ".join(f"{stages.get(name, 0):,.0f}" for name in names)
-        overlap = ", ".join(f"{k} {v:.4f}" for k, v in row.get("dice_with_f32", {}).items())
+        overlap = ", ".join(f"{k} {v:.4f}" for k, v in row.get("dice_with_plain", {}).items())
         lines.append(
-            f"| {row['archive']} | {row['runtime']} | {row['precision']} "
-            f"| {row.get('window_ms', '')} | {row['windows']:.0f} | {row['seconds']:.2f} | {shown} "
-            f"| {row.get('times_as_fast', '')} | {overlap} |"
+            f"| {row['name']} ({row['runtime']}) | {row['precision']} | {row['window_ms']} "
+            f"| {row.get('window_times_as_fast', '')} | {row['windows']:.0f} "
+            f"| {row['seconds']:.2f} | {row.get('times_as_fast', '')} | {shown} | {overlap} |"
         )
     return "\n".join(
         [*lines, "", "Stages in ms, of the fastest run; the volume's time is the median.", ""]

@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 OPTION = "rebuild"
 """Option of an artefact: {"flags", "typed": ONNX files (or None), "check": an .npz of "in/NAME" and
-"out/NAME", "relative_l2": bound of the precision, "level", "workspace"}."""
+"out/NAME", "relative_l2": bound of the precision, "level", "workspace", "ranges": name of the file
+of int8 ranges beside "flags" (or None)}."""
 
 RECORD = "engines.json"
 
@@ -123,6 +124,7 @@ def _build_all(place: Path, source: Path, artefact: Artefact, gpu: int) -> None:
         "engines": artefact.options["engines"],
         "level": recipe["level"],
         "workspace": recipe["workspace"],
+        "ranges": str(source.with_name(recipe["ranges"])) if recipe.get("ranges") else None,
         "gpu": gpu,
     }
     (place / "job.json").write_text(json.dumps(job), encoding="utf-8")
@@ -156,7 +158,14 @@ def main(place: Path) -> int:
         torch.zeros(1, device="cuda")
         for i, profiles in enumerate(job["engines"]):
             shapes = {k: tuple(tuple(s) for s in v) for k, v in profiles.items()}
-            recipe = build.Recipe(job["precision"], shapes, job["level"], job["workspace"])  # type: ignore[arg-type]
+            ranges = build.read_ranges(Path(job["ranges"]) if job["ranges"] else None)
+            recipe = build.Recipe(
+                job["precision"],
+                shapes,  # type: ignore[arg-type]
+                job["level"],
+                job["workspace"],
+                **ranges,
+            )
             engine = build.from_onnx(Path(job["onnx"]), recipe, None, place / "timing.cache")
             path = place / f"model-{i}.plan"
             path.write_bytes(engine)

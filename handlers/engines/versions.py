@@ -1,9 +1,9 @@
 """Every difference between TensorRT 8.6, 10 and 11 that the kit meets, in one place.
 
-8.6 takes a network in 32-bit floats and is told by flags which precisions it may use. int8 ranges
-are in the ONNX file (QuantizeLinear, DequantizeLinear), or come from a calibrator where there is no
-file or TensorRT is to choose. From 10 on the kit builds strongly typed networks, the only kind that
-11 has: the precision is in the ONNX file, 16-bit weights too.
+8.6 takes a network in 32-bit floats and is told by flags which precisions it may use, and each
+tensor's range for int8; its own calibrator finds these where there is no ONNX file, or TensorRT is
+to choose. From 10 on the kit builds strongly typed networks, the only kind that 11 has: the
+precision is in the ONNX file (16-bit weights, QuantizeLinear and DequantizeLinear).
 
 ``Flags`` holds the names that only the first way needs, ``Typed`` those of the second; every other
 name that the kit uses exists in all three versions. ``tests/unit/test_engines_names.py`` looks all
@@ -13,6 +13,7 @@ of them up in the published bindings. 8.6 was run on a GPU; 10 and 11 were check
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from handlers.errors import RuntimeMissing
@@ -32,7 +33,11 @@ def library() -> Any:
 
 
 class Flags:
-    """TensorRT 8.6: precision by builder flags; int8 by the file, or by a calibrator."""
+    """TensorRT 8.6: precision by builder flags; int8 by ranges, or by a calibrator.
+
+    8.6.0 refuses the file with int8 layers that later versions read (its "chooseHigherPrecision"
+    fails), so the ranges are given to the network's tensors instead.
+    """
 
     typed = False
 
@@ -44,7 +49,15 @@ class Flags:
             1 << int(self.trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
         )
 
-    def ask(self, config: Any, network: Any, precision: str, calibrator: Any) -> None:
+    def ask(
+        self,
+        config: Any,
+        network: Any,
+        precision: str,
+        calibrator: Any,
+        ranges: Mapping[str, float],
+        floats: Collection[str],
+    ) -> None:
         """Lets the builder use a precision; in 16 bits, inputs and outputs are of 16 bits too."""
         flag = self.trt.BuilderFlag
         config.clear_flag(flag.TF32)  # 10 bits of mantissa are not 32-bit floats
@@ -57,17 +70,27 @@ class Flags:
             for tensor in tensors:
                 if tensor.dtype == single:
                     tensor.dtype = half
-        if precision == "int8" or calibrator is not None:
+        if ranges or calibrator is not None:
             config.set_flag(flag.INT8)
-        if calibrator is not None:
             config.int8_calibrator = calibrator
-        if precision == "f16" or (precision == "int8" and calibrator is not None):
+        for tensor in self._tensors(network):
+            if tensor.name in ranges:
+                tensor.dynamic_range = (-ranges[tensor.name], ranges[tensor.name])
+        if precision in ("f16", "int8"):
             # Left alone, the builder takes whatever kernel is fastest, 32-bit ones too.
             config.set_flag(flag.PREFER_PRECISION_CONSTRAINTS)
             kind = half if precision == "f16" else self.trt.int8
             for i in range(network.num_layers):
-                if network.get_layer(i).type in self._heavy():
-                    network.get_layer(i).precision = kind
+                layer = network.get_layer(i)
+                if layer.type in self._heavy():
+                    layer.precision = half if layer.name in floats else kind
+
+    def _tensors(self, network: Any) -> Iterator[Any]:
+        """The network's inputs, and what its layers give."""
+        yield from (network.get_input(i) for i in range(network.num_inputs))
+        for i in range(network.num_layers):
+            layer = network.get_layer(i)
+            yield from (layer.get_output(k) for k in range(layer.num_outputs))
 
     def _heavy(self) -> tuple[Any, ...]:
         """The layers whose multiplications make up a network's cost."""
@@ -100,7 +123,15 @@ class Typed:
             1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         )
 
-    def ask(self, config: Any, network: Any, precision: str, calibrator: Any) -> None:
+    def ask(
+        self,
+        config: Any,
+        network: Any,
+        precision: str,
+        calibrator: Any,
+        ranges: Mapping[str, float],
+        floats: Collection[str],
+    ) -> None:
         """What the ONNX file holds is what runs; 32-bit floats are not to be TF32's 19 bits."""
         config.clear_flag(self.trt.BuilderFlag.TF32)
 

@@ -59,28 +59,46 @@ def letterbox(
         Where each picture lies.
     """
     height, width = target.shape[2:]
-    target.fill_(GREY)
     places: list[Any] = [None] * len(pictures)
     groups: dict[tuple[Any, ...], list[int]] = {}
     for i, (picture, size) in enumerate(zip(pictures, sizes, strict=True)):
         groups.setdefault((*picture.shape[1:], *size), []).append(i)
-    for (h, w, full_h, full_w), rows in groups.items():
+    for (_, _, full_h, full_w), rows in groups.items():
         scale = min(height / full_h, width / full_w)
         new_h, new_w = max(1, round(full_h * scale)), max(1, round(full_w * scale))
         top, left = (height - new_h) // 2, (width - new_w) // 2
-        x = torch.stack([pictures[i] for i in rows]).to(target.dtype)
-        block = reduction(h, w, new_h, new_w)
-        if block > 1:
-            # libjpeg rounds up odd sizes; the last block of such a side is a part one.
-            x = F.avg_pool2d(x, block, ceil_mode=True, count_include_pad=False).round_()
+        x = _reduced(torch.stack([pictures[i] for i in rows]), new_h, new_w, target.dtype)
         if x.shape[2:] != (new_h, new_w):
             x = F.interpolate(x, (new_h, new_w), mode="bilinear", align_corners=False).round_()
-        x /= 255
-        first = rows[0]
-        if rows == list(range(first, first + len(rows))):
-            target[first : first + len(rows), :, top : top + new_h, left : left + new_w] = x
-        else:
-            target[rows, :, top : top + new_h, left : left + new_w] = x
+        first, many = rows[0], len(rows)
+        together = rows == list(range(first, first + many))
+        into = (
+            target[first : first + many] if together else target.new_empty(many, 3, height, width)
+        )
+        inside = into[:, :, top : top + new_h, left : left + new_w]
+        if inside.shape != into.shape:
+            into.fill_(GREY)
+        torch.mul(x, 1 / 255, out=inside)
+        if not together:
+            target[rows] = into
         for i in rows:
             places[i] = Letterbox(scale, left, top)
     return places
+
+
+def _reduced(x: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Pictures ``[n, 3, h, w]`` uint8 averaged over blocks, never below what is needed.
+
+    Returns:
+        Whole values, of type ``dtype``.
+    """
+    h, w = x.shape[2:]
+    block = reduction(h, w, height, width)
+    if block == 1:
+        return x.to(dtype)
+    if h % block or w % block:
+        # libjpeg rounds up odd sizes; the last block of such a side is a part one.
+        x = F.avg_pool2d(x.to(dtype), block, ceil_mode=True, count_include_pad=False)
+        return x.round_()
+    parts = x.view(*x.shape[:2], h // block, block, w // block, block)
+    return parts.mean((3, 5), dtype=dtype).round_()

@@ -13,6 +13,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx.version_converter
 from onnx import GraphProto
@@ -66,33 +67,18 @@ def quantised(source: Path, target: Path, calibration: Sequence[Arrays]) -> None
     Raises:
         KitError: no calibration inputs.
     """
-    if not calibration:
-        raise KitError("int8 needs inputs to calibrate on: add --calibration DIR")
-    from onnxruntime.quantization import (
-        CalibrationMethod,
-        QDQQuantizer,
-        QuantType,
-        create_calibrator,
-    )
+    from onnxruntime.quantization import QDQQuantizer, QuantType
 
+    found = _collected(source, calibration, list(QUANTISED))
     model = onnx.load(source)
-    with _quiet(), tempfile.TemporaryDirectory(prefix="repack-int8-") as tmp:
-        calibrator = create_calibrator(
-            str(source),
-            list(QUANTISED),
-            str(Path(tmp) / "augmented.onnx"),
-            CalibrationMethod.Percentile,
-            extra_options={"symmetric": True, "percentile": PERCENTILE},
-        )
-        for given in calibration:  # one by one: it keeps every tensor of what it is given
-            calibrator.collect_data(_reader(given))
+    with _quiet():
         quantizer = QDQQuantizer(
             model,
             True,
             False,
             QuantType.QInt8,
             QuantType.QInt8,
-            calibrator.compute_data(),
+            found,
             [],
             ends(model.graph),
             list(QUANTISED),
@@ -101,6 +87,38 @@ def quantised(source: Path, target: Path, calibration: Sequence[Arrays]) -> None
         )
         quantizer.quantize_model()
         quantizer.model.save_model_to_file(str(target))
+
+
+def ranges(source: Path, calibration: Sequence[Arrays]) -> dict[str, float]:
+    """The same ranges of every tensor, for TensorRT 8, which is told them: largest value by name.
+
+    Raises:
+        KitError: no calibration inputs.
+    """
+    found = _collected(source, calibration, None).data
+    return {
+        name: max(abs(float(value)) for value in np.ravel(data.range_value))
+        for name, data in found.items()
+    }
+
+
+def _collected(source: Path, calibration: Sequence[Arrays], operators: list[str] | None) -> Any:
+    """ONNX Runtime's ranges of the tensors around these operators, or of all."""
+    if not calibration:
+        raise KitError("int8 needs inputs to calibrate on: add --calibration DIR")
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+
+    with _quiet(), tempfile.TemporaryDirectory(prefix="repack-int8-") as tmp:
+        calibrator = create_calibrator(
+            str(source),
+            operators,
+            str(Path(tmp) / "augmented.onnx"),
+            CalibrationMethod.Percentile,
+            extra_options={"symmetric": True, "percentile": PERCENTILE},
+        )
+        for given in calibration:  # one by one: it keeps every tensor of what it is given
+            calibrator.collect_data(_reader(given))
+        return calibrator.compute_data()
 
 
 def ends(graph: GraphProto) -> list[str]:

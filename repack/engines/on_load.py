@@ -12,7 +12,7 @@ from handlers.engines import rebuild, versions
 from handlers.errors import KitError
 from handlers.passport import Artefact
 from repack.converters import typed_onnx
-from repack.engines.plan import QUANTISED, SOURCE, Plan, by_calibrator
+from repack.engines.plan import RANGES, SOURCE, Plan, by_calibrator
 from repack.progress import say
 from repack.subjects import Subject, within
 from repack.verify import TOLERANCES
@@ -43,14 +43,20 @@ def pack(
         work: the folder that ``repack.engines.plan.build`` left its ONNX files in.
     """
     target = stage / folder
-    source = work / (QUANTISED if plan.precision == "int8" else SOURCE)
-    flags, typed = "rebuild.onnx", f"rebuild-{plan.precision}.onnx"
+    source, flags, typed = work / SOURCE, "rebuild.onnx", f"rebuild-{plan.precision}.onnx"
     files = {"flags": flags, "typed": typed}
     if plan.precision == "f32":
         files["typed"] = flags
-    elif not _half(source, work / f"engine-{plan.precision}.onnx", target / typed):
+    elif not _typed(plan, work, target / typed):
         del files["typed"]
     shutil.copyfile(source, target / flags)
+    if plan.precision == "int8":
+        if (work / RANGES).is_file():
+            files["ranges"] = RANGES
+            shutil.copyfile(work / RANGES, target / RANGES)
+        else:
+            del files["flags"]
+            (target / flags).unlink()
     options = artefact.options
     profile = {} if options["batches"] else options["engines"][0]
     given = within(subject, profile).random_inputs(CHECK_SEED)
@@ -60,6 +66,7 @@ def pack(
     np.savez_compressed(target / "rebuild.npz", **arrays)  # type: ignore[arg-type]
     recipe = {
         **{k: f"{folder}/{files[k]}" if k in files else None for k in ("flags", "typed")},
+        "ranges": files.get("ranges"),
         "check": f"{folder}/rebuild.npz",
         "relative_l2": TOLERANCES[plan.precision].relative_l2,
         "level": plan.options.level,
@@ -73,17 +80,16 @@ def pack(
     )
 
 
-def _half(source: Path, made: Path, target: Path) -> bool:
-    """Writes the file for TensorRT 10 and later; False where the model has no such form.
-
-    Args:
-        made: where it may lie already.
-    """
+def _typed(plan: Plan, work: Path, target: Path) -> bool:
+    """Writes the file for TensorRT 10 and later; False where the model has no such form."""
+    made = work / f"engine-{plan.precision}.onnx"
     if made.is_file():
         shutil.copyfile(made, target)
         return True
     try:
-        typed_onnx.half(source, target)
+        if plan.precision == "int8":
+            raise KitError("int8 layers were not written here")
+        typed_onnx.half(work / SOURCE, target)
     except Exception as e:  # the converter raises many types for models that it does not take
         first = (str(e).splitlines() or [type(e).__name__])[0]
         say(f"    note: no rebuilding with TensorRT 10 or later ({first})")

@@ -34,8 +34,8 @@ from repack.subjects import Arrays
 CORES_PER_BUILD = 4
 """A build uses about as many; more at once only wait for each other."""
 
-SOURCE, QUANTISED = "engine.onnx", "engine-qdq.onnx"
-"""The ONNX file that engines are built from, in the folder ``work``; and with int8 layers."""
+SOURCE, RANGES = "engine.onnx", "engine-int8.json"
+"""In the folder ``work``: the ONNX file that engines are built from, and its int8 ranges."""
 
 Profiles = dict[str, tuple[Shape, Shape, Shape]]
 
@@ -81,11 +81,14 @@ def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
     if not source.is_file():
         onnx_for_engine.convert(plan.form, source)
     typed = _typed(plan, source, work, dialect)
+    ranges = _ranges(plan, source, work, dialect)
     profiles = [_fixed(plan, b) for b in plan.batches] or [plan.profile]
     jobs = max(1, (os.cpu_count() or 1) // CORES_PER_BUILD)
     with ThreadPoolExecutor(jobs, "build") as pool:
         names = list(
-            pool.map(lambda p: _one(plan, p, typed, stage / folder, machine, dialect), profiles)
+            pool.map(
+                lambda p: _one(plan, p, typed, ranges, stage / folder, machine, dialect), profiles
+            )
         )
     return Artefact(
         "tensorrt",
@@ -114,25 +117,38 @@ def _fixed(plan: Plan, batch: int) -> Profiles:
 
 
 def _typed(plan: Plan, source: Path, work: Path, dialect: versions.Dialect) -> Path:
-    """The file to build from: with int8 layers where these are asked for; for TensorRT 10 and 11
-    in the types that are to run."""
-    if plan.via == "torch2trt":
-        if dialect.typed and plan.precision != "f32":
-            raise KitError(
-                f"torch2trt builds no {plan.precision} engine with TensorRT 10: --via onnx"
-            )
+    """The file to build from: for TensorRT 10 and 11 in the types that are to run."""
+    if not dialect.typed or plan.precision == "f32":
         return source
-    found = source
-    if plan.precision == "int8":
-        found = work / QUANTISED
-        if not found.is_file():
-            typed_onnx.quantised(source, found, [plan.form.feed(g) for g in plan.calibration])
-    if plan.precision == "f32" or not dialect.typed:
-        return found
+    if plan.via == "torch2trt":
+        raise KitError(f"torch2trt builds no {plan.precision} engine with TensorRT 10: --via onnx")
     target = work / f"engine-{plan.precision}.onnx"
     if not target.is_file():
-        typed_onnx.half(found, target)
+        if plan.precision == "int8":
+            quantised = work / "engine-qdq.onnx"
+            typed_onnx.quantised(source, quantised, _fed(plan))
+            typed_onnx.half(quantised, target)
+        else:
+            typed_onnx.half(source, target)
     return target
+
+
+def _ranges(plan: Plan, source: Path, work: Path, dialect: versions.Dialect) -> Path | None:
+    """The file of int8 ranges that TensorRT 8 is given, where it does not look for them itself."""
+    if plan.precision != "int8" or dialect.typed or by_calibrator(plan, dialect):
+        return None
+    target = work / RANGES
+    if not target.is_file():
+        found = {
+            "ranges": typed_onnx.ranges(source, _fed(plan)),
+            "floats": typed_onnx.ends(onnx.load(source).graph),
+        }
+        target.write_text(json.dumps(found), encoding="utf-8")
+    return target
+
+
+def _fed(plan: Plan) -> list[Arrays]:
+    return [plan.form.feed(given) for given in plan.calibration]
 
 
 def by_calibrator(plan: Plan, dialect: versions.Dialect) -> bool:
@@ -145,6 +161,7 @@ def _one(
     plan: Plan,
     profiles: Profiles,
     source: Path,
+    ranges: Path | None,
     folder: Path,
     machine: Mapping[str, str],
     dialect: versions.Dialect,
@@ -154,14 +171,16 @@ def _one(
     batch = next(iter(profiles.values()))[1][0]
     name = f"model-b{batch}.plan"
     cache = EngineCache(options.engine_cache)
-    calibrated = plan.calibration if by_calibrator(plan, dialect) else ()
-    recipe = {
+    calibrated = plan.calibration if ranges or by_calibrator(plan, dialect) else ()
+    recipe: dict[str, Any] = {
         "precision": plan.precision,
         "profiles": {k: [list(s) for s in v] for k, v in profiles.items()},
         "level": options.level,
         "workspace": options.workspace_mb << 20,
         "via": plan.via,
     }
+    if ranges:
+        recipe["int8_by"] = f"ranges of {typed_onnx.PERCENTILE} %"
     found = key(source, calibrated, recipe=recipe, machine=dict(machine))
     what = f"{plan.precision} engine for batch {batch} via {plan.via}"
     ready = None if options.rebuild else cache.find(found)
@@ -174,7 +193,7 @@ def _one(
         work = folder / f"{name}.job"
         work.mkdir(parents=True)
         try:
-            seconds = _run(plan, recipe, source, work, timing, dialect)
+            seconds = _run(plan, recipe, source, ranges, work, timing, dialect)
             about = {"level": options.level, "layers": layers, "what": what}
             ready = cache.keep(found, work / name, seconds, about)
             say(f"    the {what} took {seconds:.0f} s")
@@ -190,6 +209,7 @@ def _run(
     plan: Plan,
     recipe: Mapping[str, Any],
     source: Path,
+    ranges: Path | None,
     work: Path,
     timing: Path,
     dialect: versions.Dialect,
@@ -202,6 +222,7 @@ def _run(
         "module": None,
         "outputs": list(plan.form.outputs),
         "calibration": None,
+        "ranges": str(ranges) if ranges else None,
         "timing": str(timing),
         "out": str(work / name),
     }

@@ -20,9 +20,10 @@ from handlers.context import LocalContext
 from handlers.entry import Entry
 from handlers.errors import KitError
 from handlers.passport import Passport
-from repack import archive, cli, flow
+from handlers.runtimes import make
+from repack import archive, cli, flow, precision
 from tests.gpu import built
-from tests.gpu.built import Asked, answered, build, options, relative_l2
+from tests.gpu.built import Asked, answered, build, form, options, relative_l2
 
 pytestmark = pytest.mark.gpu
 
@@ -165,12 +166,25 @@ def test_a_failed_rebuild_is_not_tried_by_every_worker(travelling: Path, tmp_pat
     assert "error" in json.loads(record.read_text())
 
 
-def test_int8_is_not_to_be_rebuilt_without_the_pictures(tmp_path: Path, engines: Path) -> None:
+def test_what_tensorrt_calibrates_is_not_to_be_rebuilt(tmp_path: Path, engines: Path) -> None:
     given = built.net()
     calibration = [given.random_inputs(3)]
     asks = options(engines, rebuild_on_load=True)
-    with pytest.raises(KitError, match="--rebuild-on-load: int8 is calibrated on pictures"):
-        build(Asked(given, asks, "int8", calibration), tmp_path)
+    with pytest.raises(KitError, match="--rebuild-on-load: best via onnx is calibrated"):
+        build(Asked(given, asks, "best", calibration), tmp_path)
+
+
+def test_int8_is_rebuilt_from_its_ranges(tmp_path: Path, engines: Path) -> None:
+    given = built.net()
+    calibration = [given.random_inputs(seed) for seed in range(40, 48)]
+    asks = options(engines, rebuild_on_load=True, batches=(1,))
+    artefact = form(Asked(given, asks, "int8", calibration), tmp_path)
+    elsewhere = {**artefact.options["built"], "tensorrt": "9.9.9"}
+    artefact = replace(artefact, options={**artefact.options, "built": elsewhere})
+    runtime = make(tmp_path, given.inputs, artefact, threads=1)
+    runtime.activate()
+    assert "built again here" in runtime.note
+    assert precision.found(runtime)["flops"].get("int8", 0) > 0
 
 
 @pytest.fixture(scope="module")
