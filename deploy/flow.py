@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploy import server as servers
@@ -24,23 +24,28 @@ PICTURES = ROOT / "examples" / "pictures"
 WEIGHTS = ROOT / "examples" / "shapes" / "yolov5n_shapes.pt"
 
 
-def run(action: str, settings: Settings) -> int:
-    """Runs "start", "foreground", "stop" or "status"; returns the exit status."""
+def run(action: str, settings: Settings, again: Callable[[], Settings]) -> int:
+    """Runs "start", "foreground", "stop" or "status"; returns the exit status.
+
+    Args:
+        again: reads the settings once more, whose defaults depend on what the store holds.
+    """
     if action == "stop":
         return stop(settings)
     if action == "status":
         lines = status.lines(settings)
         print("\n".join(lines or ["not running"]))
         return 0 if lines else NOT_RUNNING
-    return serve(settings, action == "foreground")
+    return serve(settings, again, action == "foreground")
 
 
-def serve(settings: Settings, foreground: bool) -> int:
+def serve(settings: Settings, again: Callable[[], Settings], foreground: bool) -> int:
     """Archives -> server -> READY -> one answer; returns the exit status."""
     end_on_sigterm()
     state.prepare(settings.run_dir)
     with state.lock(settings.run_dir, LOCK_WAIT_S):
-        repack_shipped_model(settings)
+        if repack_shipped_model(settings):
+            settings = again()
         archives = check_archives(settings)
         if server := servers.running(settings):
             require_same(server, settings, archives, foreground)
@@ -56,14 +61,17 @@ def serve(settings: Settings, foreground: bool) -> int:
     return watch(server) if foreground else shown
 
 
-def repack_shipped_model(settings: Settings) -> None:
+def repack_shipped_model(settings: Settings) -> bool:
     """Makes the store's first archive from the model that comes with the kit.
+
+    Returns:
+        Whether there was none.
 
     Raises:
         KitError: the store is not there, or repacking failed; its own output says why.
     """
     if any(settings.model_store.glob("*.mar")):
-        return
+        return False
     if settings.model_store != MODEL_STORE and not settings.model_store.is_dir():
         raise KitError(f"--model-store {settings.model_store}: no such folder")
     say("repack", f"{settings.model_store} is empty: repacking {WEIGHTS.name} (once)")
@@ -82,6 +90,7 @@ def repack_shipped_model(settings: Settings) -> None:
             raise
     if code:
         raise KitError(f"repacking {WEIGHTS.name} failed (exit status {code}): see above")
+    return True
 
 
 def check_archives(settings: Settings) -> list[Archive]:

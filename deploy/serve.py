@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
         # Only now: --help works before anything is installed.
         from deploy import flow
 
-        return flow.run(action, settings)
+        return flow.run(action, settings, lambda: parse(argv, os.environ)[1])
     except KitError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1

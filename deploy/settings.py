@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import json
 import math
 import os
 import re
 import socket
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from deploy import defaults
 from handlers.errors import KitError
 from handlers.memory import machine_memory
 
@@ -83,14 +81,6 @@ class Option:
     def variable(self) -> str:
         return self.field.upper()
 
-
-VOLUME_DEFAULTS = {"max_request_mb": "512", "response_timeout": "900"}
-"""Defaults where the store holds a segmentation archive: a 512x512x500 scan of 16-bit values has
-250 MiB as it is, and minutes are usual on a CPU."""
-
-MAX_PASSPORT = 1 << 24
-DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, RuntimeError)
-"""What reading the passport of a damaged archive raises."""
 
 PORT = whole(1, 65533)
 OPTIONS = (
@@ -264,19 +254,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str, Setting
     flags = {o.field: getattr(given, o.field) for o in OPTIONS if getattr(given, o.field)}
     asked = {**values, **flags}
     store = folder(asked.get("model_store") or str(ROOT / "model_store"))
-    return action, make({**(VOLUME_DEFAULTS if holds_volumes(store) else {}), **asked})
-
-
-def holds_volumes(store: Path) -> bool:
-    """Whether an archive of the store says that it segments volumes; archives are checked later."""
-    for path in store.glob("*.mar"):
-        try:
-            with zipfile.ZipFile(path) as z, z.open("passport.json") as f:
-                if json.loads(f.read(MAX_PASSPORT))["task"] == "segmentation":
-                    return True
-        except (*DAMAGE, TypeError):
-            continue
-    return False
+    return action, make(
+        {**defaults.of(store, asked.get("name", "fd1"), defaults.gpus(), cores()), **asked}
+    )
 
 
 assert {f.name for f in fields(Settings)} == {o.field for o in OPTIONS}  # noqa: S101

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ RUN = (
     "import sys, torch; from repack.converters import aotinductor_from_module as a; "
     "a.compile_one(*sys.argv[1:])"
 )
+LOAD = "import sys, torch; torch._inductor.aoti_load_package(sys.argv[1], run_single_threaded=True)"
 
 
 def convert(
@@ -59,8 +61,29 @@ def convert(
             if done.returncode or not package.is_file():
                 last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
                 raise KitError(f"AOTInductor does not compile this model ({last})")
+            _try_loading(package)
             found.append(package)
     return found, weights
+
+
+def _try_loading(package: Path) -> None:
+    """Loads a package in a process of its own: one that ends its process must not end this one.
+
+    Raises:
+        KitError: it cannot be loaded.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(package)], capture_output=True, text=True, check=False
+    )
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise KitError(
+            f"AOTInductor compiled this model, but loading the package ends a process ({name}, "
+            f"PyTorch {torch.__version__})"
+        )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        raise KitError(f"AOTInductor compiled this model, but the package does not load ({last})")
 
 
 def _weights(program: torch.export.ExportedProgram) -> dict[str, list[int]]:

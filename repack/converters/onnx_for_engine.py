@@ -95,7 +95,7 @@ def replace_instance_norm(graph: GraphProto) -> None:
         if node.op_type != "InstanceNormalization":
             nodes.append(node)
             continue
-        nodes += (_moments if NORM == "moments" else _layer_norm)(graph, node)
+        nodes += _layer_norm(graph, node)
     del graph.node[:]
     graph.node.extend(nodes)
 
@@ -133,47 +133,6 @@ def _layer_norm(graph: GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]
         helper.make_node("Mul", [back, wide_scale], [scaled], scaled),
         helper.make_node("Add", [scaled, wide_bias], [node.output[0]], f"{name}_shifted"),
     ]
-
-
-NORM = "layer"
-
-
-def _moments(graph: GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    x, scale, bias = node.input
-    rank = _rank(graph, scale, x)
-    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-    name = node.name or node.output[0]
-
-    def constant(suffix: str, value: object, dtype: type[np.generic]) -> str:
-        full = f"{name}_{suffix}"
-        graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), full))
-        return full
-
-    def made(kind: str, suffix: str, *inputs: str, **more: object) -> str:
-        nodes.append(
-            helper.make_node(kind, list(inputs), [f"{name}_{suffix}"], f"{name}_{suffix}", **more)
-        )
-        return f"{name}_{suffix}"
-
-    nodes: list[onnx.NodeProto] = []
-    wide = constant("axes", list(range(1, 1 + rank - 2)), np.int64)
-    axes = list(range(2, rank))
-    mean = made("ReduceMean", "mean", x, axes=axes, keepdims=1)
-    centred = made("Sub", "centred", x, mean)
-    square = made("Mul", "square", centred, centred)
-    var = made("ReduceMean", "var", square, axes=axes, keepdims=1)
-    std = made("Sqrt", "std", made("Add", "vareps", var, constant("eps", epsilon, np.float32)))
-    factor = made("Div", "factor", made("Unsqueeze", "wscale", scale, wide), std)
-    scaled = made("Mul", "scaled", centred, factor)
-    nodes.append(
-        helper.make_node(
-            "Add",
-            [scaled, made("Unsqueeze", "wbias", bias, wide)],
-            [node.output[0]],
-            f"{name}_shifted",
-        )
-    )
-    return nodes
 
 
 def _rank(graph: GraphProto, scale: str, x: str) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy import config
-from deploy.settings import holds_volumes, make, parse
+from deploy.settings import make, parse
 from handlers.base import MAX_ANSWER_VARIABLE
 from handlers.memory import LIMIT_VARIABLE, machine_memory, memory_limit
 from tests.conftest import write_archive
@@ -17,16 +17,15 @@ def test_volumes_change_the_defaults_and_nothing_that_was_asked_for(tmp_path: Pa
     write_archive(tmp_path, "fd1", task="detection")
     (tmp_path / "damaged.mar").write_bytes(b"PK\x03\x04 no archive")
     flags = ["--model-store", str(tmp_path)]
-    assert not holds_volumes(tmp_path)
     _, plain = parse(flags, {})
     assert (plain.max_request_mb, plain.response_timeout) == (256, 120)
     write_archive(tmp_path, "seg", task="segmentation")
-    assert holds_volumes(tmp_path)
     _, volumes = parse(flags, {})
     assert (volumes.max_request_mb, volumes.response_timeout) == (512, 900)
     _, asked = parse([*flags, "--max-request-mb", "64"], {"RESPONSE_TIMEOUT": "30"})
     assert (asked.max_request_mb, asked.response_timeout) == (64, 30)
-    assert not holds_volumes(tmp_path / "nothing")
+    _, nothing = parse(["--model-store", str(tmp_path / "nothing")], {})
+    assert nothing.max_request_mb == 256
 
 
 def test_workers_are_told_both_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
