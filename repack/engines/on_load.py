@@ -12,7 +12,7 @@ from handlers.engines import rebuild, versions
 from handlers.errors import KitError
 from handlers.passport import Artefact
 from repack.converters import typed_onnx
-from repack.engines.plan import RANGES, SOURCE, Plan, by_calibrator
+from repack.engines.plan import QUANTISED, RANGES, SOURCE, Plan, by_calibrator, fed
 from repack.progress import say
 from repack.subjects import Subject, within
 from repack.verify import TOLERANCES
@@ -87,9 +87,11 @@ def _typed(plan: Plan, work: Path, target: Path) -> bool:
         shutil.copyfile(made, target)
         return True
     try:
+        source = work / SOURCE
         if plan.precision == "int8":
-            raise KitError("int8 layers were not written here")
-        typed_onnx.half(work / SOURCE, target)
+            source = work / QUANTISED
+            typed_onnx.quantised(work / SOURCE, source, fed(plan))
+        typed_onnx.half(source, target)
     except Exception as e:  # the converter raises many types for models that it does not take
         first = (str(e).splitlines() or [type(e).__name__])[0]
         say(f"    note: no rebuilding with TensorRT 10 or later ({first})")

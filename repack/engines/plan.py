@@ -34,8 +34,9 @@ from repack.subjects import Arrays
 CORES_PER_BUILD = 4
 """A build uses about as many; more at once only wait for each other."""
 
-SOURCE, RANGES = "engine.onnx", "engine-int8.json"
-"""In the folder ``work``: the ONNX file that engines are built from, and its int8 ranges."""
+SOURCE, RANGES, QUANTISED = "engine.onnx", "engine-int8.json", "engine-qdq.onnx"
+"""In the folder ``work``: the ONNX file that engines are built from, its int8 ranges, and the same
+file with int8 layers."""
 
 Profiles = dict[str, tuple[Shape, Shape, Shape]]
 
@@ -81,7 +82,7 @@ def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
     if not source.is_file():
         onnx_for_engine.convert(plan.form, source)
     typed = _typed(plan, source, work, dialect)
-    ranges = _ranges(plan, source, work, dialect)
+    ranges = int8_ranges(plan, source, work, dialect)
     profiles = [_fixed(plan, b) for b in plan.batches] or [plan.profile]
     jobs = max(1, (os.cpu_count() or 1) // CORES_PER_BUILD)
     with ThreadPoolExecutor(jobs, "build") as pool:
@@ -125,29 +126,30 @@ def _typed(plan: Plan, source: Path, work: Path, dialect: versions.Dialect) -> P
     target = work / f"engine-{plan.precision}.onnx"
     if not target.is_file():
         if plan.precision == "int8":
-            quantised = work / "engine-qdq.onnx"
-            typed_onnx.quantised(source, quantised, _fed(plan))
+            quantised = work / QUANTISED
+            typed_onnx.quantised(source, quantised, fed(plan))
             typed_onnx.half(quantised, target)
         else:
             typed_onnx.half(source, target)
     return target
 
 
-def _ranges(plan: Plan, source: Path, work: Path, dialect: versions.Dialect) -> Path | None:
+def int8_ranges(plan: Plan, source: Path, work: Path, dialect: versions.Dialect) -> Path | None:
     """The file of int8 ranges that TensorRT 8 is given, where it does not look for them itself."""
     if plan.precision != "int8" or dialect.typed or by_calibrator(plan, dialect):
         return None
     target = work / RANGES
     if not target.is_file():
         found = {
-            "ranges": typed_onnx.ranges(source, _fed(plan)),
+            "ranges": typed_onnx.ranges(source, fed(plan)),
             "floats": typed_onnx.ends(onnx.load(source).graph),
         }
         target.write_text(json.dumps(found), encoding="utf-8")
     return target
 
 
-def _fed(plan: Plan) -> list[Arrays]:
+def fed(plan: Plan) -> list[Arrays]:
+    """The calibration inputs as the module takes them."""
     return [plan.form.feed(given) for given in plan.calibration]
 
 

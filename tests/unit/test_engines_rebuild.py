@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.engines import rebuild
+from handlers.engines import build, rebuild, versions
 from handlers.errors import RuntimeUnfit
 from handlers.passport import Artefact, TensorSpec, sha256
 from repack import cli_gpu
 from repack.engines import on_load
+from repack.engines import plan as engine_plan
 from repack.engines.plan import SOURCE, Plan, _ended, _with_node
 from tests.faults import made
 
@@ -188,6 +189,54 @@ def test_the_archive_gets_both_files_and_the_originals_answers(tmp_path: Path) -
         want = given.original({"x": data["in/x"]})["output"]
         np.testing.assert_allclose(data["out/output"], want, rtol=1e-5)
     json.dumps(found.options)
+
+
+def test_int8_travels_as_layers_and_as_ranges(tmp_path: Path) -> None:
+    from repack.converters import onnx_for_engine
+    from repack.device_forms import device_form
+    from tests.gpu import built
+
+    given = built.net()
+    work, stage = tmp_path / "work", tmp_path / "stage"
+    work.mkdir()
+    (stage / "t").mkdir(parents=True)
+    form = device_form(given, None)
+    onnx_for_engine.convert(form, work / SOURCE)
+    inputs = [given.random_inputs(i) for i in range(4)]
+    asked = Plan(form, "onnx", "int8", (1,), {}, cli_gpu.GpuOptions(level=0), inputs)
+    options = {"outputs": ["output"], "batches": [1], "engines": [{"x": SHAPE}]}
+    artefact = Artefact("tensorrt", ("t/a.plan",), "int8", {}, "tensors", options)
+    of_8 = versions.Flags(None)
+    path = engine_plan.int8_ranges(asked, work / SOURCE, work, of_8)
+    assert path == work / engine_plan.RANGES
+    told = build.read_ranges(path)
+    largest = max(float(np.abs(i["x"]).max()) for i in inputs)
+    assert 0.9 * largest < told["ranges"]["x"] <= largest
+    assert told["floats"] == frozenset()  # two layers: leaving out both ends would leave none
+    recipe = on_load.pack(asked, artefact, given, "t", stage, work).options["rebuild"]
+    assert (recipe["flags"], recipe["ranges"]) == ("t/rebuild.onnx", engine_plan.RANGES)
+    assert recipe["typed"] == "t/rebuild-int8.onnx"
+    assert build.read_ranges(stage / "t" / recipe["ranges"]) == told
+
+
+def test_without_ranges_8_cannot_build_int8_again(tmp_path: Path) -> None:
+    from repack.converters import onnx_for_engine
+    from repack.device_forms import device_form
+    from tests.gpu import built
+
+    given = built.net()
+    (tmp_path / "t").mkdir()
+    form = device_form(given, None)
+    onnx_for_engine.convert(form, tmp_path / SOURCE)
+    inputs = [given.random_inputs(i) for i in range(4)]
+    asked = Plan(form, "onnx", "int8", (1,), {}, cli_gpu.GpuOptions(level=0), inputs)
+    options = {"outputs": ["output"], "batches": [1], "engines": [{"x": SHAPE}]}
+    artefact = Artefact("tensorrt", ("t/a.plan",), "int8", {}, "tensors", options)
+    found = on_load.pack(asked, artefact, given, "t", tmp_path, tmp_path)
+    recipe = found.options["rebuild"]
+    assert (recipe["flags"], recipe["ranges"]) == (None, None)
+    assert {Path(name).name for name in found.files[1:]} == {"rebuild-int8.onnx", "rebuild.npz"}
+    assert not (tmp_path / "t" / "rebuild.onnx").exists()
 
 
 def test_a_killed_build_is_one_line() -> None:

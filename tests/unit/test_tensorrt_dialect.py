@@ -1,0 +1,124 @@
+"""What TensorRT 8 is told of int8, and how its contexts share a profile.
+
+Around a stand-in: the real one runs on a GPU only (``tests/gpu``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from handlers.engines.versions import Flags
+from handlers.passport import Artefact
+from handlers.runtimes.tensorrt_ import TensorRT
+
+NAMES = ("TF32", "FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS")
+TRT: Any = SimpleNamespace(
+    float16="half",
+    float32="float",
+    int8="int8",
+    BuilderFlag=SimpleNamespace(**{name: name for name in NAMES}),
+    LayerType=SimpleNamespace(CONVOLUTION="conv", DECONVOLUTION="deconv", MATRIX_MULTIPLY="mm"),
+)
+
+
+class Config:
+    """Remembers its flags."""
+
+    def __init__(self) -> None:
+        self.flags: set[str] = set()
+        self.int8_calibrator: Any = None
+
+    def set_flag(self, flag: str) -> None:
+        self.flags.add(flag)
+
+    def clear_flag(self, flag: str) -> None:
+        self.flags.discard(flag)
+
+
+class Network:
+    """Three convolutions with an activation between, as TensorRT shows them."""
+
+    def __init__(self) -> None:
+        kinds = [("first", "conv"), ("act", "unary"), ("middle", "conv"), ("last", "conv")]
+        self.tensors = {n: SimpleNamespace(name=n, dtype="float") for n in ("x", *dict(kinds))}
+        self.layers = [self._layer(name, kind) for name, kind in kinds]
+        self.num_layers, self.num_inputs, self.num_outputs = len(kinds), 1, 1
+
+    def _layer(self, name: str, kind: str) -> Any:
+        output = self.tensors[name]
+        return SimpleNamespace(
+            name=name, type=kind, num_outputs=1, precision=None, get_output=lambda i: output
+        )
+
+    def get_layer(self, i: int) -> Any:
+        return self.layers[i]
+
+    def get_input(self, i: int) -> Any:
+        return self.tensors["x"]
+
+    def get_output(self, i: int) -> Any:
+        return self.tensors["last"]
+
+
+def test_ranges_and_floats_reach_the_network() -> None:
+    config, network = Config(), Network()
+    ranges = {"x": 1.0, "first": 2.5, "act": 2.0, "unknown": 9.0}
+    Flags(TRT).ask(config, network, "int8", None, ranges, {"first", "last"})
+    assert {"FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS"} == config.flags
+    assert config.int8_calibrator is None
+    told = {n: t.dynamic_range for n, t in network.tensors.items() if hasattr(t, "dynamic_range")}
+    assert told == {"x": (-1.0, 1.0), "first": (-2.5, 2.5), "act": (-2.0, 2.0)}
+    assert [layer.precision for layer in network.layers] == ["half", None, "int8", "half"]
+    assert (network.tensors["x"].dtype, network.tensors["last"].dtype) == ("half", "half")
+
+
+def test_16_bits_ask_for_no_int8() -> None:
+    config, network = Config(), Network()
+    Flags(TRT).ask(config, network, "f16", None, {}, ())
+    assert {"FP16", "PREFER_PRECISION_CONSTRAINTS"} == config.flags
+    assert {layer.precision for layer in network.layers} == {"half", None}
+
+
+class Engine:
+    """Lends its profile to so many contexts at a time; to further ones it lends none."""
+
+    def __init__(self, lends: int):
+        self.lends = lends
+        self.held: list[object] = []
+
+    def create_execution_context(self) -> Any:
+        free = len(self.held) < self.lends
+        context = Context(self, 0 if free else -1)
+        return context
+
+
+class Context:
+    def __init__(self, engine: Engine, profile: int):
+        self.engine = engine
+        self.active_optimization_profile = profile
+        if profile >= 0:
+            engine.held.append(self.token())
+
+    def token(self) -> int:
+        return id(self)
+
+    def __del__(self) -> None:
+        if self.token() in self.engine.held:
+            self.engine.held.remove(self.token())
+
+
+@pytest.mark.parametrize(("lends", "kept"), [(1, 1), (9, 3)])
+def test_a_profile_that_is_lent_once_goes_to_the_newest(lends: int, kept: int) -> None:
+    runtime = TensorRT(Path(), Artefact("tensorrt", (), "f16", {}, "tensors"), ())
+    runtime.sizes = {}
+    engine = Engine(lends)
+    for shape in ((1,), (2,), (3,)):
+        context = runtime._context(engine)
+        assert context.active_optimization_profile == 0
+        runtime.sizes[shape,] = context
+        del context
+    assert len(runtime.sizes) == kept
