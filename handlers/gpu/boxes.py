@@ -17,7 +17,7 @@ CANDIDATES = 512
 """Boxes of each picture, by objectness, that are looked at without waiting for the GPU."""
 
 MANY = 4096
-"""Boxes from which on suppression is faster on the GPU, its copies included."""
+"""Boxes from which on suppression goes to the GPU: its work grows with their square."""
 
 
 class Decoder:
