@@ -17,10 +17,14 @@ from handlers.engines import build, rebuild, versions
 from handlers.errors import RuntimeUnfit
 from handlers.passport import Artefact, TensorSpec, sha256
 from repack import cli_gpu
+from repack.converters import onnx_for_engine
+from repack.device_forms import device_form
 from repack.engines import on_load
 from repack.engines import plan as engine_plan
 from repack.engines.plan import SOURCE, Plan, _ended, _with_node
+from repack.subjects import Subject
 from tests.faults import made
+from tests.gpu import built
 
 MACHINE = {"tensorrt": "8.6.0", "gpu": "NVIDIA H200", "compute_capability": "9.0", "cuda": "12"}
 RECIPE = {
@@ -166,20 +170,25 @@ def test_what_tensorrt_calibrates_is_refused_with_8(
         on_load.refuse(fine)
 
 
-def test_the_archive_gets_both_files_and_the_originals_answers(tmp_path: Path) -> None:
-    from repack.converters import onnx_for_engine
-    from repack.device_forms import device_form
-    from tests.gpu import built
-
+def on_its_way(
+    folder: Path, precision: str, calibrated: bool
+) -> tuple[Subject, Plan, Artefact, Path, Path]:
+    """A small network, its plan and its engine's record; the folders to work and to stage in."""
     given = built.net()
-    work, stage = tmp_path / "work", tmp_path / "stage"
+    work, stage = folder / "work", folder / "stage"
     work.mkdir()
     (stage / "t").mkdir(parents=True)
     form = device_form(given, None)
     onnx_for_engine.convert(form, work / SOURCE)
-    asked = Plan(form, "onnx", "f16", (1, 4), {}, cli_gpu.GpuOptions(level=0), ())
+    inputs = [given.random_inputs(i) for i in range(4)] if calibrated else []
+    asked = Plan(form, "onnx", precision, (1, 4), {}, cli_gpu.GpuOptions(level=0), inputs)
     options = {"outputs": ["output"], "batches": [1, 4], "engines": [{"x": SHAPE}]}
-    artefact = Artefact("tensorrt", ("t/a.plan",), "f16", {}, "tensors", options)
+    artefact = Artefact("tensorrt", ("t/a.plan",), precision, {}, "tensors", options)
+    return given, asked, artefact, work, stage
+
+
+def test_the_archive_gets_both_files_and_the_originals_answers(tmp_path: Path) -> None:
+    given, asked, artefact, work, stage = on_its_way(tmp_path, "f16", False)
     found = on_load.pack(asked, artefact, given, "t", stage, work)
     recipe = found.options["rebuild"]
     assert all((stage / file).is_file() for file in found.files[1:])
@@ -192,25 +201,11 @@ def test_the_archive_gets_both_files_and_the_originals_answers(tmp_path: Path) -
 
 
 def test_int8_travels_as_layers_and_as_ranges(tmp_path: Path) -> None:
-    from repack.converters import onnx_for_engine
-    from repack.device_forms import device_form
-    from tests.gpu import built
-
-    given = built.net()
-    work, stage = tmp_path / "work", tmp_path / "stage"
-    work.mkdir()
-    (stage / "t").mkdir(parents=True)
-    form = device_form(given, None)
-    onnx_for_engine.convert(form, work / SOURCE)
-    inputs = [given.random_inputs(i) for i in range(4)]
-    asked = Plan(form, "onnx", "int8", (1,), {}, cli_gpu.GpuOptions(level=0), inputs)
-    options = {"outputs": ["output"], "batches": [1], "engines": [{"x": SHAPE}]}
-    artefact = Artefact("tensorrt", ("t/a.plan",), "int8", {}, "tensors", options)
-    of_8 = versions.Flags(None)
-    path = engine_plan.int8_ranges(asked, work / SOURCE, work, of_8)
+    given, asked, artefact, work, stage = on_its_way(tmp_path, "int8", True)
+    path = engine_plan.int8_ranges(asked, work / SOURCE, work, versions.Flags(None))
     assert path == work / engine_plan.RANGES
     told = build.read_ranges(path)
-    largest = max(float(np.abs(i["x"]).max()) for i in inputs)
+    largest = max(float(np.abs(i["x"]).max()) for i in asked.calibration)
     assert 0.9 * largest < told["ranges"]["x"] <= largest
     assert told["floats"] == frozenset()  # two layers: leaving out both ends would leave none
     recipe = on_load.pack(asked, artefact, given, "t", stage, work).options["rebuild"]
@@ -220,23 +215,12 @@ def test_int8_travels_as_layers_and_as_ranges(tmp_path: Path) -> None:
 
 
 def test_without_ranges_8_cannot_build_int8_again(tmp_path: Path) -> None:
-    from repack.converters import onnx_for_engine
-    from repack.device_forms import device_form
-    from tests.gpu import built
-
-    given = built.net()
-    (tmp_path / "t").mkdir()
-    form = device_form(given, None)
-    onnx_for_engine.convert(form, tmp_path / SOURCE)
-    inputs = [given.random_inputs(i) for i in range(4)]
-    asked = Plan(form, "onnx", "int8", (1,), {}, cli_gpu.GpuOptions(level=0), inputs)
-    options = {"outputs": ["output"], "batches": [1], "engines": [{"x": SHAPE}]}
-    artefact = Artefact("tensorrt", ("t/a.plan",), "int8", {}, "tensors", options)
-    found = on_load.pack(asked, artefact, given, "t", tmp_path, tmp_path)
+    given, asked, artefact, work, stage = on_its_way(tmp_path, "int8", True)
+    found = on_load.pack(asked, artefact, given, "t", stage, work)
     recipe = found.options["rebuild"]
     assert (recipe["flags"], recipe["ranges"]) == (None, None)
     assert {Path(name).name for name in found.files[1:]} == {"rebuild-int8.onnx", "rebuild.npz"}
-    assert not (tmp_path / "t" / "rebuild.onnx").exists()
+    assert not (stage / "t" / "rebuild.onnx").exists()
 
 
 def test_a_killed_build_is_one_line() -> None:
