@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -44,7 +45,9 @@ def of(store: Path, name: str, gpus: int, cores: int) -> dict[str, str]:
 
 
 def gpus() -> int:
-    """NVIDIA GPUs of this machine."""
+    """NVIDIA GPUs of this machine; none where they are hidden from CUDA."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
+        return 0
     return sum(1 for path in Path("/dev").glob("nvidia*") if path.name[len("nvidia") :].isdigit())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from handlers.boxes import Boxes
     from handlers.detection import Item
     from handlers.passport import Passport
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 16
 """Pictures decoded in one call: nvJPEG decoded 8,720 a second 16 at a time on an H200, 7,288 at 32
@@ -48,27 +51,28 @@ class Pipeline:
         self._decode_stream = torch.cuda.Stream(runtime.device)
         self._clock = Clock(stages)
         self._host: list[Tensor] = []
-        for batch in runtime.batches:
-            self._candidates(self._size(batch))
+        with torch.inference_mode(), torch.cuda.stream(runtime.stream):
+            for batch in runtime.batches:
+                self._candidates(self._size(batch))
+            runtime.stream.synchronize()
 
     def boxes(self, items: Sequence[Item]) -> list[tuple[Boxes, Letterbox]]:
         """Per item its boxes in pixels of the model's input, and where its picture lies there."""
         chunks = [items[i : i + self.chunk] for i in range(0, len(items), self.chunk)]
         places: list[Letterbox] = []
-        pictures_of: list[list[Tensor]] = []
         copied: list[Tensor] = []
         with torch.inference_mode(), torch.cuda.stream(self.runtime.stream):
             for chunk, pixels in self._decoded(chunks):
                 size, lie = self._model(chunk, pixels)
                 with self._clock.measure("postprocess"):
                     copied.append(self._copied(len(copied), self._candidates(size)[: len(chunk)]))
+                del size  # one set of buffers may have to make room for the next
                 places += lie
-                pictures_of.append(pixels)
             self._clock.read()
             with self.stages.measure("postprocess"):
                 found = self.decoder.chosen(torch.cat(copied))
             if found is None:
-                found = self._crowded(chunks, pictures_of)
+                found = self._crowded(chunks)
         host = found.numpy()
         edges = np.searchsorted(host[:, 0], np.arange(len(items) + 1))
         return [
@@ -76,15 +80,14 @@ class Pipeline:
             for i, place in enumerate(places)
         ]
 
-    def _crowded(
-        self, chunks: Sequence[Sequence[Item]], pictures_of: Sequence[list[Tensor]]
-    ) -> Tensor:
+    def _crowded(self, chunks: Sequence[Sequence[Item]]) -> Tensor:
         """The same once more, where a picture has more boxes than candidates."""
         found, before = [], 0
-        for chunk, pixels in zip(chunks, pictures_of, strict=True):
-            size, _ = self._model(chunk, pixels)
+        for chunk in chunks:
+            size, _ = self._model(chunk, pictures.decode(chunk, self.runtime.device))
             with self._clock.measure("postprocess"):
                 rows = self.decoder.find(self._maps(size, len(chunk)))
+            del size
             rows[:, 0] += before
             before += len(chunk)
             found.append(rows.cpu())
@@ -103,11 +106,18 @@ class Pipeline:
         if size.graph is None:
             return self.decoder.candidates(self._maps(size, size.batch))
         if size.after is None:
-            size.after = self.runtime.captured(
-                lambda: self.decoder.candidates(self._maps(size, size.batch))
-            )
+            size.after = self._captured(size)
         rows: Tensor = size.after()
         return rows
+
+    def _captured(self, size: Size) -> Callable[[], Tensor]:
+        """The candidates of a size's own maps: a graph, or the calls where none can be had."""
+        maps = self._maps(size, size.batch)
+        try:
+            return self.runtime.captured(lambda: self.decoder.candidates(maps))
+        except RuntimeError as e:
+            logger.warning("no CUDA graph for the boxes: %s", str(e).splitlines()[0])
+            return lambda: self.decoder.candidates(maps)
 
     def _copied(self, number: int, rows: Tensor) -> Tensor:
         """Rows on their way to a chunk's own place in the host's memory, which is pinned."""

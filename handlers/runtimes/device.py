@@ -200,7 +200,8 @@ class DeviceRuntime(Runtime):
                 work()
             self.stream.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self.stream):
+            # Another thread may decode, and allocate, meanwhile: only this one is recorded.
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 result = work()
 
         def replay() -> Any:

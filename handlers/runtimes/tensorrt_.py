@@ -115,8 +115,11 @@ class TensorRT(DeviceRuntime):
         context = engine.create_execution_context()
         if context is not None and context.active_optimization_profile < 0:
             del context
+            self.stream.synchronize()  # the contexts that go may still be running
             self.sizes.clear()
             context = engine.create_execution_context()
+            if context is not None and context.active_optimization_profile < 0:
+                raise RuntimeUnfit("the engine's profile is held by another context")
         if context is None:
             # The caller turns this into 507; TensorRT's own words say which allocation failed.
             raise MemoryError(self.log.reason("out of memory for an execution context"))

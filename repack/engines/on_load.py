@@ -12,7 +12,7 @@ from handlers.engines import rebuild, versions
 from handlers.errors import KitError
 from handlers.passport import Artefact
 from repack.converters import typed_onnx
-from repack.engines.plan import QUANTISED, RANGES, SOURCE, Plan, by_calibrator, fed
+from repack.engines.plan import QUANTISED, RANGES, SOURCE, Plan, by_calibrator, fed, write_ranges
 from repack.progress import say
 from repack.subjects import Subject, within
 from repack.verify import TOLERANCES
@@ -51,12 +51,10 @@ def pack(
         del files["typed"]
     shutil.copyfile(source, target / flags)
     if plan.precision == "int8":
-        if (work / RANGES).is_file():
-            files["ranges"] = RANGES
-            shutil.copyfile(work / RANGES, target / RANGES)
-        else:
-            del files["flags"]
-            (target / flags).unlink()
+        if not (work / RANGES).is_file():
+            write_ranges(plan, source, work / RANGES)
+        files["ranges"] = RANGES
+        shutil.copyfile(work / RANGES, target / RANGES)
     options = artefact.options
     profile = {} if options["batches"] else options["engines"][0]
     given = within(subject, profile).random_inputs(CHECK_SEED)

@@ -22,7 +22,7 @@ import torch
 from handlers.engines import versions
 from handlers.engines.build import BuildFailed, Shape
 from handlers.errors import KitError, RuntimeUnfit
-from handlers.passport import Artefact
+from handlers.passport import Artefact, sha256
 from repack import interrupts
 from repack.cli_gpu import GpuOptions
 from repack.converters import onnx_for_engine, operators, typed_onnx
@@ -140,12 +140,17 @@ def int8_ranges(plan: Plan, source: Path, work: Path, dialect: versions.Dialect)
         return None
     target = work / RANGES
     if not target.is_file():
-        found = {
-            "ranges": typed_onnx.ranges(source, fed(plan)),
-            "floats": typed_onnx.ends(onnx.load(source).graph),
-        }
-        target.write_text(json.dumps(found), encoding="utf-8")
+        write_ranges(plan, source, target)
     return target
+
+
+def write_ranges(plan: Plan, source: Path, target: Path) -> None:
+    """Writes the int8 ranges of an ONNX file, as ``handlers.engines.build.read_ranges`` reads."""
+    found = {
+        "ranges": typed_onnx.ranges(source, fed(plan)),
+        "floats": typed_onnx.ends(onnx.load(source).graph),
+    }
+    target.write_text(json.dumps(found), encoding="utf-8")
 
 
 def fed(plan: Plan) -> list[Arrays]:
@@ -182,7 +187,9 @@ def _one(
         "via": plan.via,
     }
     if ranges:
-        recipe["int8_by"] = f"ranges of {typed_onnx.PERCENTILE} %"
+        recipe["int8_ranges"] = sha256(ranges)
+    if any(least != most for least, _, most in profiles.values()):
+        recipe["shared_profile"] = True
     found = key(source, calibrated, recipe=recipe, machine=dict(machine))
     what = f"{plan.precision} engine for batch {batch} via {plan.via}"
     ready = None if options.rebuild else cache.find(found)

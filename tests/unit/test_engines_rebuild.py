@@ -214,13 +214,15 @@ def test_int8_travels_as_layers_and_as_ranges(tmp_path: Path) -> None:
     assert build.read_ranges(stage / "t" / recipe["ranges"]) == told
 
 
-def test_without_ranges_8_cannot_build_int8_again(tmp_path: Path) -> None:
+def test_int8_made_with_10_can_be_built_again_with_8(tmp_path: Path) -> None:
+    """Nothing looked for ranges yet where TensorRT 10 was given int8 layers."""
     given, asked, artefact, work, stage = on_its_way(tmp_path, "int8", True)
+    assert not (work / engine_plan.RANGES).exists()
     found = on_load.pack(asked, artefact, given, "t", stage, work)
     recipe = found.options["rebuild"]
-    assert (recipe["flags"], recipe["ranges"]) == (None, None)
-    assert {Path(name).name for name in found.files[1:]} == {"rebuild-int8.onnx", "rebuild.npz"}
-    assert not (stage / "t" / "rebuild.onnx").exists()
+    assert (stage / recipe["flags"]).is_file()
+    assert f"t/{recipe['ranges']}" in found.files
+    assert build.read_ranges(stage / "t" / recipe["ranges"])["ranges"]["x"] > 1
 
 
 def test_a_killed_build_is_one_line() -> None:

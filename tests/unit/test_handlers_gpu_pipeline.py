@@ -48,7 +48,7 @@ class Network:
     batches = (1, 4)
     largest = 4
     device = torch.device("cpu")
-    stream = SimpleNamespace(wait_event=lambda event: None)
+    stream = SimpleNamespace(wait_event=lambda event: None, synchronize=lambda: None)
     artefact = SimpleNamespace(
         options={"outputs": NAMES, "anchors": made.ANCHORS, "strides": made.STRIDES}
     )

@@ -115,6 +115,8 @@ class Context:
 def test_a_profile_that_is_lent_once_goes_to_the_newest(lends: int, kept: int) -> None:
     runtime = TensorRT(Path(), Artefact("tensorrt", (), "f16", {}, "tensors"), ())
     runtime.sizes = {}
+    stream: Any = SimpleNamespace(synchronize=lambda: None)
+    runtime.stream = stream
     engine = Engine(lends)
     for shape in ((1,), (2,), (3,)):
         context = runtime._context(engine)
