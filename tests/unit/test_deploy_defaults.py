@@ -54,3 +54,14 @@ def test_what_is_asked_for_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(defaults, "gpus", lambda: 1)
     _, found = parse(["--model-store", str(tmp_path), "--workers", "3"], {"BATCH_SIZE": "8"})
     assert (found.workers, found.batch_size, found.queue) == (3, 8, 1000)
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_gpus_that_are_hidden_from_cuda_do_not_count(
+    hidden: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([Path("/dev/nvidia0")]))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert defaults.gpus() == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert defaults.gpus() == 0

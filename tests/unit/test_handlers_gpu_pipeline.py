@@ -158,6 +158,19 @@ def test_a_crowd_is_looked_at_as_a_whole(on_the_cpu: None) -> None:
     assert len(network.ran) == 4  # each of the two chunks twice
 
 
+def test_without_a_graph_the_boxes_are_the_same(
+    on_the_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Network, work: Callable[[], Any]) -> Any:
+        raise RuntimeError("out of memory while capturing")
+
+    monkeypatch.setattr(Network, "captured", refused)
+    network = Network(-5)
+    for number, (boxes, _) in enumerate(pipeline(network).boxes(items(10, 11, 12)), 10):
+        (want,) = made.expected(network.maps(number), SIDE)
+        made.same(want, boxes)
+
+
 def test_nothing_found_is_nothing(on_the_cpu: None) -> None:
     found = pipeline(Network(-40)).boxes(items(1, 2))
     assert [boxes.shape for boxes, _ in found] == [(0, 6), (0, 6)]
