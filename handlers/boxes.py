@@ -13,6 +13,9 @@ Boxes = NDArray[np.float32]
 MAX_CANDIDATES = 30_000
 """Most confident boxes that enter suppression; YOLOv5 has the same bound."""
 
+CANDIDATES = 512
+"""Boxes of each picture, by objectness, that a GPU gives without being waited for."""
+
 CLASS_OFFSET = 7680.0
 """Pixels between the classes' copies of the plane, so that one pass keeps classes apart."""
 
@@ -39,6 +42,11 @@ def nms(prediction: Boxes, confidence: float, iou: float, max_detections: int) -
     found: Boxes = np.concatenate(
         (centre - half, centre + half, best[keep, None], classes[keep, None]), axis=1
     ).astype(np.float32)
+    return suppressed(found, iou, max_detections)
+
+
+def suppressed(found: Boxes, iou: float, max_detections: int) -> Boxes:
+    """The boxes that survive greedy suppression within each class, most confident first."""
     found = found[np.argsort(-found[:, 4], kind="stable")[:MAX_CANDIDATES]]
     return found[_greedy(found, iou, max_detections)]
 

@@ -67,6 +67,7 @@ class LocalContext:
         name: the model's name in answers.
         batch_size: as the server would set it.
         headers: request headers given to every item, for example ``{"accept": "image/jpeg"}``.
+        shared: whether other processes run the same model, so that one may hold it on the GPU.
 
     Attributes:
         statuses: HTTP status per item, of the calls since ``begin``.
@@ -81,8 +82,10 @@ class LocalContext:
         name: str = "local",
         batch_size: int = 1,
         headers: Mapping[str, str] | None = None,
+        shared: bool = False,
     ):
         self.model_name = name
+        self.shared = shared
         self.artefact = artefact
         self.system_properties: dict[str, Any] = {
             "model_dir": str(folder),

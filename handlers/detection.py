@@ -14,9 +14,11 @@ from handlers import boxes, images
 from handlers.base import Handler, guard
 from handlers.drawing import draw
 from handlers.errors import ItemError
+from handlers.gpu.hub.pipeline import SharedPipeline
 from handlers.passport import Passport
 from handlers.runtimes import Loaded
 from handlers.runtimes.device import DeviceRuntime
+from handlers.runtimes.shared import Shared
 
 if TYPE_CHECKING:
     from handlers.gpu.pipeline import Pipeline
@@ -49,11 +51,13 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
         super().__init__(passport, loaded, threads)
         about = {"model": self.model_info(), "runtime": self.runtime_info()}
         self._about = json.dumps(about)[:-1]
-        self._gpu: Pipeline | None = None
+        self._gpu: Pipeline | SharedPipeline | None = None
         if isinstance(self.runtime, DeviceRuntime):
             from handlers.gpu.pipeline import Pipeline
 
             self._gpu = Pipeline(self.runtime, passport, self.stages)
+        elif isinstance(self.runtime, Shared):
+            self._gpu = SharedPipeline(self.runtime.client, passport, self.stages)
 
     def items(self, rows: Sequence[Mapping[str, Any]]) -> list[Item | ItemError]:
         """Where the GPU decodes, headers are read in turn: a thread costs more than a header."""
@@ -88,7 +92,7 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
         return Item(picture.height, picture.width, picture, data)
 
     def _infer_gpu(
-        self, gpu: Pipeline, items: Sequence[Item]
+        self, gpu: Pipeline | SharedPipeline, items: Sequence[Item]
     ) -> list[tuple[boxes.Boxes, images.Letterbox]]:
         try:
             return gpu.boxes(items)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from handlers.context import Context
 
 logger = logging.getLogger(__name__)
+
+OWN_VARIABLE = "KIT_OWN_GPU_PROCESS"
+"""Environment variable: where it is set, each worker holds its detector on the GPU itself."""
 
 
 class Entry:
@@ -67,7 +71,9 @@ class Entry:
         threads = threads_per_worker()
         wanted = getattr(context, "artefact", "accelerated")
         gpu = context.system_properties.get("gpu_id")
-        loaded = load(folder, passport, wanted, threads, gpu)
+        # TorchServe has several workers, and its context no such attribute.
+        shared = getattr(context, "shared", os.environ.get(OWN_VARIABLE, "") in ("", "0"))
+        loaded = load(folder, passport, wanted, threads, gpu, shared)
         self.handler = handler(passport, loaded, threads)
         if loaded.fallback:
             logger.warning("FALLBACK %s: %s", passport.name, loaded.fallback)

@@ -72,6 +72,11 @@ class Fleet:
             self.close()
             raise
 
+    @property
+    def parent(self) -> int:
+        """Process id of the processes' parent."""
+        return self._host.pid or 0
+
     def run(
         self,
         callers: int,

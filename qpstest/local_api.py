@@ -27,6 +27,7 @@ class LocalTarget:
         bodies: one request each.
         batch: the most requests that the handler gets at once.
         accept: media type asked for.
+        shared: other processes run the same model.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class LocalTarget:
     bodies: Sequence[bytes]
     batch: int
     accept: str = "application/json"
+    shared: bool = False
 
 
 class LocalModel:
@@ -48,6 +50,7 @@ class LocalModel:
             name=target.model,
             batch_size=target.batch,
             headers={"accept": target.accept},
+            shared=target.shared,
         )
         self._entry = Entry()
         self._entry.initialize(self._context)

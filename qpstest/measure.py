@@ -49,6 +49,7 @@ class Measurement:
         self._fleet = fleet
         self._input_bytes = input_bytes
         self._watch = None
+        self._hub_seconds = 0.0
         if plan.mode == SERVED:
             self._watch = ServerWatch(options.server, options.name)
 
@@ -66,6 +67,8 @@ class Measurement:
             return self._report(concurrency, [warm], [note], seen)
         if self._watch:
             self._watch.begin()
+        else:
+            self._hub_seconds = processes.hub_seconds(self._fleet.parent)
         windows: list[Window] = []
         while not self._enough(windows):
             try:
@@ -84,11 +87,14 @@ class Measurement:
             return self._watch.end(refused, sum(w.tally.sent for w in windows))
         tally = _pool(windows)[0]
         items = tally.stage_items
+        hubs = processes.hubs({self._fleet.parent})
+        shared = processes.hub_seconds(self._fleet.parent) - self._hub_seconds
+        memory = [*windows[-1].memory, *(int(h.memory_info().rss) for h in hubs)]
         return Observed(
             stages_ms={s: round(v / items, 3) for s, v in tally.stages_ms.items() if items},
             items_per_batch=stats.rounded(items / tally.batches, 2) if tally.batches else None,
-            rss_mb=tuple(round(size / 1e6, 1) for size in windows[-1].memory),
-            cpu_ms=processes.per_request(0.0, tally.cpu, tally.sent),
+            rss_mb=tuple(round(size / 1e6, 1) for size in memory),
+            cpu_ms=processes.per_request(0.0, tally.cpu + shared, tally.sent),
         )
 
     def _enough(self, windows: list[Window]) -> bool:

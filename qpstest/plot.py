@@ -13,7 +13,7 @@ from qpstest.server_metrics import STAGES
 COLOURS = {1: "#8a8a8a", 2: "#1d78be", 3: "#e6663c"}
 STYLES = ("o-", "^--", "D-.")
 """Of the batch sizes of one mode, the smallest first."""
-STAGE_COLOURS = ("#c9d6df", "#7a9cc6", "#8fbf88", "#3b6ea8", "#e0a458", "#b56576")
+STAGE_COLOURS = ("#c9d6df", "#7a9cc6", "#e8e4d9", "#8fbf88", "#3b6ea8", "#e0a458", "#b56576")
 
 Run = Mapping[str, Any]
 

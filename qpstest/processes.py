@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import psutil
 
 WORKER = "model_service_worker"
+HUB = "handlers.gpu.hub.process"
+"""The process that holds a detector on a GPU for all workers: one of those that run the model."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,8 @@ class Usage:
 
     Attributes:
         pids: of the workers that the server names, wherever they run.
-        resident: bytes of each worker of this machine.
-        workers: seconds of processor time of all of them; None where there is none here.
+        resident: bytes of each worker of this machine, and of their hubs.
+        workers: seconds of processor time of all of these; None where there is none here.
         front: seconds of the front end, their parent.
     """
 
@@ -40,6 +42,10 @@ def usage(pids: Iterable[int]) -> Usage:
             spent += _seconds(worker)
             parent = worker.parent()
             front = _seconds(parent) if parent else None
+    for hub in hubs({w.ppid() for w in workers}):
+        with contextlib.suppress(psutil.Error):
+            resident.append(int(hub.memory_info().rss))
+            spent += _seconds(hub)
     return Usage(pids, tuple(resident), spent if workers else None, front)
 
 
@@ -48,6 +54,27 @@ def per_request(before: float | None, after: float | None, requests: int) -> flo
     if before is None or after is None or not requests or after < before:
         return None
     return round((after - before) / requests * 1e3, 3)
+
+
+def hubs(servers: Collection[int]) -> list[psutil.Process]:
+    """The hubs of the workers whose parents these are."""
+    wanted = {f"--server={pid}" for pid in servers}
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if HUB in words and wanted.intersection(words):
+                found.append(process)
+    return found
+
+
+def hub_seconds(server: int) -> float:
+    """Seconds of processor time of one server's hubs so far."""
+    total = 0.0
+    for hub in hubs({server}):
+        with contextlib.suppress(psutil.Error):
+            total += _seconds(hub)
+    return total
 
 
 def _worker(pid: int) -> psutil.Process | None:

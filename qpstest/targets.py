@@ -134,7 +134,9 @@ def _plan_local(
 ) -> Plan:
     processes, threads, batch = shape
     artefact = "portable" if mode == LOCAL_PORTABLE else "accelerated"
-    target = LocalTarget(folder, options.name, artefact, bodies, batch, options.accept)
+    target = LocalTarget(
+        *(folder, options.name, artefact, bodies, batch, options.accept), shared=processes > 1
+    )
     return Plan(
         mode=mode,
         targets=[target] * processes,

@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handlers.boxes import CANDIDATES
+
 PLANE = 7680.0
 """Pixels between the copies of the plane that keep pictures and classes apart in one pass."""
-
-
-CANDIDATES = 512
-"""Boxes of each picture, by objectness, that are looked at without waiting for the GPU."""
 
 MANY = 4096
 """Boxes from which on suppression goes to the GPU: its work grows with their square."""

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handlers.images import PADDING, Letterbox, reduction
+from handlers.images import PADDING, Letterbox, Picture, reduction
 
 if TYPE_CHECKING:
-    from handlers.detection import Item
+    from handlers.runtimes.device import DeviceRuntime
 
 GREY = PADDING / 255
 
 
-def decode(items: Sequence[Item], device: torch.device) -> list[Tensor]:
+class Source(Protocol):
+    """What is decoded: a ``handlers.detection.Item``, or one like it whose bytes lie elsewhere."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def picture(self) -> Picture | None: ...
+    @property
+    def data(self) -> bytes | memoryview: ...
+
+
+def decode(items: Sequence[Source], device: torch.device) -> list[Tensor]:
     """The items' pictures as ``[3, h, w]`` uint8 RGB on the GPU.
 
     JPEGs that ``images.peek`` left to the GPU go through nvJPEG in one call (torchvision's
@@ -31,8 +44,7 @@ def decode(items: Sequence[Item], device: torch.device) -> list[Tensor]:
     found: list[Any] = [None] * len(items)
     ours = [i for i, item in enumerate(items) if item.picture is None]
     if ours:
-        # A bytearray, because PyTorch warns about bytes, which cannot be written to.
-        data = [torch.frombuffer(bytearray(items[i].data), dtype=torch.uint8) for i in ours]
+        data = [torch.frombuffer(_writable(items[i].data), dtype=torch.uint8) for i in ours]
         for i, picture in zip(ours, decode_jpeg(data, ImageReadMode.RGB, device), strict=True):
             found[i] = picture
     for i, item in enumerate(items):
@@ -40,6 +52,24 @@ def decode(items: Sequence[Item], device: torch.device) -> list[Tensor]:
             pixels = torch.from_numpy(item.picture.pixels).pin_memory()
             found[i] = pixels.to(device, non_blocking=True).permute(2, 0, 1)
     return found
+
+
+def decoded_on(
+    stream: torch.cuda.Stream, items: Sequence[Source], runtime: DeviceRuntime
+) -> tuple[list[Tensor], torch.cuda.Event]:
+    """Pictures decoded on a stream of their own, and the event after which they are there."""
+    with torch.inference_mode(), torch.cuda.stream(stream):
+        pixels = decode(items, runtime.device)
+        done = torch.cuda.Event()
+        done.record()
+    for picture in pixels:
+        picture.record_stream(runtime.stream)
+    return pixels, done
+
+
+def _writable(data: bytes | memoryview) -> bytearray | memoryview:
+    """The same bytes where PyTorch takes them without a warning: where they could be written to."""
+    return data if isinstance(data, memoryview) else bytearray(data)
 
 
 def letterbox(

@@ -26,6 +26,9 @@ RUNTIMES = {
     "torchscript-cuda": "handlers.runtimes.torchscript_cuda:TorchScriptCuda",
 }
 
+ANCHORS = "anchors"
+"""Option of a detector whose pictures are decoded, and its boxes found, on a GPU."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -61,7 +64,12 @@ def make(
 
 
 def load(
-    folder: Path, passport: Passport, wanted: str, threads: int, gpu: int | None = None
+    folder: Path,
+    passport: Passport,
+    wanted: str,
+    threads: int,
+    gpu: int | None = None,
+    shared: bool = False,
 ) -> Loaded:
     """Activates the wanted artefact, or the portable one where this machine cannot run that.
 
@@ -69,6 +77,7 @@ def load(
         wanted: a key of ``passport.artefacts``.
         threads: how many threads the runtime may use.
         gpu: number of the GPU that the server gave this worker, if any.
+        shared: a detector on a GPU runs in a process that all workers share.
 
     Raises:
         ArchiveError: no such artefact.
@@ -79,6 +88,10 @@ def load(
     artefact = passport.artefacts[wanted]
     try:
         runtime = make(folder, passport.inputs, artefact, threads, gpu)
+        if shared and ANCHORS in artefact.options:
+            from handlers.runtimes.shared import Shared
+
+            runtime = Shared(runtime, passport, wanted)
         runtime.activate()
     except RuntimeUnfit as e:
         portable = passport.artefacts.get("portable")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class Runtime(ABC):
         note: what ``activate`` had to do otherwise than packed; "" where nothing.
     """
 
-    name: ClassVar[str]
+    name: str
     note = ""
 
     def __init__(

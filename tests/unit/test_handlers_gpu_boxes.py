@@ -9,7 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from handlers.gpu.boxes import CANDIDATES, PLANE, Decoder
+from handlers.boxes import CANDIDATES
+from handlers.gpu.boxes import PLANE, Decoder
 from tests import detector_maps as made
 
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from handlers.boxes import CANDIDATES
 from handlers.detection import Item
 from handlers.gpu import pictures
-from handlers.gpu.boxes import CANDIDATES, Decoder
+from handlers.gpu.boxes import Decoder
 from handlers.gpu.pipeline import Pipeline
 from handlers.images import Letterbox
 from handlers.runtimes.device import Size

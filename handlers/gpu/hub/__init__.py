@@ -1,0 +1,8 @@
+"""One process per model and GPU that holds the engine, for all of the model's workers.
+
+Six workers with a CUDA context each take turns on a GPU, and each takes over a gigabyte of the
+host's memory. Here one process (the hub) decodes and runs the pictures of all of them, several
+workers' in one batch. A worker starts the hub if it is not there yet (``client``), gives it its
+pictures in shared memory (``wire``), and suppresses and encodes the boxes itself. The hub
+(``process``, ``queues``, ``work``) ends when its last worker has gone.
+"""

@@ -1,0 +1,118 @@
+"""What a worker and its hub exchange: JSON over a Unix socket, pictures in shared memory."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import socket
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from handlers.boxes import CANDIDATES
+
+LENGTH = struct.Struct("!I")
+MOST = 1 << 24
+"""Bytes of the longest message: a batch of thousands of pictures stays far below."""
+
+COLUMNS = 7
+"""Values of a row, float32: four edges, confidence and class come last."""
+
+
+def slot_bytes(settings: Mapping[str, Any]) -> int:
+    """Bytes of the largest answer for one picture; the answers lie before the pictures."""
+    return max(CANDIDATES, int(settings["max_detections"])) * COLUMNS * 4
+
+
+class Gone(Exception):
+    """The other side has closed the connection, or what comes is not its protocol."""
+
+
+class Arena:
+    """Memory that a worker and its hub both see.
+
+    Args:
+        fd: of a file in memory; it is closed here.
+        size: bytes.
+
+    Attributes:
+        view: the bytes, writable.
+    """
+
+    def __init__(self, fd: int, size: int):
+        self.size = size
+        try:
+            self._map = mmap.mmap(fd, size)
+        finally:
+            os.close(fd)
+        self.view = memoryview(self._map)
+
+    def close(self) -> None:
+        """Lets go of the memory, once nothing looks at it any more."""
+        self.view.release()
+        self._map.close()
+
+
+def file_in_memory(size: int) -> int:
+    """A file descriptor of ``size`` bytes of zeros, for an ``Arena`` on both sides."""
+    fd = os.memfd_create("pictures")
+    os.ftruncate(fd, size)
+    return fd
+
+
+def send(connection: socket.socket, message: Mapping[str, Any], fd: int | None = None) -> None:
+    """Sends one message, with a file descriptor if there is one.
+
+    Raises:
+        Gone: nobody is there.
+    """
+    body = json.dumps(message).encode()
+    whole = LENGTH.pack(len(body)) + body
+    try:
+        sent = 0 if fd is None else socket.send_fds(connection, [whole], [fd])
+        connection.sendall(memoryview(whole)[sent:])
+    except OSError as e:
+        raise Gone(str(e)) from None
+
+
+def receive(connection: socket.socket) -> tuple[dict[str, Any], int | None]:
+    """One message, and the file descriptor that came with it.
+
+    Raises:
+        Gone: the connection has ended, or no message came.
+    """
+    try:
+        head, fds, _, _ = socket.recv_fds(connection, LENGTH.size, 1)
+    except OSError as e:
+        raise Gone(str(e)) from None
+    try:
+        head += _exactly(connection, LENGTH.size - len(head))
+        (length,) = LENGTH.unpack(head)
+        if length > MOST:
+            raise Gone(f"a message of {length} bytes")
+        message = json.loads(_exactly(connection, length))
+        if not isinstance(message, dict):
+            raise Gone("not a message")
+    except (OSError, ValueError) as e:
+        _close(fds)
+        raise Gone(str(e)) from None
+    except Gone:
+        _close(fds)
+        raise
+    return message, fds[0] if fds else None
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    found = bytearray()
+    while len(found) < count:
+        part = connection.recv(count - len(found))
+        if not part:
+            raise Gone("the connection has ended")
+        found += part
+    return bytes(found)
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

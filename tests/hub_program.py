@@ -1,0 +1,87 @@
+"""A hub without a GPU: its pictures are words, and what it is to do stands in them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handlers.boxes import CANDIDATES
+from handlers.gpu.hub import process
+from handlers.gpu.hub.queues import Picture, Rows, Work
+from handlers.gpu.hub.wire import COLUMNS, slot_bytes
+
+SETTINGS = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
+JPEG = b"\xff\xd8"
+SLOW = "HUB_TEST_SLOW_S"
+UNFIT = "HUB_TEST_UNFIT"
+
+
+def number_of(data: bytes | memoryview) -> int:
+    """What a real picture's box is made of: what its bytes add up to."""
+    return sum(data) % 100
+
+
+class Words:
+    """Each picture is a number: it has one box, whose edges are that number."""
+
+    chunk = 16
+    slot = slot_bytes(SETTINGS)
+
+    def decode(self, pictures: Sequence[Picture]) -> list[int]:
+        found = []
+        for picture in pictures:
+            if picture.picture is not None:
+                found.append(int(picture.picture.pixels.max()))
+                continue
+            if bytes(picture.data[:2]) == JPEG:
+                found.append(number_of(picture.data))
+                continue
+            word = bytes(picture.data).decode().strip()
+            if word == "die":
+                os._exit(9)
+            if word == "hang":
+                time.sleep(600)
+            if word == "bad":
+                raise RuntimeError("not a JPEG\nmore about it")
+            if word == "broken":
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            found.append(-1 if word == "crowd" else int(word))
+        return found
+
+    def start(self, pictures: Sequence[Picture], decoded: Sequence[list[int]]) -> list[int]:
+        time.sleep(float(os.environ.get(SLOW, "0")))
+        return [number for part in decoded for number in part]
+
+    def finish(
+        self, pictures: Sequence[Picture], ticket: list[int]
+    ) -> tuple[list[Rows], list[Any], dict[str, float]]:
+        """The stage "infer" is the square of the batch's size: each picture's share is its size."""
+        rows = []
+        for picture, number in zip(pictures, ticket, strict=True):
+            count = 3 if picture.every else CANDIDATES if number < 0 else 1
+            row = np.full((count, COLUMNS), max(number, 0), np.float32)
+            row[:, 3:5] += 10
+            row[:, 5:] = (0.9, 0)
+            rows.append(row)
+        return rows, [(0.5, number, 7) for number in ticket], {"infer": float(len(ticket) ** 2)}
+
+
+def load(folder: Path, name: str, gpu: int, threads: int) -> tuple[dict[str, Any], Work | None]:
+    """As ``process.load``; the environment says how it goes."""
+    reason = os.environ.get(UNFIT)
+    if reason == "crash":
+        raise SystemExit("the driver is gone")
+    return ({"unfit": reason}, None) if reason else ({"precision": "f16", "note": ""}, Words())
+
+
+if __name__ == "__main__":
+    process.load = load
+    status = process.main()
+    sys.stdout.flush()
+    os._exit(status)

@@ -1,0 +1,160 @@
+"""Workers of a real server that share one hub; only the hub's work on the GPU stands aside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from deploy.server import Server
+from handlers import images
+from handlers.passport import Artefact, Passport, TensorSpec
+from qpstest import processes
+from repack import archive
+from tests import hub_program
+from tests.conftest import serving, settings_for
+
+ROOT = Path(__file__).resolve().parents[2]
+PICTURES = sorted((ROOT / "examples" / "pictures").glob("*.jpg"))
+FILES = [data for p in PICTURES if images.peek(data := p.read_bytes()).plain_jpeg]
+WORKERS = 3
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    store = tmp_path_factory.mktemp("store")
+    write_detector(store)
+    settings = settings_for(
+        store, tmp_path_factory.mktemp("run") / "run", workers=WORKERS, batch_size=8
+    )
+    with serving(settings) as running:
+        yield running
+
+
+def write_detector(store: Path) -> None:
+    """An archive as a GPU machine makes it, with ``tests.hub_program`` as the hub's program."""
+    stage = store / "stage"
+    archive.stage_handlers(stage)
+    hub = stage / "handlers" / "gpu" / "hub"
+    (hub / "process.py").rename(hub / "real.py")
+    program = Path(hub_program.__file__).read_text()
+    program = program.replace(
+        "from handlers.gpu.hub import process", "from handlers.gpu.hub import real as process"
+    )
+    (hub / "process.py").write_text(program)
+    (stage / "model.plan").write_bytes(b"an engine")
+    options = {"anchors": [], "strides": [], "outputs": [], "batches": [1, 16]}
+    engine = Artefact("tensorrt", ("model.plan",), "f16", {"label": "f16"}, "tensors", options)
+    passport = Passport(
+        name="fd1",
+        version="1.0",
+        task="detection",
+        handler="handlers.detection:DetectionHandler",
+        source={},
+        inputs=(TensorSpec("images", "uint8", ("batch", 640, 640, 3), (0, 255), "NHWC"),),
+        outputs=(),
+        labels=("thing",),
+        settings=hub_program.SETTINGS,
+        artefacts={"accelerated": engine},
+        gate={},
+        versions={},
+    )
+    archive.finish_stage(stage, passport)
+    archive.pack(stage, store / "fd1.mar")
+
+
+def ask(server: Server, data: bytes) -> requests.Response:
+    url = f"http://127.0.0.1:{server.settings.port}/predictions/fd1"
+    return requests.post(url, data=data, timeout=60)
+
+
+def right(answer: requests.Response, data: bytes) -> bool:
+    """Whether this answer was made of these bytes."""
+    number = hub_program.number_of(data)
+    told = json.loads(answer.content)
+    (box,) = told["detections"]
+    # The hub's places: half as large, shifted by the number and by 7.
+    return (
+        answer.status_code == 200
+        and told["runtime"] == {"name": "tensorrt", "precision": "f16", "fallback": None}
+        and box["box"] == [0.0, 2.0 * max(0, number - 7), 20.0, 2.0 * (number + 10 - 7)]
+    )
+
+
+def hubs(server: Server) -> list[psutil.Process]:
+    return processes.hubs({server.state.pid})
+
+
+def workers(server: Server) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(server.state.pid).children():
+        try:
+            if any(processes.WORKER in word for word in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_all_workers_ask_one_hub(server: Server) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        given = [FILES[i % len(FILES)] for i in range(96)]
+        answers = list(pool.map(lambda data: ask(server, data), given))
+    assert all(right(a, d) for a, d in zip(answers, given, strict=True))
+    (hub,) = hubs(server)
+    running = workers(server)
+    assert len(running) == WORKERS
+    # What only the hub needs is not in the workers: PyTorch alone would be 225 MB.
+    assert max(w.memory_info().rss for w in running) < 150 << 20
+    usage = processes.usage(w.pid for w in running)
+    assert len(usage.resident) == WORKERS + 1  # the hub's memory is counted
+    assert hub.pid not in {w.pid for w in running}
+
+
+def test_a_file_that_is_no_picture_is_told_so(server: Server) -> None:
+    answer = ask(server, b"words")
+    assert answer.status_code in (400, 415)
+    assert "picture" in answer.json()["message"]
+    assert right(ask(server, FILES[0]), FILES[0])
+
+
+def test_a_killed_hub_is_replaced_and_no_request_lost(server: Server) -> None:
+    (before,) = hubs(server)
+    with ThreadPoolExecutor(6) as pool:
+        given = [FILES[i % len(FILES)] for i in range(60)]
+        asked = [pool.submit(ask, server, data) for data in given[:30]]
+        os.kill(before.pid, signal.SIGKILL)
+        asked += [pool.submit(ask, server, data) for data in given[30:]]
+        answers = [a.result() for a in asked]
+    assert all(right(a, d) for a, d in zip(answers, given, strict=True))
+    assert [h.pid for h in hubs(server)] != [before.pid]
+
+
+def test_a_killed_worker_comes_back_to_the_same_hub(server: Server) -> None:
+    (hub,) = hubs(server)
+    victim = workers(server)[0]
+    victim.kill()
+    limit = time.monotonic() + 60
+    while len({w.pid for w in workers(server)} - {victim.pid}) < WORKERS:
+        assert time.monotonic() < limit
+        time.sleep(0.2)
+    server.wait_ready("fd1")
+    for data in FILES:
+        assert right(ask(server, data), data)
+    assert [h.pid for h in hubs(server)] == [hub.pid]
+
+
+def test_the_hub_goes_with_the_server(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    with serving(settings_for(tmp_path, tmp_path / "run")) as running:
+        assert right(ask(running, FILES[0]), FILES[0])
+        (hub,) = hubs(running)
+    hub.wait(15)
