@@ -123,11 +123,12 @@ def tester(
     name: str,
     port: int,
     concurrency: str = ",".join(map(str, CONCURRENCY)),
+    clients: str = "1",
 ) -> dict[str, Any]:
     """One run of ``python qpstest``; returns what it wrote."""
     target = folder / "figures.json"
     command = [sys.executable, "qpstest", "--mode", mode, "--name", name, "--input", str(pictures)]
-    command += ["--concurrency", concurrency, "--duration", str(seconds)]
+    command += ["--concurrency", concurrency, "--duration", str(seconds), "--clients", clients]
     command += ["--model-store", str(folder / "store"), "--json", str(target)]
     environment = os.environ | {"PORT": str(port), "HOST": "127.0.0.1"}
     subprocess.run(command, cwd=ROOT, check=True, env=environment)

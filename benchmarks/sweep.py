@@ -15,6 +15,7 @@ import json
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8, help="per setting and concurrency")
     parser.add_argument("--settings", type=settings, default=choices(cores()))
     parser.add_argument("--concurrency", default=",".join(map(str, CONCURRENCY)))
+    parser.add_argument("--clients", default="1", help="processes that make the load")
+    parser.add_argument("--warm", type=float, default=0, help="seconds of load before")
     parser.add_argument("--queue", default="1000")
     parser.add_argument("--pictures", type=Path, default=ROOT / "examples" / "pictures")
     parser.add_argument("--name", default="settings", help="of the files that are written")
@@ -65,10 +68,10 @@ def measure(given: argparse.Namespace, result: dict[str, Any]) -> None:
             }
             name, port = given.archive.stem, 18600 + 10 * i
             with serving(store, Path(tmp), name, port, values):
-                figures = tester(
-                    *(Path(tmp), given.pictures, given.seconds, "3", name, port),
-                    given.concurrency,
-                )
+                ask = partial(tester, Path(tmp), given.pictures, clients=given.clients)
+                if given.warm:
+                    ask(given.warm, "3", name, port, "64")
+                figures = ask(given.seconds, "3", name, port, given.concurrency)
         result["machine"], result["versions"] = figures["machine"], figures["versions"]
         result["settings"].append({**values, "runs": figures["runs"]})
         text = json.dumps(result, indent=1) + "\n"

