@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from handlers.boxes import CANDIDATES
 from handlers.gpu.hub import process
-from handlers.gpu.hub.serving import Picture, Rows, Work
+from handlers.gpu.hub.queues import Picture, Rows, Work
 from handlers.gpu.hub.wire import COLUMNS, slot_bytes
 
 SETTINGS = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
@@ -33,7 +32,6 @@ class Words:
 
     chunk = 16
     slot = slot_bytes(SETTINGS)
-    queueing = threading.Lock()
 
     def decode(self, pictures: Sequence[Picture]) -> list[int]:
         found = []
@@ -56,10 +54,9 @@ class Words:
             found.append(-1 if word == "crowd" else int(word))
         return found
 
-    def start(self, pictures: Sequence[Picture], decoded: list[int]) -> list[int]:
-        with self.queueing:
-            time.sleep(float(os.environ.get(SLOW, "0")))
-        return decoded
+    def start(self, pictures: Sequence[Picture], decoded: Sequence[list[int]]) -> list[int]:
+        time.sleep(float(os.environ.get(SLOW, "0")))
+        return [number for part in decoded for number in part]
 
     def finish(
         self, pictures: Sequence[Picture], ticket: list[int]

@@ -18,13 +18,13 @@ from typing import Any
 
 from handlers import runtimes
 from handlers.errors import KitError, RuntimeUnfit
-from handlers.gpu.hub.serving import Hub, Work
+from handlers.gpu.hub.queues import Hub, Work
 from handlers.passport import Passport
 
 logger = logging.getLogger("hub")
 
 SWITCH_S = 0.0005
-"""Seconds that a thread may hold Python's lock: its own 5 ms would be two batches."""
+"""Five threads hand work to each other: Python's own 5 ms would be two batches."""
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from handlers.boxes import CANDIDATES
 from handlers.gpu import pictures
 from handlers.gpu.detector import Clock, Detector
-from handlers.gpu.hub.serving import THREADS, Picture, Rows
+from handlers.gpu.hub.queues import IN_FLIGHT, Picture, Rows
 from handlers.gpu.hub.wire import COLUMNS, slot_bytes
 from handlers.images import Letterbox
 from handlers.runtimes.device import DeviceRuntime
@@ -41,7 +41,7 @@ class Ticket(NamedTuple):
 
 
 class GpuWork:
-    """Implements ``serving.Work``.
+    """Implements ``queues.Work``.
 
     Args:
         runtime: activated here.
@@ -53,9 +53,8 @@ class GpuWork:
         self.chunk = self.detector.chunk
         self.slot = slot_bytes(passport.settings)
         self._streams = threading.local()
-        self._queueing = threading.Lock()
         self._free: SimpleQueue[Tensor] = SimpleQueue()
-        for _ in range(THREADS):
+        for _ in range(IN_FLIGHT):
             self._free.put(torch.empty((self.chunk, CANDIDATES, COLUMNS), pin_memory=True))
 
     def decode(self, group: Sequence[Picture]) -> Decoded:
@@ -64,20 +63,21 @@ class GpuWork:
             stream = self._streams.own = torch.cuda.Stream(self.runtime.device)
         return pictures.decoded_on(stream, group, self.runtime)
 
-    def start(self, group: Sequence[Picture], decoded: Decoded) -> Ticket:
+    def start(self, group: Sequence[Picture], decoded: Sequence[Decoded]) -> Ticket:
         """Queues a batch; where all boxes are asked for, it waits for their number."""
         clock = Clock()
-        pixels, there = decoded
-        # The model's buffers belong to one batch at a time: the next is queued behind it.
-        with self._queueing, torch.inference_mode(), torch.cuda.stream(self.runtime.stream):
-            self.runtime.stream.wait_event(there)
+        with torch.inference_mode(), torch.cuda.stream(self.runtime.stream):
+            pixels: list[Tensor] = []
+            for part, there in decoded:
+                self.runtime.stream.wait_event(there)
+                pixels += part
             size, places = self.detector.model(group, pixels, clock)
             with clock.measure("postprocess"):
                 if group[0].every:
                     rows, buffer = self.detector.every(size, len(group)).cpu(), None
                 else:
                     found = self.detector.candidates(size)[: len(group)]
-                    buffer = self._free.get()  # the last that can fail comes before it
+                    buffer = self._free.get()
                     rows = buffer[: len(group), : found.shape[1]]
                     rows.copy_(found, non_blocking=True)
             done = torch.cuda.Event()
