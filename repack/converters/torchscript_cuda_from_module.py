@@ -58,7 +58,12 @@ def convert(form: DeviceForm, precision: str, path: Path) -> None:
     if isinstance(form.module, torch.jit.ScriptModule) and precision != "f32":
         raise KitError("a TorchScript file keeps its own types: --precision f32")
     module, given = prepared(form, precision, 2, bool(form.options.get("channels_last")))
-    with warnings.catch_warnings(), torch.no_grad():
+    with (
+        warnings.catch_warnings(),
+        torch.no_grad(),
+        # A traced convolution keeps for good whether cuDNN may round its inputs to TF32's 19 bits.
+        torch.backends.cudnn.flags(enabled=True, allow_tf32=precision != "f32"),
+    ):
         warnings.simplefilter("ignore")
         try:
             traced = torch.jit.trace(module, given, check_trace=False)
