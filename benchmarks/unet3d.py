@@ -159,7 +159,7 @@ def case(seed: int, shape: Sequence[int]) -> Case:
         for tube in TUBES
     ]
     room = np.subtract(SHAPE, shape)
-    origin = random.uniform(-0.25, 1.25, 3) * room
+    origin = random.uniform(-0.5, 1.5, 3) * room
     if seed % 2:
         tube = tubes[seed // 2 % len(tubes)]
         origin[1:] = tube.y - shape[1] / 2, tube.x - shape[2] / 2
