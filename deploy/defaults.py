@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from handlers.entry import own_gpu_process
 from handlers.runtimes import ANCHORS
 
 VOLUMES = {"max_request_mb": "512", "response_timeout": "900"}
@@ -45,7 +46,7 @@ def of(store: Path, name: str, gpus: int, cores: int) -> dict[str, str]:
         found |= VOLUMES
     mine = records.get(name, {"task": None, "runtime": None})
     if gpus and mine["task"] != "segmentation" and mine["runtime"] in GPU_RUNTIMES:
-        if mine["shared"]:
+        if mine["shared"] and not own_gpu_process():
             workers = max(1, min(SHARING_PER_GPU * gpus, cores * 3 // 4))
             found |= {**SHARED, "workers": str(workers)}
         else:

@@ -25,6 +25,11 @@ OWN_VARIABLE = "KIT_OWN_GPU_PROCESS"
 """Environment variable: where it is set, each worker holds its detector on the GPU itself."""
 
 
+def own_gpu_process() -> bool:
+    """Whether ``OWN_VARIABLE`` is set, to anything but 0."""
+    return os.environ.get(OWN_VARIABLE, "") not in ("", "0")
+
+
 class Entry:
     """Loads an archive's handler and passes batches on to it."""
 
@@ -72,7 +77,7 @@ class Entry:
         wanted = getattr(context, "artefact", "accelerated")
         gpu = context.system_properties.get("gpu_id")
         # TorchServe has several workers, and its context no such attribute.
-        shared = getattr(context, "shared", os.environ.get(OWN_VARIABLE, "") in ("", "0"))
+        shared = getattr(context, "shared", not own_gpu_process())
         loaded = load(folder, passport, wanted, threads, gpu, shared)
         self.handler = handler(passport, loaded, threads)
         if loaded.fallback:

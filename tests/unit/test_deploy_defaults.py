@@ -12,9 +12,12 @@ from deploy import defaults
 from deploy.settings import make, parse
 
 
-def archive(store: Path, name: str, runtime: str, task: str = "detection") -> None:
+def archive(
+    store: Path, name: str, runtime: str, task: str = "detection", **options: object
+) -> None:
     """As much of an archive as defaults look at."""
-    record = {"name": name, "task": task, "artefacts": {"accelerated": {"runtime": runtime}}}
+    form = {"runtime": runtime, "options": options}
+    record = {"name": name, "task": task, "artefacts": {"accelerated": form}}
     with zipfile.ZipFile(store / f"{name}.mar", "w") as z:
         z.writestr("passport.json", json.dumps(record))
 
@@ -27,6 +30,19 @@ def test_workers_follow_gpus_and_cores(tmp_path: Path, gpus: int, cores: int, wo
     found = make(defaults.of(tmp_path, "fd1", gpus, cores))
     assert (found.workers, found.batch_size, found.max_batch_delay) == (workers, 32, 1)
     assert found.queue == 1000
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "workers"), [(1, 16, 12), (1, 4, 3), (1, 1, 1), (2, 64, 24), (4, 16, 12)]
+)
+def test_workers_that_share_a_hub_are_more(
+    tmp_path: Path, gpus: int, cores: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive(tmp_path, "fd1", "tensorrt", anchors=[])
+    found = make(defaults.of(tmp_path, "fd1", gpus, cores))
+    assert (found.workers, found.batch_size, found.max_batch_delay) == (workers, 16, 1)
+    monkeypatch.setenv("KIT_OWN_GPU_PROCESS", "1")
+    assert make(defaults.of(tmp_path, "fd1", gpus, cores)).batch_size == 32
 
 
 @pytest.mark.parametrize(
