@@ -27,6 +27,8 @@ SHARED = {**GPU, "batch_size": "16"}
 SHARING_PER_GPU = 12
 """The same where one process holds the model for all workers: a detector's."""
 
+HUB = "handlers/gpu/hub/process.py"
+
 MAX_PASSPORT = 1 << 24
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, RuntimeError)
 """What reading the passport of a damaged archive raises."""
@@ -74,7 +76,8 @@ def _passports(store: Path) -> Iterator[dict[str, Any]]:
                 "name": str(record["name"]),
                 "task": record["task"],
                 "runtime": form.get("runtime"),
-                "shared": ANCHORS in form.get("options", {}),
+                # The archive's own handlers run it: those of before know no hub.
+                "shared": ANCHORS in form.get("options", {}) and HUB in z.namelist(),
             }
         except (*DAMAGE, TypeError, AttributeError):
             continue

@@ -100,9 +100,9 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
             if "out of memory" in str(e).lower() or all(item.picture for item in items):
                 raise
             # nvJPEG says no to the whole call; alone on the CPU, each picture gets its own error.
-            logger.info("decoded on the CPU, because nvJPEG did not: %s", str(e).splitlines()[0])
             if len(items) > 1:
                 raise
+            logger.info("decoded on the CPU, since the GPU did not: %s", str(e).splitlines()[0])
             return gpu.boxes([self._decode_here(items[0].data)])
 
     def _infer_here(self, items: Sequence[Item]) -> list[tuple[boxes.Boxes, images.Letterbox]]:

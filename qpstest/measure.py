@@ -87,14 +87,13 @@ class Measurement:
             return self._watch.end(refused, sum(w.tally.sent for w in windows))
         tally = _pool(windows)[0]
         items = tally.stage_items
-        hubs = processes.hubs({self._fleet.parent})
         shared = processes.hub_seconds(self._fleet.parent) - self._hub_seconds
-        memory = [*windows[-1].memory, *(int(h.memory_info().rss) for h in hubs)]
+        memory = [*windows[-1].memory, *processes.hub_bytes({self._fleet.parent})]
         return Observed(
             stages_ms={s: round(v / items, 3) for s, v in tally.stages_ms.items() if items},
             items_per_batch=stats.rounded(items / tally.batches, 2) if tally.batches else None,
             rss_mb=tuple(round(size / 1e6, 1) for size in memory),
-            cpu_ms=processes.per_request(0.0, tally.cpu + shared, tally.sent),
+            cpu_ms=processes.per_request(0.0, tally.cpu + max(0.0, shared), tally.sent),
         )
 
     def _enough(self, windows: list[Window]) -> bool:

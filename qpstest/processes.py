@@ -42,10 +42,12 @@ def usage(pids: Iterable[int]) -> Usage:
             spent += _seconds(worker)
             parent = worker.parent()
             front = _seconds(parent) if parent else None
-    for hub in hubs({w.ppid() for w in workers}):
+    servers: set[int] = set()
+    for worker in workers:
         with contextlib.suppress(psutil.Error):
-            resident.append(int(hub.memory_info().rss))
-            spent += _seconds(hub)
+            servers.add(worker.ppid())
+    resident += hub_bytes(servers)
+    spent += sum(hub_seconds(server) for server in servers)
     return Usage(pids, tuple(resident), spent if workers else None, front)
 
 
@@ -65,6 +67,15 @@ def hubs(servers: Collection[int]) -> list[psutil.Process]:
             words = process.cmdline()
             if HUB in words and wanted.intersection(words):
                 found.append(process)
+    return found
+
+
+def hub_bytes(servers: Collection[int]) -> list[int]:
+    """Resident bytes of each of these servers' hubs."""
+    found = []
+    for hub in hubs(servers):
+        with contextlib.suppress(psutil.Error):
+            found.append(int(hub.memory_info().rss))
     return found
 
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from handlers.boxes import CANDIDATES
 from handlers.gpu.hub import process
-from handlers.gpu.hub.queues import Picture, Rows, Work
+from handlers.gpu.hub.jobs import Picture, Rows, Work
 from handlers.gpu.hub.wire import COLUMNS, slot_bytes
 
 SETTINGS = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
 JPEG = b"\xff\xd8"
 SLOW = "HUB_TEST_SLOW_S"
 UNFIT = "HUB_TEST_UNFIT"
+LOADING = "HUB_TEST_LOADING_S"
+WORDS = {"crowd": -1, "fails to start": -2, "fails to finish": -3}
 
 
 def number_of(data: bytes | memoryview) -> int:
@@ -32,6 +35,10 @@ class Words:
 
     chunk = 16
     slot = slot_bytes(SETTINGS)
+    threads: ClassVar[set[threading.Thread]] = set()
+
+    def begin(self) -> None:
+        self.threads.add(threading.current_thread())
 
     def decode(self, pictures: Sequence[Picture]) -> list[int]:
         found = []
@@ -51,20 +58,27 @@ class Words:
                 raise RuntimeError("not a JPEG\nmore about it")
             if word == "broken":
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
-            found.append(-1 if word == "crowd" else int(word))
+            found.append(WORDS[word] if word in WORDS else int(word))
         return found
 
     def start(self, pictures: Sequence[Picture], decoded: Sequence[list[int]]) -> list[int]:
         time.sleep(float(os.environ.get(SLOW, "0")))
-        return [number for part in decoded for number in part]
+        numbers = [number for part in decoded for number in part]
+        if WORDS["fails to start"] in numbers:
+            raise RuntimeError("CUDA error: out of memory")
+        return numbers
 
     def finish(
         self, pictures: Sequence[Picture], ticket: list[int]
     ) -> tuple[list[Rows], list[Any], dict[str, float]]:
         """The stage "infer" is the square of the batch's size: each picture's share is its size."""
+        if WORDS["fails to finish"] in ticket:
+            raise RuntimeError("no answer")
+        if len({picture.every for picture in pictures}) > 1:
+            os._exit(8)
         rows = []
         for picture, number in zip(pictures, ticket, strict=True):
-            count = 3 if picture.every else CANDIDATES if number < 0 else 1
+            count = 3 if picture.every else CANDIDATES if number == WORDS["crowd"] else 1
             row = np.full((count, COLUMNS), max(number, 0), np.float32)
             row[:, 3:5] += 10
             row[:, 5:] = (0.9, 0)
@@ -74,6 +88,7 @@ class Words:
 
 def load(folder: Path, name: str, gpu: int, threads: int) -> tuple[dict[str, Any], Work | None]:
     """As ``process.load``; the environment says how it goes."""
+    time.sleep(float(os.environ.get(LOADING, "0")))
     reason = os.environ.get(UNFIT)
     if reason == "crash":
         raise SystemExit("the driver is gone")
@@ -82,6 +97,11 @@ def load(folder: Path, name: str, gpu: int, threads: int) -> tuple[dict[str, Any
 
 if __name__ == "__main__":
     process.load = load
-    status = process.main()
-    sys.stdout.flush()
-    os._exit(status)
+    status = 1
+    try:
+        status = process.main()
+    except SystemExit as e:
+        print(e)
+    finally:
+        sys.stdout.flush()
+        os._exit(status)

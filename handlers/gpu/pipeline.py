@@ -32,7 +32,7 @@ class Pipeline:
         self.runtime = runtime
         self.stages = stages
         self.detector = Detector(runtime, passport)
-        self._decoding = ThreadPoolExecutor(1, "nvjpeg")
+        self._decoding = ThreadPoolExecutor(1, "nvjpeg", torch.cuda.set_device, (runtime.device,))
         self._decode_stream = torch.cuda.Stream(runtime.device)
         self._clock = Clock()
         self._host: list[Tensor] = []

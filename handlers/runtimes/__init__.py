@@ -89,10 +89,9 @@ def load(
     try:
         runtime = make(folder, passport.inputs, artefact, threads, gpu)
         if shared and ANCHORS in artefact.options:
-            from handlers.runtimes.shared import Shared
-
-            runtime = Shared(runtime, passport, wanted)
-        runtime.activate()
+            runtime = _shared(runtime, passport, wanted)
+        else:
+            runtime.activate()
     except RuntimeUnfit as e:
         portable = passport.artefacts.get("portable")
         if portable is None or portable is artefact:
@@ -107,3 +106,18 @@ def load(
         note = f"packed as {asked}, but this machine runs it in {runtime.precision}"
         return Loaded(runtime, artefact, note)
     return Loaded(runtime, artefact)
+
+
+def _shared(own: Runtime, passport: Passport, wanted: str) -> Runtime:
+    """The runtime activated in a process for all workers, or here where there can be none."""
+    from handlers.gpu.hub.starting import NoHub
+    from handlers.runtimes.shared import Shared
+
+    try:
+        runtime = Shared(own, passport, wanted)
+        runtime.activate()
+    except NoHub as e:
+        logger.warning("this worker holds the model on the GPU itself: %s", e)
+        own.activate()
+        return own
+    return runtime

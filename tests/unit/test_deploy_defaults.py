@@ -20,6 +20,8 @@ def archive(
     record = {"name": name, "task": task, "artefacts": {"accelerated": form}}
     with zipfile.ZipFile(store / f"{name}.mar", "w") as z:
         z.writestr("passport.json", json.dumps(record))
+        if options.get("strides") is not None:
+            z.writestr(defaults.HUB, "")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,9 @@ def test_workers_follow_gpus_and_cores(tmp_path: Path, gpus: int, cores: int, wo
 def test_workers_that_share_a_hub_are_more(
     tmp_path: Path, gpus: int, cores: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive(tmp_path, "fd1", "tensorrt", anchors=[])
+    archive(tmp_path, "fd1", "tensorrt", anchors=[])  # packed before there was a hub
+    assert make(defaults.of(tmp_path, "fd1", gpus, cores)).batch_size == 32
+    archive(tmp_path, "fd1", "tensorrt", anchors=[], strides=[])
     found = make(defaults.of(tmp_path, "fd1", gpus, cores))
     assert (found.workers, found.batch_size, found.max_batch_delay) == (workers, 16, 1)
     monkeypatch.setenv("KIT_OWN_GPU_PROCESS", "1")

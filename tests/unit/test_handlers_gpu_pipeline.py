@@ -115,6 +115,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch, "empty", unpinned)
     monkeypatch.setattr(Tensor, "record_stream", lambda self, of: None)
     monkeypatch.setattr(pictures, "decode", decode)

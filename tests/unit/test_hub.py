@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,69 +12,14 @@ import numpy as np
 import pytest
 
 from handlers.detection import Item
-from handlers.errors import RuntimeUnfit
 from handlers.gpu.hub import client, starting, wire
 from handlers.gpu.hub.client import Client
 from handlers.gpu.hub.pipeline import SharedPipeline
+from handlers.gpu.hub.queues import IN_FLIGHT
 from handlers.images import Letterbox, Picture
 from handlers.stages import Stages
 from tests import hub_program
-
-SLOT = hub_program.Words.slot
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[starting.Place]:
-    """Where a hub of ``tests.hub_program`` is found; ended with the test."""
-    folder = Path(tempfile.mkdtemp(prefix="hub-", dir="/tmp"))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr(starting, "PROGRAM", "tests.hub_program")
-    found = starting.Place(ROOT, "accelerated", 0, 1)
-    yield found
-    for pid in running(folder):
-        os.kill(pid, signal.SIGKILL)
-    if found._child is not None:
-        found._child.wait()
-    shutil.rmtree(folder)
-
-
-Worker = Callable[[], Client]
-
-
-@pytest.fixture
-def worker(place: starting.Place) -> Iterator[Worker]:
-    """Makes clients of one hub, each as a worker of its own; closed with the test."""
-    made: list[Client] = []
-
-    def make() -> Client:
-        made.append(Client(place, SLOT))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def running(folder: Path) -> list[int]:
-    """Hubs whose socket lies in a folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes()
-        except OSError:
-            continue
-        if b"tests.hub_program" in words and str(folder).encode() in words:
-            found.append(int(path.parent.name))
-    return found
-
-
-def words(*given: object) -> list[Item]:
-    return [Item(100, 200, None, str(word).encode()) for word in given]
-
-
-def numbers(found: client.Found) -> list[list[float]]:
-    return [rows[:, 1].tolist() for rows in found.rows]
+from tests.unit.hub_support import SLOT, Worker, numbers, running, words
 
 
 def test_every_worker_gets_its_own_answers(place: starting.Place, worker: Worker) -> None:
@@ -150,95 +88,6 @@ def test_a_bad_picture_fails_its_own_batch_only(
     assert numbers(workers[3].ask(words(4))) == [[4]]
 
 
-@pytest.mark.parametrize("word", ["die", "broken"])
-def test_a_hub_that_ends_is_replaced(place: starting.Place, worker: Worker, word: str) -> None:
-    mine, other = worker(), worker()
-    before = mine.greeting["pid"]
-    with pytest.raises(RuntimeError, match="hub ended while"):
-        mine.ask(words(1, word))
-    assert mine.greeting["pid"] != before
-    assert numbers(other.ask(words(2))) == [[2]]  # asks again by itself
-    assert other.greeting["pid"] == mine.greeting["pid"]
-    with pytest.raises(RuntimeError, match="hub ended twice"):
-        mine.ask(words(word))
-    assert numbers(mine.ask(words(3, 4))) == [[3], [4]]
-
-
-def test_a_hub_that_hangs_is_ended(
-    place: starting.Place, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client, "PATIENCE_S", 0.5)
-    mine = worker()
-    before = mine.greeting["pid"]
-    with pytest.raises(RuntimeError, match=r"hub ended while it worked .timed out"):
-        mine.ask(words("hang", 1))
-    assert running(place.path.parents[1]) == [mine.greeting["pid"]] != [before]
-
-
-def test_why_a_model_cannot_run_reaches_the_worker(
-    place: starting.Place, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(hub_program.UNFIT, "the engine was built for another GPU: not loaded")
-    for _ in range(2):
-        with pytest.raises(RuntimeUnfit, match=r"^the engine was built for another GPU"):
-            worker()
-    monkeypatch.setenv(hub_program.UNFIT, "crash")
-    wait_for_end(place)
-    with pytest.raises(RuntimeUnfit, match="ended: the driver is gone"):
-        worker()
-
-
-def test_a_killed_worker_leaves_the_others_served(place: starting.Place, worker: Worker) -> None:
-    mine = worker()
-    code = (
-        "import sys, time; from pathlib import Path; from handlers.gpu.hub import starting, client;"
-        "from tests.unit.test_hub import words, SLOT; starting.PROGRAM = 'tests.hub_program';"
-        "c = client.Client(starting.Place(Path(sys.argv[1]), 'accelerated', 0, 1), SLOT);"
-        "c.ask(words(1)); print('asked', flush=True)\nwhile True: c.ask(words(*range(30)))"
-    )
-    environment = {**os.environ, "TMPDIR": str(place.path.parents[1])}
-    other = subprocess.Popen(
-        [sys.executable, "-c", code, str(ROOT)],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    with other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"asked\n"
-        time.sleep(0.3)
-        other.kill()
-    assert numbers(mine.ask(words(*range(50)))) == [[n] for n in range(50)]
-    assert len(running(place.path.parents[1])) == 1
-
-
-def test_the_hub_goes_with_its_last_worker(place: starting.Place, worker: Worker) -> None:
-    first, second = worker(), worker()
-    first.close()
-    time.sleep(4.5)
-    assert numbers(second.ask(words(6))) == [[6]]
-    second.close()
-    wait_for_end(place)
-    assert sorted(p.suffix for p in place.path.parent.iterdir()) == [".lock"]
-    assert numbers(worker().ask(words(7))) == [[7]]
-
-
-def wait_for_end(place: starting.Place) -> None:
-    limit = time.monotonic() + 15
-    while running(place.path.parents[1]):
-        assert time.monotonic() < limit
-        time.sleep(0.05)
-
-
-def test_a_socket_that_nobody_listens_at_is_replaced(place: starting.Place, worker: Worker) -> None:
-    place.path.touch()
-    assert numbers(worker().ask(words(1))) == [[1]]
-
-
-def test_a_folder_that_others_can_enter_is_refused(place: starting.Place) -> None:
-    place.path.parent.chmod(0o755)
-    with pytest.raises(RuntimeUnfit, match="must be a folder that only this user can enter"):
-        starting.own_folder()
-
-
 def test_what_is_not_the_protocol_closes_the_connection_only(
     place: starting.Place, worker: Worker
 ) -> None:
@@ -269,3 +118,76 @@ def test_boxes_are_suppressed_by_the_worker(place: starting.Place, worker: Worke
     assert stages._ms["wait"] >= 0
     (boxes, _), (other, _) = pipeline.boxes(words("crowd", 40))
     assert len(boxes) == len(other) == 3  # all of them, which the hub suppresses
+
+
+@pytest.mark.parametrize("word", ["fails to start", "fails to finish"])
+def test_what_fails_on_the_gpu_leaves_room_for_the_next(worker: Worker, word: str) -> None:
+    mine = worker()
+    for n in range(2 * IN_FLIGHT):
+        with pytest.raises(RuntimeError, match=r"out of memory|no answer"):
+            mine.ask(words(word))
+        assert numbers(mine.ask(words(n))) == [[n]]
+
+
+def test_crowds_and_others_are_never_in_one_batch(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(hub_program.SLOW, "0.02")
+    workers = [worker() for _ in range(6)]
+
+    def work(mine: Client, every: bool) -> None:
+        for n in range(10):
+            rows = mine.ask(words(n, n + 1), every).rows
+            assert [len(r) for r in rows] == [3 if every else 1] * 2
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(work, w, n % 2 == 0) for n, w in enumerate(workers)]:
+            done.result()
+
+
+def test_a_workers_memory_goes_with_it(worker: Worker) -> None:
+    mine, other = worker(), worker()
+    mine.ask(words(1))
+    other.ask(words(2))
+    maps = Path(f"/proc/{mine.greeting['pid']}/maps")
+    assert maps.read_text().count("memfd:pictures") == 2
+    other.close()
+    limit = time.monotonic() + 10
+    while maps.read_text().count("memfd:pictures") > 1:
+        assert time.monotonic() < limit
+        mine.ask(words(3))
+
+
+def test_memory_of_the_usual_size_is_used_again(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "KEPT_BYTES", 3 << 20)
+    mine = worker()
+    large = [Item(1, 1, None, b"5".ljust(5 << 19))]
+    assert numbers(mine.ask(large)) == [[5]]
+    before = mine._arena
+    assert numbers(mine.ask(large)) == [[5]]
+    assert mine._arena is before
+
+
+def test_a_question_that_was_not_sent_leaves_no_memory_behind(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = worker()
+    assert numbers(mine.ask(words(1))) == [[1]]
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(wire, "send", no_memory)
+        mine.ask([Item(1, 1, None, b"2".ljust(9 << 20))])
+    assert numbers(mine.ask(words(3, 4))) == [[3], [4]]
+
+
+def test_a_worker_that_stands_still_holds_up_nobody(place: starting.Place, worker: Worker) -> None:
+    mine = worker()
+    half, _ = place.connect()
+    half.sendall(b"\0")
+    assert numbers(mine.ask(words(1))) == [[1]]
+    half.close()

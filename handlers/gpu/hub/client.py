@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers.errors import KitError
 from handlers.gpu.hub import starting, wire
 from handlers.gpu.hub.wire import COLUMNS
 
@@ -50,7 +51,7 @@ class Client:
         greeting: what the hub said at first: "precision" and "note".
 
     Raises:
-        RuntimeUnfit: there is no hub to be had; why.
+        RuntimeUnfit, HubDied, NoHub: as ``starting.Place.connect``.
     """
 
     def __init__(self, place: starting.Place, slot: int):
@@ -88,36 +89,58 @@ class Client:
         self._connection.close()
 
     def _another(self, reason: wire.Gone) -> None:
-        """Ends the hub, if it is still there, and connects to another one."""
+        """Ends the hub, if it is still there, and connects to another one.
+
+        Raises:
+            SystemExit: there is none like it to be had. The server starts this worker anew, and
+                what serves then is announced.
+        """
         logger.warning("the GPU's hub ended (%s): another one is started", reason)
         self._place.show_log()
         self._connection.close()
         starting.end(int(self.greeting["pid"]))
         self._arena = None
-        self._connection, self.greeting = self._place.connect()
+        try:
+            self._connection, greeting = self._place.connect()
+        except KitError as e:
+            logger.exception("there is no other hub: this worker ends")
+            raise SystemExit(f"no hub: {e}") from None
+        if any(greeting.get(what) != self.greeting.get(what) for what in ("precision", "note")):
+            logger.error("another hub is not like the last one: this worker ends")
+            raise SystemExit("another hub is not like the last one")
+        self.greeting = greeting
         self._connection.settimeout(PATIENCE_S)
 
     def _asked(self, items: Sequence[Item], every: bool) -> Found:
         self._number += 1
-        begin = self._slot * len(items)
-        data = [_bytes(item) for item in items]
-        arena, new = self._fitting(begin + sum(map(len, data)))
-        told = []
-        for item, part in zip(items, data, strict=True):
-            arena.view[begin : begin + len(part)] = part
-            shape = None if item.picture is None else item.picture.pixels.shape
-            told.append([begin, len(part), item.height, item.width, shape])
-            begin += len(part)
-        message = {"number": self._number, "every": every, "pictures": told, "arena": arena.size}
         try:
-            wire.send(self._connection, message, new)
-        finally:
-            if new is not None:
-                os.close(new)
+            arena = self._sent(items, every)
+        except BaseException:
+            self._arena = None  # who knows whether the hub has it
+            raise
         answer, _ = wire.receive(self._connection)
         if answer["error"]:
             raise RuntimeError(answer["error"])
         return self._found(answer, arena)
+
+    def _sent(self, items: Sequence[Item], every: bool) -> wire.Arena:
+        """Sends a question; returns the memory that the pictures lie in and the answers will."""
+        begin = self._slot * len(items)
+        data = [_bytes(item) for item in items]
+        arena, new = self._fitting(begin + sum(map(len, data)))
+        try:
+            told = []
+            for item, part in zip(items, data, strict=True):
+                arena.view[begin : begin + len(part)] = part
+                shape = None if item.picture is None else item.picture.pixels.shape
+                told.append([begin, len(part), item.height, item.width, shape])
+                begin += len(part)
+            message = {"number": self._number, "every": every, "pictures": told}
+            wire.send(self._connection, {**message, "arena": arena.size}, new)
+        finally:
+            if new is not None:
+                os.close(new)
+        return arena
 
     def _found(self, answer: Mapping[str, Any], arena: wire.Arena) -> Found:
         if answer["number"] != self._number:
@@ -135,7 +158,7 @@ class Client:
         """Memory that is large enough, and where it is new its file for the hub."""
         if self._arena is not None and size <= self._arena.size <= max(size, KEPT_BYTES):
             return self._arena, None
-        size = max(size + size // 2, 1 << 20)
+        size = max(size, min(size + size // 2, KEPT_BYTES), 1 << 20)
         fd = wire.file_in_memory(size)
         self._arena = wire.Arena(os.dup(fd), size)
         return self._arena, fd

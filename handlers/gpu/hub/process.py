@@ -18,7 +18,8 @@ from typing import Any
 
 from handlers import runtimes
 from handlers.errors import KitError, RuntimeUnfit
-from handlers.gpu.hub.queues import Hub, Work
+from handlers.gpu.hub.jobs import Work
+from handlers.gpu.hub.queues import Hub
 from handlers.passport import Passport
 
 logger = logging.getLogger("hub")
@@ -44,8 +45,9 @@ def main() -> int:
     listener = socket.socket(fileno=os.dup(0))
     with Path(os.devnull).open("rb") as nothing:  # what the hub starts must not hold its socket
         os.dup2(nothing.fileno(), 0)
+    mine = _identity(given.path)
     greeting, work = load(given.folder, given.artefact, given.gpu, given.threads)
-    Hub(listener, greeting, work, lambda: _may_go(listener, given.path)).serve()
+    Hub(listener, greeting, work, lambda: may_go(listener, given.path, mine)).serve()
     return 0
 
 
@@ -66,21 +68,42 @@ def load(folder: Path, name: str, gpu: int, threads: int) -> tuple[dict[str, Any
     return {"precision": runtime.precision, "note": runtime.note}, work
 
 
-def _may_go(listener: socket.socket, path: Path) -> bool:
-    """Takes the socket away, unless a worker is connecting: it holds the lock, or waits already."""
-    with path.with_suffix(".lock").open("w") as lock:
-        try:
+def may_go(listener: socket.socket, path: Path, mine: tuple[int, int] | None) -> bool:
+    """Takes the socket away, unless a worker is connecting: it holds the lock, or waits already.
+
+    Args:
+        mine: what ``path`` was at the start; a later hub's socket is left there.
+    """
+    try:
+        with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        if select.select([listener], [], [], 0)[0]:
-            return False
-        for left in (path, path.with_suffix(".log")):
-            left.unlink(missing_ok=True)
+            if select.select([listener], [], [], 0)[0]:
+                return False
+            if _identity(path) == mine:
+                for suffix in (".sock", ".log", ".pid"):
+                    path.with_suffix(suffix).unlink(missing_ok=True)
+            return True
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:  # the folder went with its server
         return True
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file, None where there is none."""
+    try:
+        about = path.lstat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
+
+
 if __name__ == "__main__":
-    status = main()
-    logging.shutdown()
-    os._exit(status)  # its threads wait for work that never comes
+    status = 1
+    try:
+        status = main()
+    except BaseException:
+        logger.exception("the hub ends")
+    finally:
+        logging.shutdown()
+        os._exit(status)  # its threads wait for work that never comes

@@ -15,14 +15,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from queue import Queue
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from handlers.gpu.hub import wire
+from handlers.gpu.hub import jobs, wire
+from handlers.gpu.hub.jobs import Picture, Started, Work
 
 logger = logging.getLogger(__name__)
 
@@ -33,79 +30,10 @@ IN_FLIGHT = 3
 FIRST_S = 60.0
 LINGER_S = 3.0
 """Seconds that the hub waits for its first worker, and that it stays without any."""
+PATIENCE_S = 10.0
+"""Seconds for the rest of a worker's message: one that stands still must not hold up the others."""
 BROKEN = 70
 """Exit status after an error that leaves the GPU's context unusable."""
-
-Rows = NDArray[np.float32]
-
-
-@dataclass
-class Job:
-    """One worker's request.
-
-    Attributes:
-        answers: where each picture's rows belong, float32, in the worker's memory.
-        found: rows of each picture.
-    """
-
-    connection: socket.socket
-    number: int
-    answers: list[Rows]
-    found: list[int]
-    places: list[Sequence[float]]
-    left: int
-    stages: dict[str, float] = field(default_factory=dict)
-    error: str = ""
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-class Picture(NamedTuple):
-    """One picture of a job, as ``handlers.gpu.pictures.Source``.
-
-    Attributes:
-        place: of the picture in its job.
-        data: the file's bytes, in the worker's memory.
-        picture: where the worker decoded it: its pixels.
-        every: look at all of its boxes.
-    """
-
-    job: Job
-    place: int
-    height: int
-    width: int
-    data: memoryview
-    picture: Any
-    every: bool
-
-
-class Started(NamedTuple):
-    """A group that is queued on the GPU."""
-
-    pictures: Sequence[Picture]
-    ticket: Any
-    stages: Mapping[str, float]
-
-
-class Work(Protocol):
-    """What is done with a group; each method has its own thread.
-
-    Attributes:
-        chunk: most pictures of a group.
-        slot: bytes of one picture's answer.
-    """
-
-    chunk: int
-    slot: int
-
-    def decode(self, pictures: Sequence[Picture]) -> Any: ...
-
-    def start(self, pictures: Sequence[Picture], decoded: Sequence[Any]) -> Any: ...
-
-    def finish(
-        self, pictures: Sequence[Picture], ticket: Any
-    ) -> tuple[Sequence[Rows], Sequence[Sequence[float]], dict[str, float]]:
-        """Waits; the rows and the place of each picture, and milliseconds per stage."""
-        ...
 
 
 class Waiting:
@@ -183,11 +111,17 @@ class Hub:
                 return
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
-        connection, _ = self.listener.accept()
+        try:
+            connection, _ = self.listener.accept()
+        except OSError as e:  # too many open files, or the worker has gone again
+            logger.error("a worker cannot be let in: %s", e)
+            time.sleep(0.1)
+            return
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         if struct.unpack("3i", peer)[1] != os.getuid():
             connection.close()
             return
+        connection.settimeout(PATIENCE_S)
         try:
             wire.send(connection, self.greeting)
         except wire.Gone:
@@ -201,37 +135,23 @@ class Hub:
             message, fd = wire.receive(connection)
             if fd is not None:
                 # The old one goes when its last picture has: they look into it.
-                self._arenas[connection] = wire.Arena(fd, int(message["arena"]))
-            self._waiting.put(self._pictures(connection, message))
-        except (wire.Gone, KeyError, ValueError, TypeError, IndexError) as e:
+                self._arenas[connection] = jobs.arena(message, fd)
+            if self.work is None:
+                raise wire.Gone("asked in spite of the greeting")
+            view = self._arenas[connection].view
+            self._waiting.put(jobs.read(connection, message, view, self.work.slot))
+        except (wire.Gone, LookupError, ValueError, TypeError, OSError, OverflowError) as e:
             if not isinstance(e, wire.Gone):
-                logger.error("a worker's message was not understood: %s", e)
+                logger.error("a worker's message was not understood: %r", e)
             selector.unregister(connection)
             self._clients.discard(connection)
             self._arenas.pop(connection, None)
             connection.close()
 
-    def _pictures(self, connection: socket.socket, message: Mapping[str, Any]) -> list[Picture]:
-        if self.work is None:
-            raise wire.Gone("asked in spite of the greeting")
-        view, slot = self._arenas[connection].view, self.work.slot
-        rows = message["pictures"]
-        answers = [
-            np.frombuffer(view[i * slot : (i + 1) * slot], np.float32) for i in range(len(rows))
-        ]
-        places: list[Sequence[float]] = [()] * len(rows)
-        job = Job(connection, message["number"], answers, [0] * len(rows), places, len(rows))
-        found = []
-        for i, (begin, length, height, width, shape) in enumerate(rows):
-            data = view[begin : begin + length]
-            pixels = np.frombuffer(data, np.uint8).reshape(shape) if shape else None
-            picture = None if pixels is None else Pixels(pixels)
-            found.append(Picture(job, i, height, width, data, picture, message["every"]))
-        return found
-
     def _forever(self, run: Callable[[Work], None], work: Work) -> None:
         """A thread that ends badly ends the process: its workers start another."""
         try:
+            work.begin()
             while True:
                 run(work)
         except BaseException:
@@ -310,27 +230,10 @@ class Hub:
             self._done(picture, {})
 
     def _done(self, picture: Picture, share: Mapping[str, float]) -> None:
-        job = picture.job
-        with job.lock:
-            job.left -= 1
-            for stage, ms in share.items():
-                job.stages[stage] = job.stages.get(stage, 0.0) + ms
-            if job.left:
-                return
-        answer = {
-            "number": job.number,
-            "error": job.error,
-            "found": job.found,
-            "places": job.places,
-            "stages": {k: round(v, 4) for k, v in job.stages.items()},
-        }
+        answer = picture.job.done(share)
+        if answer is None:
+            return
         try:
-            wire.send(job.connection, answer)
+            wire.send(picture.job.connection, answer)
         except wire.Gone:
             logger.info("a worker went before its answer")
-
-
-class Pixels(NamedTuple):
-    """A picture that its worker decoded: ``[h, w, 3]`` uint8 RGB."""
-
-    pixels: NDArray[np.uint8]

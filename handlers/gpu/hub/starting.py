@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from handlers.errors import RuntimeUnfit
+from handlers.errors import KitError, RuntimeUnfit
 from handlers.gpu.hub import wire
 
 logger = logging.getLogger(__name__)
@@ -29,13 +30,27 @@ ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = "handlers.gpu.hub.process"
 
 LONGEST_BASE = 48
-"""Characters of the folder for temporary files: a socket's path has at most 107 in all."""
+"""Bytes of the folder for temporary files: a socket's path has at most 107 in all."""
 
 ENDING_S = 10.0
 """Seconds for a hub that ends to let go of its socket."""
 
+LOADING_S = 900.0
+"""Seconds for a hub to load its model: minutes, where it builds engines (``--rebuild-on-load``)."""
+
+STARTS = 2
+"""Hubs that one worker starts at once before it gives up."""
+
 SHOWN = 20
 """Lines of the hub's log that go into a worker's."""
+
+
+class NoHub(KitError):
+    """A hub cannot be started, whatever its model: the worker can run the model itself."""
+
+
+class HubDied(KitError):
+    """A hub ends while it loads the model: as a worker's own end, the server's to try again."""
 
 
 class Place:
@@ -48,12 +63,14 @@ class Place:
         threads: how many the hub's runtime may use.
 
     Raises:
-        RuntimeUnfit: the folder for sockets is not this user's own.
+        NoHub: there is no folder for sockets.
     """
 
     def __init__(self, folder: Path, artefact: str, gpu: int, threads: int):
+        folder = folder.resolve()
         self._options = {"folder": folder, "artefact": artefact, "gpu": gpu, "threads": threads}
-        name = f"{folder.resolve()}|{artefact}|{gpu}"
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        name = "|".join(map(str, (folder, artefact, gpu, visible, ROOT)))
         self._child: subprocess.Popen[bytes] | None = None
         self.path = own_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:20]}.sock"
 
@@ -61,24 +78,33 @@ class Place:
         """A connection to the hub, and its greeting, which comes once the model is loaded.
 
         Raises:
-            RuntimeUnfit: the hub cannot run the model here, or ends; why.
+            RuntimeUnfit: the hub says that the model cannot run here.
+            HubDied: it ends again and again.
+            NoHub: it cannot be started.
         """
-        limit = time.monotonic() + ENDING_S
+        deaths, first = 0, math.inf
         while True:
             connection, started = self._there()
+            connection.settimeout(LOADING_S)
             try:
                 greeting, _ = wire.receive(connection)
                 break
-            except wire.Gone:
+            except wire.Gone as e:
                 connection.close()
-                # One that is just ending may still have been reached.
-                if started or time.monotonic() > limit:
-                    raise RuntimeUnfit(
-                        f"the process that was to run the model on the GPU ended: {self.last()}"
+                if isinstance(e, wire.Late):
+                    end(self._pid())
+                deaths += started
+                first = min(first, time.monotonic())
+                # One that is just ending may be reached for a while; others may start one, too.
+                if deaths >= STARTS or (not started and time.monotonic() - first > ENDING_S):
+                    raise HubDied(
+                        f"the process that runs the model on the GPU ends ({e}): {self.last()}"
                     ) from None
                 time.sleep(0.02)
         if started:
             self.show_log()
+        elif self._child is not None:
+            self._child.poll()  # one of ours that has ended is not kept as a zombie
         if "unfit" in greeting:
             connection.close()
             raise RuntimeUnfit(str(greeting["unfit"]))
@@ -86,15 +112,18 @@ class Place:
 
     def _there(self) -> tuple[socket.socket, bool]:
         """A connection to the hub, and whether it was started for it."""
-        with self.path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            connection = self._reached()
-            if connection is not None:
-                return connection, False
-            self._start()
-            connection = self._reached()
+        try:
+            with self.path.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                connection = self._reached()
+                if connection is not None:
+                    return connection, False
+                self._start()
+                connection = self._reached()
+        except OSError as e:
+            raise NoHub(f"no process can be started that listens at {self.path} ({e})") from None
         if connection is None:
-            raise RuntimeUnfit(f"nothing listens at {self.path}")
+            raise NoHub(f"nothing listens at {self.path}")
         return connection, True
 
     def show_log(self) -> None:
@@ -104,6 +133,12 @@ class Place:
 
     def last(self) -> str:
         return (self._log() or ["it said nothing"])[-1]
+
+    def _pid(self) -> int:
+        """Of the hub that was started last; 0 where that is not known."""
+        with contextlib.suppress(OSError, ValueError):
+            return int(self.path.with_suffix(".pid").read_text())
+        return 0
 
     def _log(self) -> list[str]:
         with contextlib.suppress(OSError):
@@ -122,10 +157,12 @@ class Place:
     def _start(self) -> None:
         """Starts a hub on a socket that listens already, so that nobody has to wait for it."""
         if self._child is not None:
-            self._child.wait()
+            _reap(self._child)
         self.path.unlink(missing_ok=True)
-        command = [sys.executable, "-m", PROGRAM, f"--path={self.path}"]
-        command += [f"--{name}={value}" for name, value in self._options.items()]
+        # The paths are words of their own: by them a server finds its processes when it stops.
+        command = [sys.executable, "-m", PROGRAM, "--path", str(self.path)]
+        for name, value in self._options.items():
+            command += [f"--{name}", str(value)]
         command += [f"--server={os.getppid()}"]
         inherited = os.environ.get("PYTHONPATH")
         with (
@@ -147,27 +184,41 @@ class Place:
                 },
                 start_new_session=True,
             )
+        self.path.with_suffix(".pid").write_text(str(self._child.pid))
+
+
+def _reap(child: subprocess.Popen[bytes]) -> None:
+    """Ends a hub that this worker started and that nobody reaches any more."""
+    try:
+        child.wait(ENDING_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def own_folder() -> Path:
     """A folder for sockets that only this user can enter.
 
     Raises:
-        RuntimeUnfit: it is somebody else's, or others can enter it.
+        NoHub: it is somebody else's, others can enter it, or it cannot be made.
     """
-    base = tempfile.gettempdir()
-    if len(base) > LONGEST_BASE:
-        base = "/tmp"  # noqa: S108
-    folder = Path(base) / f"torchserve-repack-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    about = folder.lstat()
+    folder = Path()
+    try:
+        base = tempfile.gettempdir()
+        if len(os.fsencode(base)) > LONGEST_BASE:
+            base = "/tmp"  # noqa: S108
+        folder = Path(base) / f"torchserve-repack-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        about = folder.lstat()
+    except OSError as e:
+        raise NoHub(f"a folder for sockets, {folder}, cannot be made ({e.strerror})") from None
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
-        raise RuntimeUnfit(f"{folder} must be a folder that only this user can enter")
+        raise NoHub(f"{folder} must be a folder that only this user can enter")
     return folder
 
 
 def end(pid: int) -> None:
     """Ends a hub that may hang; another program of this number is left alone."""
     with contextlib.suppress(OSError):
-        if PROGRAM.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if pid > 0 and PROGRAM.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
             os.kill(pid, signal.SIGKILL)

@@ -29,11 +29,15 @@ class Gone(Exception):
     """The other side has closed the connection, or what comes is not its protocol."""
 
 
+class Late(Gone):
+    """The other side did not answer in time."""
+
+
 class Arena:
     """Memory that a worker and its hub both see.
 
     Args:
-        fd: of a file in memory; it is closed here.
+        fd: of a file in memory; it is closed here, also where this fails.
         size: bytes.
 
     Attributes:
@@ -43,15 +47,12 @@ class Arena:
     def __init__(self, fd: int, size: int):
         self.size = size
         try:
+            if size < 0:
+                raise ValueError("no size")
             self._map = mmap.mmap(fd, size)
         finally:
             os.close(fd)
         self.view = memoryview(self._map)
-
-    def close(self) -> None:
-        """Lets go of the memory, once nothing looks at it any more."""
-        self.view.release()
-        self._map.close()
 
 
 def file_in_memory(size: int) -> int:
@@ -85,7 +86,7 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], int | None]:
     try:
         head, fds, _, _ = socket.recv_fds(connection, LENGTH.size, 1)
     except OSError as e:
-        raise Gone(str(e)) from None
+        raise _gone(e) from None
     try:
         head += _exactly(connection, LENGTH.size - len(head))
         (length,) = LENGTH.unpack(head)
@@ -96,11 +97,15 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], int | None]:
             raise Gone("not a message")
     except (OSError, ValueError) as e:
         _close(fds)
-        raise Gone(str(e)) from None
+        raise _gone(e) from None
     except Gone:
         _close(fds)
         raise
     return message, fds[0] if fds else None
+
+
+def _gone(error: Exception) -> Gone:
+    return Late(str(error)) if isinstance(error, TimeoutError) else Gone(str(error))
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes:

@@ -14,7 +14,8 @@ from torch import Tensor
 from handlers.boxes import CANDIDATES
 from handlers.gpu import pictures
 from handlers.gpu.detector import Clock, Detector
-from handlers.gpu.hub.queues import IN_FLIGHT, Picture, Rows
+from handlers.gpu.hub.jobs import Picture, Rows
+from handlers.gpu.hub.queues import IN_FLIGHT
 from handlers.gpu.hub.wire import COLUMNS, slot_bytes
 from handlers.images import Letterbox
 from handlers.runtimes.device import DeviceRuntime
@@ -41,7 +42,7 @@ class Ticket(NamedTuple):
 
 
 class GpuWork:
-    """Implements ``queues.Work``.
+    """Implements ``jobs.Work``.
 
     Args:
         runtime: activated here.
@@ -56,6 +57,10 @@ class GpuWork:
         self._free: SimpleQueue[Tensor] = SimpleQueue()
         for _ in range(IN_FLIGHT):
             self._free.put(torch.empty((self.chunk, CANDIDATES, COLUMNS), pin_memory=True))
+
+    def begin(self) -> None:
+        """Each thread has its own current GPU, the first one until told otherwise."""
+        torch.cuda.set_device(self.runtime.device)
 
     def decode(self, group: Sequence[Picture]) -> Decoded:
         stream = getattr(self._streams, "own", None)
@@ -83,6 +88,16 @@ class GpuWork:
             done = torch.cuda.Event()
             done.record()
         return Ticket(rows, buffer, places, clock, done)
+
+    def _copied(self, found: Tensor) -> tuple[Tensor, Tensor]:
+        """Candidates on their way to pinned memory, and the buffer that this lies in."""
+        buffer = self._free.get()
+        try:
+            rows = buffer[: len(found), : found.shape[1]]
+            return rows.copy_(found, non_blocking=True), buffer
+        except BaseException:
+            self._free.put(buffer)
+            raise
 
     def finish(
         self, group: Sequence[Picture], ticket: Ticket
