@@ -17,7 +17,7 @@ import pytest
 from handlers.errors import RuntimeUnfit
 from handlers.gpu.hub import client, process, starting
 from tests import hub_program
-from tests.unit.hub_support import ROOT, Worker, numbers, running, wait_for_end, words
+from tests.unit.hub_support import ROOT, SLOT, Worker, numbers, running, wait_for_end, words
 
 
 @pytest.mark.parametrize("word", ["die", "broken"])
@@ -143,7 +143,7 @@ def test_where_no_hub_can_follow_the_worker_ends(
 def test_a_later_hubs_socket_is_left_alone(place: starting.Place, worker: Worker) -> None:
     first = worker()
     place.path.unlink()  # as a cleaner of /tmp does
-    second = worker()
+    second = client.Client(starting.Place(ROOT, "accelerated", 0, 1), SLOT)
     assert second.greeting["pid"] != first.greeting["pid"]
     first.close()
     limit = time.monotonic() + 15
@@ -151,6 +151,7 @@ def test_a_later_hubs_socket_is_left_alone(place: starting.Place, worker: Worker
         assert time.monotonic() < limit
         time.sleep(0.05)
     assert worker().greeting["pid"] == second.greeting["pid"]
+    second.close()
 
 
 def test_a_hub_does_not_go_while_a_worker_comes(place: starting.Place) -> None:
