@@ -143,7 +143,8 @@ def test_where_no_hub_can_follow_the_worker_ends(
 def test_a_later_hubs_socket_is_left_alone(place: starting.Place, worker: Worker) -> None:
     first = worker()
     place.path.unlink()  # as a cleaner of /tmp does
-    second = client.Client(starting.Place(ROOT, "accelerated", 0, 1), SLOT)
+    another = starting.Place(ROOT, "accelerated", 0, 1)
+    second = client.Client(another, SLOT)
     assert second.greeting["pid"] != first.greeting["pid"]
     first.close()
     limit = time.monotonic() + 15
@@ -152,6 +153,9 @@ def test_a_later_hubs_socket_is_left_alone(place: starting.Place, worker: Worker
         time.sleep(0.05)
     assert worker().greeting["pid"] == second.greeting["pid"]
     second.close()
+    assert another._child is not None
+    another._child.kill()
+    another._child.wait()
 
 
 def test_a_hub_does_not_go_while_a_worker_comes(place: starting.Place) -> None:
