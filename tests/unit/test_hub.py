@@ -115,7 +115,7 @@ def test_boxes_are_suppressed_by_the_worker(place: starting.Place, worker: Worke
     np.testing.assert_allclose(boxes, [[30, 30, 40, 40, 0.9, 0]])
     assert other[0, 0] == 40
     assert stages._ms["infer"] > 0
-    assert stages._ms["wait"] >= 0
+    assert stages._ms["hub"] >= 0
     (boxes, _), (other, _) = pipeline.boxes(words("crowd", 40))
     assert len(boxes) == len(other) == 3  # all of them, which the hub suppresses
 

@@ -53,5 +53,5 @@ class SharedPipeline:
         waited = (time.perf_counter() - begin) * 1e3
         for stage, ms in found.stages.items():
             self.stages.add(stage, ms)
-        self.stages.add("wait", max(0.0, waited - sum(found.stages.values())))
+        self.stages.add("hub", max(0.0, waited - sum(found.stages.values())))
         return found
