@@ -30,7 +30,9 @@ def table(result: Mapping[str, Any], sides: Sequence[str]) -> str:
         "|---|---|---|---|",
     ]
     for name in STAGES:
-        lines.append(_row(name, slow["stages_ms"].get(name), fast["stages_ms"].get(name)))
+        times = [side["stages_ms"].get(name) for side in (slow, fast)]
+        if times != [None, None]:
+            lines.append(_row(name, *times))
     lines.append(_row("**end to end, p50**", *(r["latency_ms"]["p50"] for r in (slow, fast))))
     lines += ["", f"Accelerated: {fast['runtime']} {fast['precision']}.", *_wanted(result, sides)]
     return "\n".join(lines) + "\n"

@@ -225,7 +225,7 @@ def test_a_bomb_is_refused_at_a_bound(good: Path, tmp_path: Path) -> None:
     bomb = zipfile.ZipInfo("portable/zeros.bin")
     bomb.compress_type = zipfile.ZIP_DEFLATED
     path = rewritten(good, tmp_path / "m.mar", extra=[(bomb, bytes(64 << 20))])
-    assert path.stat().st_size < 200_000
+    assert path.stat().st_size - good.stat().st_size < 100_000
     assert "unpacks to 67," in refusal(path)
 
 
