@@ -40,7 +40,12 @@ class Words:
     def begin(self) -> None:
         self.threads.add(threading.current_thread())
 
+    def _begun(self) -> None:
+        if threading.current_thread() not in self.threads:
+            os._exit(7)
+
     def decode(self, pictures: Sequence[Picture]) -> list[int]:
+        self._begun()
         found = []
         for picture in pictures:
             if picture.picture is not None:
@@ -62,6 +67,7 @@ class Words:
         return found
 
     def start(self, pictures: Sequence[Picture], decoded: Sequence[list[int]]) -> list[int]:
+        self._begun()
         time.sleep(float(os.environ.get(SLOW, "0")))
         numbers = [number for part in decoded for number in part]
         if WORDS["fails to start"] in numbers:
@@ -72,6 +78,7 @@ class Words:
         self, pictures: Sequence[Picture], ticket: list[int]
     ) -> tuple[list[Rows], list[Any], dict[str, float]]:
         """The stage "infer" is the square of the batch's size: each picture's share is its size."""
+        self._begun()
         if WORDS["fails to finish"] in ticket:
             raise RuntimeError("no answer")
         if len({picture.every for picture in pictures}) > 1:

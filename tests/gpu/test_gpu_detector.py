@@ -37,8 +37,9 @@ def folder(packed: Path, tmp_path: Path) -> Path:
 class Served:
     """An unpacked archive, answering."""
 
-    def __init__(self, folder: Path, artefact: str = "accelerated"):
-        self.context = LocalContext(folder, artefact, headers={"accept": "application/json"})
+    def __init__(self, folder: Path, artefact: str = "accelerated", shared: bool = False):
+        headers = {"accept": "application/json"}
+        self.context = LocalContext(folder, artefact, headers=headers, shared=shared)
         self.entry = Entry()
         self.entry.initialize(self.context)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,8 +12,6 @@ import numpy as np
 import pytest
 
 from handlers import passport as passports
-from handlers.context import LocalContext
-from handlers.entry import Entry
 from handlers.passport import Passport
 from handlers.runtimes.shared import Shared
 from repack import archive
@@ -26,24 +23,17 @@ pytestmark = pytest.mark.gpu
 FILES = [path.read_bytes() for path in sorted(PICTURES.glob("*.jpg"))]
 
 
-class Worker:
+class Worker(Served):
     """A worker of a server, as the hub sees it."""
 
     def __init__(self, folder: Path):
-        self.context = LocalContext(folder, headers={"accept": "application/json"}, shared=True)
-        self.entry = Entry()
-        self.entry.initialize(self.context)
+        super().__init__(folder, shared=True)
 
     @property
     def runtime(self) -> Shared:
         runtime = self.entry.handler.runtime
         assert isinstance(runtime, Shared)
         return runtime
-
-    def ask(self, *files: bytes) -> tuple[list[int], list[dict[str, Any]]]:
-        self.context.begin()
-        answers = self.entry.handle([{"body": data} for data in files], self.context)
-        return self.context.statuses, [json.loads(a) for a in answers]
 
 
 @pytest.fixture(scope="module")

@@ -189,5 +189,7 @@ def test_a_worker_that_stands_still_holds_up_nobody(place: starting.Place, worke
     mine = worker()
     half, _ = place.connect()
     half.sendall(b"\0")
+    before = mine.greeting["pid"]
     assert numbers(mine.ask(words(1))) == [[1]]
+    assert mine.greeting["pid"] == before  # not ended for being late
     half.close()
