@@ -12,6 +12,7 @@ of them up in the published bindings. 8.6 was run on a GPU; 10 and 11 were check
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -20,7 +21,7 @@ from handlers.errors import RuntimeMissing
 
 
 def library() -> Any:
-    """The ``tensorrt`` package.
+    """The ``tensorrt`` package, its own plugins registered: an engine may hold some.
 
     Raises:
         RuntimeMissing: it is not installed, or its shared library cannot be loaded.
@@ -29,7 +30,16 @@ def library() -> Any:
         import tensorrt
     except (ImportError, OSError) as e:
         raise RuntimeMissing("tensorrt", e) from None
+    _register(tensorrt)
     return tensorrt
+
+
+@functools.cache
+def _register(trt: Any) -> Any:
+    """Gives the logger that the plugins keep for as long as the process runs."""
+    log = trt.Logger(trt.Logger.ERROR)
+    trt.init_libnvinfer_plugins(log, "")
+    return log
 
 
 class Flags:

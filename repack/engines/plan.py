@@ -35,8 +35,9 @@ CORES_PER_BUILD = 4
 """A build uses about as many; more at once only wait for each other."""
 
 SOURCE, RANGES, QUANTISED = "engine.onnx", "engine-int8.json", "engine-qdq.onnx"
-"""In the folder ``work``: the ONNX file that engines are built from, its int8 ranges, and the same
-file with int8 layers."""
+PLUGINS = "engine-plugins.onnx"
+"""In the folder ``work``: the ONNX file that engines are built from, its int8 ranges, the same file
+with int8 layers, and with TensorRT's plugins."""
 
 Profiles = dict[str, tuple[Shape, Shape, Shape]]
 
@@ -80,17 +81,26 @@ def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
         raise KitError("int8 needs inputs to calibrate on: add --calibration DIR")
     source = work / SOURCE
     if not source.is_file():
-        onnx_for_engine.convert(plan.form, source)
+        onnx_for_engine.convert(plan.form, source, work / PLUGINS)
     typed = _typed(plan, source, work, dialect)
     ranges = int8_ranges(plan, source, work, dialect)
     profiles = [_fixed(plan, b) for b in plan.batches] or [plan.profile]
-    jobs = max(1, (os.cpu_count() or 1) // CORES_PER_BUILD)
-    with ThreadPoolExecutor(jobs, "build") as pool:
-        names = list(
-            pool.map(
-                lambda p: _one(plan, p, typed, ranges, stage / folder, machine, dialect), profiles
+
+    def engines(file: Path) -> list[str]:
+        jobs = max(1, (os.cpu_count() or 1) // CORES_PER_BUILD)
+        with ThreadPoolExecutor(jobs, "build") as pool:
+            found = pool.map(
+                lambda p: _one(plan, p, file, ranges, stage / folder, machine, dialect), profiles
             )
-        )
+            return list(found)
+
+    try:
+        names = engines(typed)
+    except BuildFailed as e:
+        if typed != work / PLUGINS:
+            raise
+        say(f"    note: without TensorRT's InstanceNormalization plugin ({e})")
+        names = engines(source)
     return Artefact(
         "tensorrt",
         tuple(f"{folder}/{name}" for name in names),
@@ -118,8 +128,14 @@ def _fixed(plan: Plan, batch: int) -> Profiles:
 
 
 def _typed(plan: Plan, source: Path, work: Path, dialect: versions.Dialect) -> Path:
-    """The file to build from: for TensorRT 10 and 11 in the types that are to run."""
-    if not dialect.typed or plan.precision == "f32":
+    """The file to build from: for TensorRT 10 and 11 in the types that are to run.
+
+    For 8, with the plugin that normalises 16-bit volumes in the layout of its convolutions.
+    """
+    if not dialect.typed:
+        by_plugin = (plan.precision, plan.via) == ("f16", "onnx") and (work / PLUGINS).is_file()
+        return work / PLUGINS if by_plugin else source
+    if plan.precision == "f32":
         return source
     if plan.via == "torch2trt":
         raise KitError(f"torch2trt builds no {plan.precision} engine with TensorRT 10: --via onnx")

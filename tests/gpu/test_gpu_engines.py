@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from handlers.engines import versions
 from handlers.errors import KitError, Unprocessable
 from repack import precision
 from repack.candidates import Candidate, Workshop, try_one
@@ -124,10 +125,23 @@ def test_the_gate_catches_torch2trts_instance_norm(tmp_path: Path, engines: Path
     assert (second.via, second.passed) == ("onnx", True), second.verdict
 
 
-def test_a_volume_passes_in_16_bits_by_onnx(tmp_path: Path, engines: Path) -> None:
+def test_a_volume_passes_in_16_bits_by_onnx(
+    tmp_path: Path, engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Normalised by TensorRT 8's plugin, or a line says that it was not."""
     (only,) = tried(tmp_path, engines, "onnx")
     assert only.passed, only.verdict
     assert only.proven().gate.precision_found["flops"]["f16"] >= 0.9
+    said = capsys.readouterr()
+    made = build(asked("volume", engines), tmp_path / "again")
+    told = made.runtime.engines[0].create_engine_inspector()  # type: ignore[attr-defined]
+    layers = told.get_engine_information(made.runtime.trt.LayerInformationFormat.JSON)  # type: ignore[attr-defined]
+    without = "without TensorRT's InstanceNormalization plugin" in said.out + said.err
+    assert ("PluginV2" in layers) != (without or not installed().startswith("8."))
+
+
+def installed() -> str:
+    return str(versions.library().__version__)
 
 
 def test_torchscript_in_16_bits_passes_the_gate(tmp_path: Path, engines: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from repack.converters import onnx_for_engine, typed_onnx
+from repack.converters import instance_norm, onnx_for_engine, typed_onnx
 from repack.device_forms import DeviceForm, device_form
 from repack.subjects import Subject
 from tests.gpu import built
@@ -62,6 +62,57 @@ def test_instance_norm_is_rewritten_to_the_same_numbers(
     with torch.no_grad():
         want = module(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(answer(tmp_path / "m.onnx", x=x), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("after", "relu", "alpha"),
+    [(nn.ReLU(), 1, 0.0), (nn.LeakyReLU(0.2), 1, 0.2), (nn.Sigmoid(), 0, 0.0)],
+)
+def test_volumes_are_normalised_by_the_plugin_with_the_relu_after_it(
+    tmp_path: Path, after: nn.Module, relu: int, alpha: float
+) -> None:
+    """The plugin exists on a GPU only: here its fields are read, and their sum done by hand."""
+    torch.manual_seed(4)
+    norm = nn.InstanceNorm3d(8, eps=1e-3, affine=True)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    whole = nn.Sequential(nn.Conv3d(2, 8, 3, padding=1), norm, after, nn.Conv3d(8, 4, 1)).eval()
+    target, plugins = tmp_path / "m.onnx", tmp_path / "p.onnx"
+    onnx_for_engine.convert(form(whole, "batch", 2, 4, 6, 8), target, plugins)
+    graph = onnx.load(plugins).graph
+    (node,) = [n for n in graph.node if n.op_type == instance_norm.PLUGIN]
+    fields = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    assert (fields["relu"], round(fields["alpha"], 6)) == (relu, alpha)
+    kinds = {n.op_type for n in graph.node}
+    assert not kinds & {"InstanceNormalization", "LayerNormalization"}
+    assert not kinds & {"Relu", "LeakyRelu"}
+    assert {*graph.node[-1].input} <= {
+        *node.output,
+        *(t.name for t in graph.initializer),
+    } or not relu
+    x = torch.randn(3, 8, 4, 6, 8)
+    mean, spread = x.mean((2, 3, 4), keepdim=True), x.var((2, 3, 4), correction=0, keepdim=True)
+    scale, shift = (torch.tensor(fields[k]).view(8, 1, 1, 1) for k in ("scales", "bias"))
+    y = (x - mean) / (spread + fields["epsilon"]).sqrt() * scale + shift
+    if relu:
+        y = torch.where(y < 0, y * fields["alpha"], y)
+    with torch.no_grad():
+        want = norm(x) if not relu else after(norm(x))
+    torch.testing.assert_close(y, want)
+    assert "LayerNormalization" in {n.op_type for n in onnx.load(target).graph.node}
+
+
+@pytest.mark.parametrize(
+    ("channels", "norm", "conv"),
+    [(6, nn.InstanceNorm3d, nn.Conv3d), (8, nn.InstanceNorm2d, nn.Conv2d)],
+)
+def test_what_the_plugin_would_hand_to_cudnn_is_left_to_layer_norm(
+    tmp_path: Path, channels: int, norm: type[nn.Module], conv: type[nn.Module]
+) -> None:
+    net = nn.Sequential(conv(2, channels, 1), norm(channels, affine=True)).eval()
+    sides = (4, 6, 8)[: 2 if conv is nn.Conv2d else 3]
+    onnx_for_engine.convert(form(net, "batch", 2, *sides), tmp_path / "m.onnx", tmp_path / "p.onnx")
+    assert not (tmp_path / "p.onnx").exists()
 
 
 def test_bytes_are_widened_and_their_values_stay(tmp_path: Path) -> None:
