@@ -1,8 +1,10 @@
 """Measures nvJPEG through torchvision: how many pictures a second, by how many at once.
 
     python benchmarks/nvjpeg.py [--pictures 64] [--seconds 1]
+    python benchmarks/nvjpeg.py --folder DIR
 
-1280x720 scenes at JPEG quality 96. ``handlers.gpu.pipeline.CHUNK`` comes from here.
+Files of a folder, or 1280x720 scenes at JPEG quality 96. ``handlers.gpu.detector.CHUNK`` comes from
+here.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--folder", type=Path, help="decode these files instead")
     parser.add_argument("--seconds", type=float, default=1.0, help="per batch size")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as tmp:
-        paths = sorted(work.pictures(Path(tmp) / "p", given.pictures, 5).iterdir())
+        folder = given.folder or work.pictures(Path(tmp) / "p", given.pictures, 5)
+        paths = sorted(folder.iterdir())
         files = [torch.frombuffer(bytearray(p.read_bytes()), dtype=torch.uint8) for p in paths]
     mean = sum(map(len, files)) / len(files) / 1e3
     print(f"{torch.cuda.get_device_name()}, torchvision {torchvision.__version__}, {mean:.0f} KB")

@@ -16,6 +16,9 @@ LENGTH = struct.Struct("!I")
 MOST = 1 << 24
 """Bytes of the longest message: a batch of thousands of pictures stays far below."""
 
+AT_ONCE = 1 << 16
+"""Bytes that one call of the system reads: a batch of hundreds of pictures."""
+
 COLUMNS = 7
 """Values of a row, float32: four edges, confidence and class come last."""
 
@@ -80,19 +83,24 @@ def send(connection: socket.socket, message: Mapping[str, Any], fd: int | None =
 def receive(connection: socket.socket) -> tuple[dict[str, Any], int | None]:
     """One message, and the file descriptor that came with it.
 
+    Mostly in one call of the system: after each, a hub's thread waits for its turn in Python again.
+
     Raises:
         Gone: the connection has ended, or no message came.
     """
     try:
-        head, fds, _, _ = socket.recv_fds(connection, LENGTH.size, 1)
+        data, fds, _, _ = socket.recv_fds(connection, AT_ONCE, 1)
     except OSError as e:
         raise _gone(e) from None
     try:
-        head += _exactly(connection, LENGTH.size - len(head))
-        (length,) = LENGTH.unpack(head)
-        if length > MOST:
-            raise Gone(f"a message of {length} bytes")
-        message = json.loads(_exactly(connection, length))
+        data = _until(connection, data, LENGTH.size)
+        end = LENGTH.size + LENGTH.unpack_from(data)[0]
+        if end > MOST:
+            raise Gone(f"a message of {end} bytes")
+        data = _until(connection, data, end)
+        if len(data) > end:
+            raise Gone("two messages, where one waits for the other's answer")
+        message = json.loads(data[LENGTH.size :])
         if not isinstance(message, dict):
             raise Gone("not a message")
     except (OSError, ValueError) as e:
@@ -108,10 +116,11 @@ def _gone(error: Exception) -> Gone:
     return Late(str(error)) if isinstance(error, TimeoutError) else Gone(str(error))
 
 
-def _exactly(connection: socket.socket, count: int) -> bytes:
-    found = bytearray()
-    while len(found) < count:
-        part = connection.recv(count - len(found))
+def _until(connection: socket.socket, data: bytes, length: int) -> bytes:
+    """The data, and what follows it up to this length."""
+    found = bytearray(data)
+    while len(found) < length:
+        part = connection.recv(length - len(found))
         if not part:
             raise Gone("the connection has ended")
         found += part

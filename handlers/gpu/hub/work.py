@@ -77,14 +77,12 @@ class GpuWork:
                 self.runtime.stream.wait_event(there)
                 pixels += part
             size, places = self.detector.model(group, pixels, clock)
+            buffer: Tensor | None = None
             with clock.measure("postprocess"):
                 if group[0].every:
-                    rows, buffer = self.detector.every(size, len(group)).cpu(), None
+                    rows = self.detector.every(size, len(group)).cpu()
                 else:
-                    found = self.detector.candidates(size)[: len(group)]
-                    buffer = self._free.get()
-                    rows = buffer[: len(group), : found.shape[1]]
-                    rows.copy_(found, non_blocking=True)
+                    rows, buffer = self._copied(self.detector.candidates(size)[: len(group)])
             done = torch.cuda.Event()
             done.record()
         return Ticket(rows, buffer, places, clock, done)
