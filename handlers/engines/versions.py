@@ -92,11 +92,8 @@ class Flags:
             kind = half if precision == "f16" else self.trt.int8
             for i in range(network.num_layers):
                 layer = network.get_layer(i)
-                if layer.name in floats:
-                    layer.precision = half
-                    layer.set_output_type(0, half)
-                elif layer.type in self._heavy():
-                    layer.precision = kind
+                if layer.type in self._heavy():
+                    layer.precision = half if layer.name in floats else kind
 
     def _tensors(self, network: Any) -> Iterator[Any]:
         """The network's inputs, and what its layers give."""

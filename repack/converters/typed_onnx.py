@@ -145,25 +145,6 @@ def ends(graph: GraphProto) -> list[str]:
     return sorted(found) if 2 * len(found) <= len(layers) else []
 
 
-def in_floats(graph: GraphProto, layers: Sequence[str]) -> list[str]:
-    """These layers, and the nodes that only they feed (an activation, a sum of two branches).
-
-    TensorRT 8 is told all of them: it runs a convolution and its activation as one kernel.
-    """
-    apart = {t.name for t in graph.initializer}
-    found, tensors = set(layers), set[str]()
-    for node in graph.node:
-        fed = [name for name in node.input if name and name not in apart]
-        if node.op_type == "Constant":
-            apart.update(node.output)
-        elif node.name in found or (
-            node.op_type not in QUANTISED and fed and tensors.issuperset(fed)
-        ):
-            found.add(node.name)
-            tensors.update(node.output)
-    return sorted(found)
-
-
 def _near(
     tensors: Sequence[str],
     nodes: Sequence[tuple[str, Sequence[str], Sequence[str]]],

@@ -162,10 +162,9 @@ def int8_ranges(plan: Plan, source: Path, work: Path, dialect: versions.Dialect)
 
 def write_ranges(plan: Plan, source: Path, target: Path) -> None:
     """Writes the int8 ranges of an ONNX file, as ``handlers.engines.build.read_ranges`` reads."""
-    graph = onnx.load(source).graph
     found = {
         "ranges": typed_onnx.ranges(source, fed(plan)),
-        "floats": typed_onnx.in_floats(graph, typed_onnx.ends(graph)),
+        "floats": typed_onnx.ends(onnx.load(source).graph),
     }
     target.write_text(json.dumps(found), encoding="utf-8")
 

@@ -200,15 +200,8 @@ def test_layers_beside_inputs_and_outputs_keep_their_floats(tmp_path: Path) -> N
     # With the branch eight of 15 would be left out, more than half: then none is.
     assert typed_onnx.ends(graph) == []
     graph.output.pop()
-    kept = typed_onnx.ends(graph)
-    left = {name.split("/")[1] for name in kept}
+    left = {name.split("/")[1] for name in typed_onnx.ends(graph)}
     assert left == {f"layers.{i}" for i in (0, 1, 2, 3, 12, 13)}
-    told = {n.op_type for n in graph.node if n.name in typed_onnx.in_floats(graph, sorted(kept))}
-    assert told == {"Conv", "Relu", "Sigmoid"}
-    last = next(name for name in kept if "layers.13" in name)
-    kinds = {n.name: n.op_type for n in graph.node}
-    assert {kinds[n] for n in typed_onnx.in_floats(graph, [last])} == {"Conv", "Relu", "Sigmoid"}
-    assert len(typed_onnx.in_floats(graph, [last])) == 3
 
 
 def test_int8_without_calibration_is_refused(whole: tuple[Subject, Path], tmp_path: Path) -> None:
