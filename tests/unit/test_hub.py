@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -104,6 +106,25 @@ def test_what_is_not_the_protocol_closes_the_connection_only(
         wire.receive(connection)
     connection.close()
     assert numbers(mine.ask(words(1))) == [[1]]
+
+
+@pytest.mark.parametrize("piece", [1, 3, 5, 1 << 16, 1 << 20])
+def test_a_message_comes_whole_from_any_pieces_and_alone(piece: int) -> None:
+    message = {"number": 7, "pictures": "x" * (100 if piece < 10 else 3 * wire.AT_ONCE)}
+    mine, other = socket.socketpair()
+    with mine, other, ThreadPoolExecutor(1) as pool:
+        wire.send(mine, {"number": 1})
+        assert wire.receive(other) == ({"number": 1}, None)
+        body = json.dumps(message).encode()
+        whole = wire.LENGTH.pack(len(body)) + body
+        found = pool.submit(wire.receive, other)
+        for begin in range(0, len(whole), piece):
+            mine.sendall(whole[begin : begin + piece])
+            time.sleep(0.001 if piece < 10 else 0)
+        assert found.result() == (message, None)
+        mine.sendall(wire.LENGTH.pack(2) + b"{}" + wire.LENGTH.pack(2))
+        with pytest.raises(wire.Gone, match="two messages"):
+            wire.receive(other)
 
 
 def test_boxes_are_suppressed_by_the_worker(place: starting.Place, worker: Worker) -> None:
