@@ -13,11 +13,15 @@ of them up in the published bindings. 8.6 was run on a GPU; 10 and 11 were check
 from __future__ import annotations
 
 import functools
+import logging
 import re
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from handlers.errors import RuntimeMissing
+
+logger = logging.getLogger(__name__)
 
 
 def library() -> Any:
@@ -30,16 +34,30 @@ def library() -> Any:
         import tensorrt
     except (ImportError, OSError) as e:
         raise RuntimeMissing("tensorrt", e) from None
-    _register(tensorrt)
+    with _registering:
+        _register(tensorrt)
     return tensorrt
+
+
+_registering = threading.Lock()
 
 
 @functools.cache
 def _register(trt: Any) -> Any:
-    """Gives the logger that the plugins keep for as long as the process runs."""
-    log = trt.Logger(trt.Logger.ERROR)
-    trt.init_libnvinfer_plugins(log, "")
-    return log
+    """Registers TensorRT's plugins once; returns the log that they write to from then on."""
+
+    class Sink(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.Logger.ERROR, trt.Logger.INTERNAL_ERROR):
+                logger.error("TensorRT's plugins: %s", " ".join(message.split()))
+
+    sink = Sink()
+    if not trt.init_libnvinfer_plugins(sink, ""):
+        logger.error("TensorRT did not register its own plugins")
+    return sink
 
 
 class Flags:

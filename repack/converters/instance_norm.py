@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import onnx
-from onnx import GraphProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from handlers.errors import KitError
 
@@ -13,32 +17,47 @@ PLUGIN = "InstanceNormalization_TRT"
 convolutions give them, and applies the ReLU that follows; in any other layout it calls cuDNN 8
 (``plugin/instanceNormalizationPlugin`` in NVIDIA's TensorRT repository, tag v8.6.0)."""
 
+SAME_RANK = ("Cast", "Dropout", "Identity", "LeakyRelu", "Relu")
+"""Operators that a rank is looked for behind."""
 
-def by_plugin(graph: GraphProto) -> int:
+Ranks = Mapping[str, int]
+
+
+def ranks(model: ModelProto) -> dict[str, int]:
+    """The number of axes of each tensor, as far as ONNX's shape inference tells it."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    told = (*graph.value_info, *graph.input, *graph.output)
+    kinds = {value.name: value.type.tensor_type for value in told}
+    return {name: len(k.shape.dim) for name, k in kinds.items() if k.HasField("shape")}
+
+
+def by_plugin(graph: GraphProto, ranks: Ranks) -> int:
     """Hands InstanceNormalization of five axes to TensorRT's plugin, with the ReLU after it.
 
     Returns:
-        How many there were; others, and those of channels that are no multiple of 8, stay.
+        How many there were. Others stay: of channels that are no multiple of 8, with weights that
+        are no constants; and all of a graph that holds graphs, which may read any tensor.
     """
-    weights = {t.name: t for t in graph.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = {}
+    if any(a.HasField("g") or a.graphs for node in graph.node for a in node.attribute):
+        return 0
+    weights = _constants(graph)
+    readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     kept = {value.name for value in graph.output}
-    done: list[onnx.NodeProto] = []
+    fused: list[NodeProto] = []
     count = 0
     for node in graph.node:
         if node.op_type != "InstanceNormalization" or not {*node.input[1:]} <= weights.keys():
             continue
         x, scale, bias = node.input
-        values = [numpy_helper.to_array(weights[name]).astype(np.float32) for name in (scale, bias)]
-        if len(values[0]) % 8 or _rank(graph, scale, x) != 5:
+        if len(weights[scale]) % 8 or _rank(graph, ranks, x) != 5:
             continue
-        fields = {
+        fields: dict[str, Any] = {
             "epsilon": _attribute(node, "epsilon", 1e-5),
-            "scales": values[0].tolist(),
-            "bias": values[1].tolist(),
+            "scales": weights[scale].astype(np.float32).tolist(),
+            "bias": weights[bias].astype(np.float32).tolist(),
             "relu": 0,
             "alpha": 0.0,
         }
@@ -49,39 +68,55 @@ def by_plugin(graph: GraphProto) -> int:
             if after[0].op_type == "LeakyRelu":
                 fields["alpha"] = _attribute(after[0], "alpha", 0.01)
             (given,) = after[0].output
-            done.append(after[0])
+            fused.append(after[0])
         name = node.name or given
         node.CopyFrom(helper.make_node(PLUGIN, [x], [given], name, plugin_version="1", **fields))
         count += 1
-    for node in done:
+    for node in fused:
         graph.node.remove(node)
     return count
 
 
-def _attribute(node: onnx.NodeProto, name: str, otherwise: float) -> float:
+def _constants(graph: GraphProto) -> dict[str, NDArray[Any]]:
+    """Weights, also those that the exporter writes as nodes: a norm without any has ones."""
+    found = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        elif node.op_type == "Identity" and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found
+
+
+def _attribute(node: NodeProto, name: str, otherwise: float) -> float:
     return next((a.f for a in node.attribute if a.name == name), otherwise)
 
 
-def by_layer_norm(graph: GraphProto) -> None:
+def by_layer_norm(graph: GraphProto, ranks: Ranks) -> None:
     """Writes InstanceNormalization as LayerNormalization of each flattened channel.
 
     The same numbers: both take mean and variance over one channel's values. TensorRT 8.6 hands
-    InstanceNormalization to a plugin that may want cuDNN 8; LayerNormalization it runs itself, its
-    sums in 32 bits also where the rest is in 16.
+    InstanceNormalization to its plugin; LayerNormalization it runs itself, its sums in 32 bits also
+    where the rest is in 16.
+
+    Raises:
+        KitError: a rank cannot be told.
     """
     nodes = []
     for node in graph.node:
         if node.op_type != "InstanceNormalization":
             nodes.append(node)
             continue
-        nodes += _layer_norm(graph, node)
+        nodes += _layer_norm(graph, ranks, node)
     del graph.node[:]
     graph.node.extend(nodes)
 
 
-def _layer_norm(graph: GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _layer_norm(graph: GraphProto, ranks: Ranks, node: NodeProto) -> list[NodeProto]:
     x, scale, bias = node.input
-    rank = _rank(graph, scale, x)
+    rank = _rank(graph, ranks, x)
+    if rank is None:
+        raise KitError(f"InstanceNormalization of {x} (scale {scale}): its rank cannot be told")
     epsilon = _attribute(node, "epsilon", 1e-5)
     name = node.name or node.output[0]
 
@@ -114,16 +149,15 @@ def _layer_norm(graph: GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]
     ]
 
 
-def _rank(graph: GraphProto, scale: str, x: str) -> int:
-    """The rank of a normalised tensor, from shape inference or from the weights around it."""
-    for value in (*graph.value_info, *graph.input):
-        if value.name == x and value.type.tensor_type.HasField("shape"):
-            return len(value.type.tensor_type.shape.dim)
-    sizes = {t.name: len(t.dims) for t in graph.initializer}
-    source = next((n for n in graph.node if x in n.output), None)
-    while source is not None:
-        if source.op_type in ("Conv", "ConvTranspose") and source.input[1] in sizes:
-            return sizes[source.input[1]]
-        first = source.input[0]
-        source = next((n for n in graph.node if first in n.output), None)
-    raise KitError(f"InstanceNormalization of {x} (scale {scale}): its rank cannot be told")
+def _rank(graph: GraphProto, ranks: Ranks, x: str) -> int | None:
+    """From shape inference, or where an operator that it does not know lies before, from a
+    convolution's weights."""
+    if x in ranks:
+        return ranks[x]
+    makers = {name: node for node in graph.node for name in node.output}
+    maker = makers.get(x)
+    while maker is not None and maker.op_type in SAME_RANK:
+        maker = makers.get(maker.input[0])
+    if maker is None or maker.op_type not in ("Conv", "ConvTranspose"):
+        return None
+    return next((len(t.dims) for t in graph.initializer if t.name == maker.input[1]), None)

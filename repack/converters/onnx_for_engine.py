@@ -35,13 +35,15 @@ def convert(form: DeviceForm, target: Path, plugins: Path | None = None) -> None
         _export(form, form.module, target)
     model = onnx.load(target if form.onnx is None else form.onnx)
     widen_bytes(model.graph)
-    if plugins is not None:
-        other = onnx.ModelProto()
-        other.CopyFrom(model)
-        if instance_norm.by_plugin(other.graph):
-            instance_norm.by_layer_norm(other.graph)
-            onnx.save(other, plugins)
-    instance_norm.by_layer_norm(model.graph)
+    if any(node.op_type == "InstanceNormalization" for node in model.graph.node):
+        ranks = instance_norm.ranks(model)
+        if plugins is not None:
+            other = onnx.ModelProto()
+            other.CopyFrom(model)
+            if instance_norm.by_plugin(other.graph, ranks):
+                instance_norm.by_layer_norm(other.graph, ranks)
+                onnx.save(other, plugins)
+        instance_norm.by_layer_norm(model.graph, ranks)
     onnx.save(model, target)
 
 

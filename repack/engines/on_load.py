@@ -12,7 +12,16 @@ from handlers.engines import rebuild, versions
 from handlers.errors import KitError
 from handlers.passport import Artefact
 from repack.converters import typed_onnx
-from repack.engines.plan import QUANTISED, RANGES, SOURCE, Plan, by_calibrator, fed, write_ranges
+from repack.engines.plan import (
+    PLUGINS,
+    QUANTISED,
+    RANGES,
+    SOURCE,
+    Plan,
+    by_calibrator,
+    fed,
+    write_ranges,
+)
 from repack.progress import say
 from repack.subjects import Subject, within
 from repack.verify import TOLERANCES
@@ -49,7 +58,8 @@ def pack(
         files["typed"] = flags
     elif not _typed(plan, work, target / typed):
         del files["typed"]
-    shutil.copyfile(source, target / flags)
+    built_from = work / PLUGINS if artefact.options.get("plugins") else source
+    shutil.copyfile(built_from, target / flags)
     if plan.precision == "int8":
         if not (work / RANGES).is_file():
             write_ranges(plan, source, work / RANGES)

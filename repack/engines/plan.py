@@ -25,7 +25,7 @@ from handlers.errors import KitError, RuntimeUnfit
 from handlers.passport import Artefact, sha256
 from repack import interrupts
 from repack.cli_gpu import GpuOptions
-from repack.converters import onnx_for_engine, operators, typed_onnx
+from repack.converters import instance_norm, onnx_for_engine, operators, typed_onnx
 from repack.device_forms import DeviceForm, sized
 from repack.engines.cache import EngineCache, key
 from repack.progress import say
@@ -94,13 +94,15 @@ def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
             )
             return list(found)
 
+    by_plugin = typed == work / PLUGINS
     try:
         names = engines(typed)
     except BuildFailed as e:
-        if typed != work / PLUGINS:
+        if not by_plugin:
             raise
-        say(f"    note: without TensorRT's InstanceNormalization plugin ({e})")
-        names = engines(source)
+        say(f"    note: {e}; trying TensorRT's normalisation layer instead of its plugin")
+        names, by_plugin = engines(source), False
+        say("    note: normalised by TensorRT's layer, in 32 bits: slower than its plugin")
     return Artefact(
         "tensorrt",
         tuple(f"{folder}/{name}" for name in names),
@@ -113,6 +115,7 @@ def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
             "batches": list(plan.batches),
             "engines": [{k: [list(s) for s in v] for k, v in p.items()} for p in profiles],
             "via": plan.via,
+            "plugins": [instance_norm.PLUGIN] if by_plugin else [],
         },
     )
 

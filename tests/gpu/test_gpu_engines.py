@@ -128,16 +128,18 @@ def test_the_gate_catches_torch2trts_instance_norm(tmp_path: Path, engines: Path
 def test_a_volume_passes_in_16_bits_by_onnx(
     tmp_path: Path, engines: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Normalised by TensorRT 8's plugin, or a line says that it was not."""
     (only,) = tried(tmp_path, engines, "onnx")
     assert only.passed, only.verdict
     assert only.proven().gate.precision_found["flops"]["f16"] >= 0.9
-    said = capsys.readouterr()
+    said = "".join(capsys.readouterr())
     made = build(asked("volume", engines), tmp_path / "again")
     told = made.runtime.engines[0].create_engine_inspector()  # type: ignore[attr-defined]
     layers = told.get_engine_information(made.runtime.trt.LayerInformationFormat.JSON)  # type: ignore[attr-defined]
-    without = "without TensorRT's InstanceNormalization plugin" in said.out + said.err
-    assert ("PluginV2" in layers) != (without or not installed().startswith("8."))
+    plugins = made.artefact.options["plugins"]
+    assert ("PluginV2" in layers) == bool(plugins)
+    if installed().startswith("8.") and not plugins:
+        assert "normalised by TensorRT's layer" in said
+        pytest.skip("TensorRT's plugin could not be built in here, and a line said so")
 
 
 def installed() -> str:

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from repack.converters import instance_norm, onnx_for_engine, typed_onnx
@@ -102,6 +102,53 @@ def test_volumes_are_normalised_by_the_plugin_with_the_relu_after_it(
     assert "LayerNormalization" in {n.op_type for n in onnx.load(target).graph.node}
 
 
+class Norms(nn.Module):
+    """Without weights; then with ones that another shares, read twice; then as the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv3d(8, 8, 1) for _ in range(4))
+        self.plain = nn.InstanceNorm3d(8)
+        self.first = nn.InstanceNorm3d(8, affine=True)
+        self.second = nn.InstanceNorm3d(8, affine=True)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.relu(self.plain(self.convs[0](x)))
+        y = self.first(self.convs[1](x))
+        z = self.second(self.convs[2](torch.relu(y) + y))
+        return self.convs[3](torch.relu(z)), z
+
+
+def test_norms_without_weights_and_norms_that_others_read_are_told_too(tmp_path: Path) -> None:
+    given = DeviceForm(
+        Norms().eval(), None, {"x": ("batch", 8, 4, 4, 4)}, {"x": "float32"}, ("a", "z")
+    )
+    onnx_for_engine.convert(given, tmp_path / "m.onnx", tmp_path / "p.onnx")
+    graph = onnx.load(tmp_path / "p.onnx").graph
+    found = [n for n in graph.node if n.op_type == instance_norm.PLUGIN]
+    fields = [{a.name: helper.get_attribute_value(a) for a in n.attribute} for n in found]
+    assert [f["relu"] for f in fields] == [1, 0, 0]
+    assert fields[0]["scales"] == [1] * 8
+    assert fields[0]["bias"] == [0] * 8
+    made = {name for n in graph.node for name in n.output} | {t.name for t in graph.initializer}
+    assert {name for n in graph.node for name in n.input} <= made | {"x"}
+    assert {o.name for o in graph.output} <= made
+
+
+def test_a_graph_that_holds_graphs_is_left_alone(tmp_path: Path) -> None:
+    """A branch may read the norm's output, which would be gone with the ReLU after it."""
+    norm = helper.make_node("InstanceNormalization", ["x", "s", "b"], ["n"])
+    relu = helper.make_node("Relu", ["n"], ["r"])
+    branch = helper.make_graph([helper.make_node("Identity", ["n"], ["o"])], "g", [], [])
+    choice = helper.make_node("If", ["c"], ["o"], then_branch=branch, else_branch=branch)
+    volume = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 2, 2, 2])
+    weights = [numpy_helper.from_array(np.ones(8, np.float32), name) for name in ("s", "b")]
+    graph = helper.make_graph([norm, relu, choice], "m", [volume], [], weights)
+    assert instance_norm.by_plugin(graph, {"x": 5}) == 0
+    del graph.node[2]
+    assert instance_norm.by_plugin(graph, {"x": 5}) == 1
+
+
 @pytest.mark.parametrize(
     ("channels", "norm", "conv"),
     [(6, nn.InstanceNorm3d, nn.Conv3d), (8, nn.InstanceNorm2d, nn.Conv2d)],
@@ -113,6 +160,43 @@ def test_what_the_plugin_would_hand_to_cudnn_is_left_to_layer_norm(
     sides = (4, 6, 8)[: 2 if conv is nn.Conv2d else 3]
     onnx_for_engine.convert(form(net, "batch", 2, *sides), tmp_path / "m.onnx", tmp_path / "p.onnx")
     assert not (tmp_path / "p.onnx").exists()
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d, nn.Conv3d])
+def test_group_norm_answers_the_same(tmp_path: Path, conv: type[nn.Module]) -> None:
+    """PyTorch writes it as InstanceNormalization of three axes, whatever the convolution's."""
+    torch.manual_seed(6)
+    net = nn.Sequential(conv(2, 8, 1), nn.GroupNorm(4, 8), nn.ReLU(), conv(8, 3, 1)).eval()
+    sides = (4, 6, 8)[: 2 if conv is nn.Conv2d else 3]
+    onnx_for_engine.convert(form(net, "batch", 2, *sides), tmp_path / "m.onnx", tmp_path / "p.onnx")
+    assert not (tmp_path / "p.onnx").exists()
+    x = np.random.default_rng(7).normal(1, 2, (3, 2, *sides)).astype(np.float32)
+    with torch.no_grad():
+        want = net(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(answer(tmp_path / "m.onnx", x=x), want, rtol=1e-4, atol=1e-4)
+
+
+def test_behind_an_unknown_operator_the_convolution_tells_the_rank() -> None:
+    nodes = [
+        helper.make_node("Mine", ["x"], ["y"], domain="mine"),
+        helper.make_node("Conv", ["y", "w"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("InstanceNormalization", ["r", "s", "b"], ["n"]),
+    ]
+    sizes = {"w": (8, 2, 1, 1, 1), "s": (8,), "b": (8,)}
+    weights = [numpy_helper.from_array(np.ones(n, np.float32), k) for k, n in sizes.items()]
+    graph = helper.make_graph(nodes, "m", [], [], weights)
+    assert instance_norm.by_plugin(graph, {}) == 1
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["c", "to"], ["r"]), *nodes[:2], nodes[3]],
+        "m",
+        [],
+        [],
+        weights,
+    )
+    assert instance_norm.by_plugin(graph, {}) == 0
+    with pytest.raises(Exception, match=r"its rank cannot be told"):
+        instance_norm.by_layer_norm(graph, {})
 
 
 def test_bytes_are_widened_and_their_values_stay(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from handlers.engines import build, rebuild, versions
 from handlers.errors import RuntimeUnfit
 from handlers.passport import Artefact, TensorSpec, sha256
 from repack import cli_gpu
-from repack.converters import onnx_for_engine
+from repack.converters import instance_norm, onnx_for_engine
 from repack.device_forms import device_form
 from repack.engines import on_load
 from repack.engines import plan as engine_plan
@@ -185,6 +185,58 @@ def on_its_way(
     options = {"outputs": ["output"], "batches": [1, 4], "engines": [{"x": SHAPE}]}
     artefact = Artefact("tensorrt", ("t/a.plan",), precision, {}, "tensors", options)
     return given, asked, artefact, work, stage
+
+
+def test_what_the_plugin_cannot_do_is_built_without_it_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = built.volume()
+    asked = Plan(device_form(given, None), "onnx", "f16", (1, 4), {}, cli_gpu.GpuOptions(), [])
+    monkeypatch.setattr("handlers.engines.versions.library", lambda: Of8)
+    monkeypatch.setattr("handlers.engines.versions.machine", lambda *_: MACHINE)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    refused = {engine_plan.PLUGINS}
+
+    def one(_: Plan, profiles: Any, source: Path, *__: Any) -> str:
+        assert source.is_file()
+        if source.name in refused:
+            raise build.BuildFailed("no cuDNN")
+        return f"{source.stem}-{profiles['x'][1][0]}.plan"
+
+    monkeypatch.setattr(engine_plan, "_one", one)
+    made_ = engine_plan.build(asked, "t", tmp_path, tmp_path)
+    assert made_.files == ("t/engine-1.plan", "t/engine-4.plan")
+    assert made_.options["plugins"] == []
+    said = "".join(capsys.readouterr())
+    assert "no cuDNN; trying TensorRT's normalisation layer instead of its plugin" in said
+    assert "slower than its plugin" in said
+    refused.clear()
+    made_ = engine_plan.build(asked, "t", tmp_path, tmp_path)
+    assert made_.files == ("t/engine-plugins-1.plan", "t/engine-plugins-4.plan")
+    assert made_.options["plugins"] == [instance_norm.PLUGIN]
+    assert "".join(capsys.readouterr()) == ""
+    refused.update((engine_plan.PLUGINS, SOURCE))
+    with pytest.raises(build.BuildFailed, match="no cuDNN"):
+        engine_plan.build(asked, "t", tmp_path, tmp_path)
+    assert "slower" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("plugins", [[], [instance_norm.PLUGIN]])
+def test_the_file_that_was_built_from_is_the_one_to_build_again(
+    tmp_path: Path, plugins: list[str]
+) -> None:
+    given = built.volume()
+    form = device_form(given, None)
+    work, stage = tmp_path / "work", tmp_path / "stage"
+    work.mkdir()
+    (stage / "t").mkdir(parents=True)
+    onnx_for_engine.convert(form, work / SOURCE, work / engine_plan.PLUGINS)
+    asked = Plan(form, "onnx", "f16", (1,), {}, cli_gpu.GpuOptions(), [])
+    options = {"outputs": ["output"], "batches": [1], "engines": [{}], "plugins": plugins}
+    artefact = Artefact("tensorrt", ("t/a.plan",), "f16", {}, "tensors", options)
+    found = on_load.pack(asked, artefact, given, "t", stage, work)
+    packed = (stage / found.options["rebuild"]["flags"]).read_bytes()
+    assert (instance_norm.PLUGIN.encode() in packed) == bool(plugins)
 
 
 def test_the_archive_gets_both_files_and_the_originals_answers(tmp_path: Path) -> None:

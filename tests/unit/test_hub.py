@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -112,6 +113,8 @@ def test_what_is_not_the_protocol_closes_the_connection_only(
 def test_a_message_comes_whole_from_any_pieces_and_alone(piece: int) -> None:
     message = {"number": 7, "pictures": "x" * (100 if piece < 10 else 3 * wire.AT_ONCE)}
     mine, other = socket.socketpair()
+    for end in (mine, other):
+        end.settimeout(10)
     with mine, other, ThreadPoolExecutor(1) as pool:
         wire.send(mine, {"number": 1})
         assert wire.receive(other) == ({"number": 1}, None)
@@ -125,6 +128,34 @@ def test_a_message_comes_whole_from_any_pieces_and_alone(piece: int) -> None:
         mine.sendall(wire.LENGTH.pack(2) + b"{}" + wire.LENGTH.pack(2))
         with pytest.raises(wire.Gone, match="two messages"):
             wire.receive(other)
+
+
+@pytest.mark.parametrize(("rest", "fits"), [(b"}", True), (b"?", False), (b"", False)])
+def test_memory_that_comes_with_half_a_message_is_kept_or_closed(rest: bytes, fits: bool) -> None:
+    def held() -> int:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    mine, other = socket.socketpair()
+    mine.settimeout(10)
+    other.settimeout(10)
+    with mine, other:
+        fd = wire.file_in_memory(10)
+        before = held()
+        half = wire.LENGTH.pack(8) + b'{"a": 1'
+        socket.send_fds(mine, [half], [fd])
+        mine.sendall(rest)
+        mine.shutdown(socket.SHUT_WR)
+        if fits:
+            message, got = wire.receive(other)
+            assert message == {"a": 1}
+            assert got is not None
+            assert held() == before + 1
+            os.close(got)
+        else:
+            with pytest.raises(wire.Gone):
+                wire.receive(other)
+        assert held() == before
+        os.close(fd)
 
 
 def test_boxes_are_suppressed_by_the_worker(place: starting.Place, worker: Worker) -> None:

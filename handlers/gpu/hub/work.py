@@ -77,25 +77,22 @@ class GpuWork:
                 self.runtime.stream.wait_event(there)
                 pixels += part
             size, places = self.detector.model(group, pixels, clock)
-            buffer: Tensor | None = None
-            with clock.measure("postprocess"):
-                if group[0].every:
-                    rows = self.detector.every(size, len(group)).cpu()
-                else:
-                    rows, buffer = self._copied(self.detector.candidates(size)[: len(group)])
-            done = torch.cuda.Event()
-            done.record()
+            buffer = None if group[0].every else self._free.get()
+            try:
+                with clock.measure("postprocess"):
+                    if buffer is None:
+                        rows = self.detector.every(size, len(group)).cpu()
+                    else:
+                        found = self.detector.candidates(size)[: len(group)]
+                        rows = buffer[: len(group), : found.shape[1]]
+                        rows.copy_(found, non_blocking=True)
+                done = torch.cuda.Event()
+                done.record()
+            except BaseException:
+                if buffer is not None:
+                    self._free.put(buffer)
+                raise
         return Ticket(rows, buffer, places, clock, done)
-
-    def _copied(self, found: Tensor) -> tuple[Tensor, Tensor]:
-        """Candidates on their way to pinned memory, and the buffer that this lies in."""
-        buffer = self._free.get()
-        try:
-            rows = buffer[: len(found), : found.shape[1]]
-            return rows.copy_(found, non_blocking=True), buffer
-        except BaseException:
-            self._free.put(buffer)
-            raise
 
     def finish(
         self, group: Sequence[Picture], ticket: Ticket
