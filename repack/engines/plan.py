@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,8 +24,9 @@ from handlers.errors import KitError, RuntimeUnfit
 from handlers.passport import Artefact, sha256
 from repack import interrupts
 from repack.cli_gpu import GpuOptions
-from repack.converters import instance_norm, onnx_for_engine, operators, typed_onnx
+from repack.converters import instance_norm, onnx_for_engine, typed_onnx
 from repack.device_forms import DeviceForm, sized
+from repack.engines import reasons
 from repack.engines.cache import EngineCache, key
 from repack.progress import say
 from repack.subjects import Arrays
@@ -282,30 +282,7 @@ def _run(
     answer = json.loads(last) if last.startswith("{") else {}
     if "seconds" in answer:
         return float(answer["seconds"])
-    reason = answer.get("error") or _ended(process.returncode, err)
+    reason = answer.get("error") or reasons.ended(process.returncode, err)
     if plan.via == "onnx":
-        reason = _with_node(source, reason)
+        reason = reasons.with_node(source, reason)
     raise BuildFailed(f"TensorRT {plan.precision} via {plan.via}: {reason}")
-
-
-def _with_node(source: Path, reason: str) -> str:
-    """The reason, and the node that it names: by its number ("node 3:") or by its name."""
-    numbered = re.search(r"\bnode (\d+):", reason)
-    nodes = onnx.load(source, load_external_data=False).graph.node
-    if numbered and int(numbered[1]) < len(nodes):
-        node = nodes[int(numbered[1])]
-        return f"{reason}: {operators.describe(source, node.name or node.op_type)}"
-    named = operators.named_in(source, reason)
-    return f"{reason}: {named}" if named else reason
-
-
-def _ended(code: int, err: str) -> str:
-    """Why a building process gave no answer, in one line."""
-    last = (err.strip().splitlines() or ["nothing was said"])[-1]
-    if code == -signal.SIGKILL:
-        return (
-            "the building process was killed: mostly by the kernel, for want of host memory; "
-            "fewer sizes in --batch build side by side with less"
-        )
-    how = f"was ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
-    return f"the building process {how} ({last}); too little memory does that, too"

@@ -21,7 +21,8 @@ from repack.converters import instance_norm, onnx_for_engine
 from repack.device_forms import device_form
 from repack.engines import on_load
 from repack.engines import plan as engine_plan
-from repack.engines.plan import SOURCE, Plan, _ended, _with_node
+from repack.engines.plan import SOURCE, Plan
+from repack.engines.reasons import ended, with_node
 from repack.subjects import Subject
 from tests.faults import made
 from tests.gpu import built
@@ -278,17 +279,17 @@ def test_int8_made_with_10_can_be_built_again_with_8(tmp_path: Path) -> None:
 
 
 def test_a_killed_build_is_one_line() -> None:
-    assert "killed: mostly by the kernel, for want of host memory" in _ended(-9, "")
-    assert _ended(-11, "a\nb").startswith("the building process was ended by signal 11 (b)")
-    assert "exit status 3 (nothing was said)" in _ended(3, "")
-    assert all("\n" not in _ended(code, "one\ntwo\n") for code in (-9, -11, 1))
+    assert "killed: mostly by the kernel, for want of host memory" in ended(-9, "")
+    assert ended(-11, "a\nb").startswith("the building process was ended by signal 11 (b)")
+    assert "exit status 3 (nothing was said)" in ended(3, "")
+    assert all("\n" not in ended(code, "one\ntwo\n") for code in (-9, -11, 1))
 
 
 def test_a_reason_is_given_its_node_by_number_or_name() -> None:
     path = made.tiny_onnx()
-    numbered = _with_node(path, "TensorRT's ONNX parser: node 2: no importer")
+    numbered = with_node(path, "TensorRT's ONNX parser: node 2: no importer")
     assert numbered.endswith("operator Conv, node 'second' (fed by Relu 'relu' and weight "
                              "'second.weight')")  # fmt: skip
-    assert "operator Relu, node 'relu'" in _with_node(path, "no kernel for {relu}")
-    assert _with_node(path, "out of luck") == "out of luck"
-    assert _with_node(path, "node 99: who knows") == "node 99: who knows"
+    assert "operator Relu, node 'relu'" in with_node(path, "no kernel for {relu}")
+    assert with_node(path, "out of luck") == "out of luck"
+    assert with_node(path, "node 99: who knows") == "node 99: who knows"
