@@ -224,11 +224,12 @@ def groups(begins: list[Sides], size: int) -> Iterator[list[Sides]]:
 
 
 def _predicted(data: Floats, group: list[Sides], windows: Windows, predict: Predict) -> Floats:
-    """Logits ``[n, k, *patch]``, the mean over the mirrored ones where those are asked for."""
+    """Logits ``[n, k, *patch]``, of mirrored ways the mean; beside the volume lie zeros."""
     patches = np.zeros((len(group), data.shape[0], *windows.patch), np.float32)
     margin = margins(data.shape[1:], windows.patch)
     for patch, begin in zip(patches, group, strict=True):
-        _cut(data, begin, margin, patch)
+        source, target = under(data.shape[1:], begin, margin, windows.patch)
+        patch[target] = data[source]
     logits = predict(patches)
     if not windows.mirror:
         return logits
@@ -244,12 +245,6 @@ def flips(windows: Windows) -> list[tuple[int, ...]]:
     """The axes of ``[n, channels, *patch]`` to mirror, for each way but the plain one."""
     axes = [axis + 2 for axis in windows.mirror]
     return [f for n in range(1, len(axes) + 1) for f in itertools.combinations(axes, n)]
-
-
-def _cut(data: Floats, begin: Sides, margin: Sides, patch: Floats) -> None:
-    """Copies what lies under a window; what lies beside the volume stays 0."""
-    source, target = under(data.shape[1:], begin, margin, patch.shape[1:])
-    patch[target] = data[source]
 
 
 def under(

@@ -56,20 +56,11 @@ class Log:
 
     def __init__(self, trt: Any):
         self.errors: list[str] = []
-        keep = self
+        self.sink = versions.sink(trt, self._error, lambda said: logger.info("TensorRT: %s", said))
 
-        class Sink(trt.ILogger):  # type: ignore[misc]
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-
-            def log(self, severity: Any, message: str) -> None:
-                if severity in (trt.Logger.ERROR, trt.Logger.INTERNAL_ERROR):
-                    keep.errors.append(message)
-                    logger.debug("TensorRT: %s", message)
-                elif severity == trt.Logger.WARNING:
-                    logger.info("TensorRT: %s", message)
-
-        self.sink = Sink()
+    def _error(self, message: str) -> None:
+        self.errors.append(message)
+        logger.debug("TensorRT: %s", message)
 
     def reason(self, otherwise: str) -> str:
         """The last error in one line."""

@@ -16,7 +16,7 @@ import functools
 import logging
 import re
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from handlers.errors import RuntimeMissing
@@ -46,18 +46,29 @@ _registering = threading.Lock()
 def _register(trt: Any) -> Any:
     """Registers TensorRT's plugins once; returns the log that they write to from then on."""
 
+    def error(said: str) -> None:
+        logger.error("TensorRT's plugins: %s", " ".join(said.split()))
+
+    log = sink(trt, error, lambda said: None)
+    if not trt.init_libnvinfer_plugins(log, ""):
+        logger.error("TensorRT did not register its own plugins")
+    return log
+
+
+def sink(trt: Any, error: Callable[[str], object], warning: Callable[[str], object]) -> Any:
+    """A logger for TensorRT that passes on its errors and its warnings."""
+
     class Sink(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.Logger.ERROR, trt.Logger.INTERNAL_ERROR):
-                logger.error("TensorRT's plugins: %s", " ".join(message.split()))
+                error(message)
+            elif severity == trt.Logger.WARNING:
+                warning(message)
 
-    sink = Sink()
-    if not trt.init_libnvinfer_plugins(sink, ""):
-        logger.error("TensorRT did not register its own plugins")
-    return sink
+    return Sink()
 
 
 class Flags:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from handlers.engines import build, versions
 from handlers.engines.versions import Flags
 from handlers.passport import Artefact
 from handlers.runtimes.tensorrt_ import TensorRT
@@ -81,6 +82,49 @@ def test_16_bits_ask_for_no_int8() -> None:
     Flags(TRT).ask(config, network, "f16", None, {}, ())
     assert {"FP16", "PREFER_PRECISION_CONSTRAINTS"} == config.flags
     assert {layer.precision for layer in network.layers} == {"half", None}
+
+
+class Talking:
+    """``tensorrt`` as far as it is logged to, and as its plugins are registered."""
+
+    class ILogger:
+        def log(self, severity: str, message: str) -> None:
+            raise AssertionError("not replaced")
+
+    Logger = SimpleNamespace(ERROR="error", INTERNAL_ERROR="internal", WARNING="warning")
+
+    def __init__(self, registers: bool):
+        self.registers = registers
+        self.given: list[Any] = []
+
+    def init_libnvinfer_plugins(self, log: Any, namespace: str) -> bool:
+        self.given.append(log)
+        log.log("error", "no\n handles")
+        log.log("warning", "slow")
+        return self.registers
+
+
+@pytest.mark.parametrize("registers", [True, False])
+def test_plugins_are_registered_once_and_their_errors_logged(
+    registers: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    trt: Any = Talking(registers)
+    assert versions._register(trt) is versions._register(trt) is trt.given[0]
+    assert len(trt.given) == 1
+    said = [record.message for record in caplog.records]
+    expected = ["TensorRT's plugins: no handles"]
+    assert said == [
+        *expected,
+        *([] if registers else ["TensorRT did not register its own plugins"]),
+    ]
+
+
+def test_a_builds_errors_are_kept_and_its_warnings_are_not() -> None:
+    log = build.Log(Talking(True))
+    for severity in ("error", "internal", "warning", "info"):
+        log.sink.log(severity, f"{severity}\nsaid")
+    assert log.errors == ["error\nsaid", "internal\nsaid"]
+    assert log.reason("none") == "internal said"
 
 
 class Engine:

@@ -77,21 +77,16 @@ class GpuWork:
                 self.runtime.stream.wait_event(there)
                 pixels += part
             size, places = self.detector.model(group, pixels, clock)
-            buffer = None if group[0].every else self._free.get()
-            try:
-                with clock.measure("postprocess"):
-                    if buffer is None:
-                        rows = self.detector.every(size, len(group)).cpu()
-                    else:
-                        found = self.detector.candidates(size)[: len(group)]
-                        rows = buffer[: len(group), : found.shape[1]]
-                        rows.copy_(found, non_blocking=True)
-                done = torch.cuda.Event()
-                done.record()
-            except BaseException:
-                if buffer is not None:
-                    self._free.put(buffer)
-                raise
+            with clock.measure("postprocess"):
+                if group[0].every:
+                    rows, buffer = self.detector.every(size, len(group)).cpu(), None
+                else:
+                    found = self.detector.candidates(size)[: len(group)]
+                    buffer = self._free.get()  # the last that can fail comes before it
+                    rows = buffer[: len(group), : found.shape[1]]
+                    rows.copy_(found, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record()
         return Ticket(rows, buffer, places, clock, done)
 
     def finish(
