@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -30,25 +29,15 @@ class Recipe:
         profiles: per input name the least, the usual and the largest shape.
         level: builder optimisation level, 0 to 5.
         workspace: bytes of device memory that a kernel may work in.
-        ranges: for int8 with TensorRT 8, the largest value of each tensor, by name; where empty,
-            they are in the file, or a calibrator finds them.
-        floats: layers that are not to run in int8.
+        int8: for int8 with TensorRT 8; where it has no ranges, they are in the file, or a
+            calibrator finds them.
     """
 
     precision: str
     profiles: Mapping[str, tuple[Shape, Shape, Shape]]
     level: int = 3
     workspace: int = 4 << 30
-    ranges: Mapping[str, float] = field(default_factory=dict)
-    floats: frozenset[str] = frozenset()
-
-
-def read_ranges(path: Path | None) -> dict[str, Any]:
-    """A recipe's "ranges" and "floats" from their file; nothing where there is none."""
-    if path is None:
-        return {}
-    told = json.loads(path.read_text(encoding="utf-8"))
-    return {"ranges": told["ranges"], "floats": frozenset(told["floats"])}
+    int8: versions.Int8 = field(default_factory=versions.Int8)
 
 
 class Log:
@@ -116,7 +105,7 @@ def build(
     config.builder_optimization_level = recipe.level
     config.set_tactic_sources(0)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    dialect.ask(config, network, recipe.precision, calibrator, recipe.ranges, recipe.floats)
+    dialect.ask(config, network, recipe.precision, calibrator, recipe.int8)
     profile = builder.create_optimization_profile()
     for name, shapes in recipe.profiles.items():
         profile.set_shape(name, *shapes)

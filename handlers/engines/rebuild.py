@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from handlers.engines import build
+from handlers.engines import build, versions
 from handlers.errors import KitError, RuntimeUnfit
 from handlers.passport import Artefact, sha256
 from handlers.runtimes.base import Runtime
@@ -158,13 +158,12 @@ def main(place: Path) -> int:
         torch.zeros(1, device="cuda")
         for i, profiles in enumerate(job["engines"]):
             shapes = {k: tuple(tuple(s) for s in v) for k, v in profiles.items()}
-            ranges = build.read_ranges(Path(job["ranges"]) if job["ranges"] else None)
             recipe = build.Recipe(
                 job["precision"],
                 shapes,  # type: ignore[arg-type]
                 job["level"],
                 job["workspace"],
-                **ranges,
+                versions.Int8.read(Path(job["ranges"]) if job["ranges"] else None),
             )
             engine = build.from_onnx(Path(job["onnx"]), recipe, None, place / "timing.cache")
             path = place / f"model-{i}.plan"

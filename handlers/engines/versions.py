@@ -13,10 +13,13 @@ of them up in the published bindings. 8.6 was run on a GPU; 10 and 11 were check
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from handlers.errors import RuntimeMissing
@@ -71,6 +74,30 @@ def sink(trt: Any, error: Callable[[str], object], warning: Callable[[str], obje
     return Sink()
 
 
+@dataclass(frozen=True)
+class Int8:
+    """What TensorRT 8 is told of int8.
+
+    Attributes:
+        ranges: the largest value of each tensor, by name.
+        floats: layers that are not to run in int8.
+        between: tensors between these, or from them to the outputs, that are not to be held in
+            int8 either. Where there are any, types are demands: as wishes, 8.6 passes over them.
+    """
+
+    ranges: Mapping[str, float] = field(default_factory=dict)
+    floats: frozenset[str] = frozenset()
+    between: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(cls, path: Path | None) -> Int8:
+        """From a JSON file with a key for each attribute; nothing where there is none."""
+        if path is None:
+            return cls()
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return cls(told["ranges"], frozenset(told["floats"]), frozenset(told["between"]))
+
+
 class Flags:
     """TensorRT 8.6: precision by builder flags; int8 by ranges, or by a calibrator.
 
@@ -88,15 +115,7 @@ class Flags:
             1 << int(self.trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
         )
 
-    def ask(
-        self,
-        config: Any,
-        network: Any,
-        precision: str,
-        calibrator: Any,
-        ranges: Mapping[str, float],
-        floats: Collection[str],
-    ) -> None:
+    def ask(self, config: Any, network: Any, precision: str, calibrator: Any, int8: Int8) -> None:
         """Lets the builder use a precision; in 16 bits, inputs and outputs are of 16 bits too."""
         flag = self.trt.BuilderFlag
         config.clear_flag(flag.TF32)  # 10 bits of mantissa are not 32-bit floats
@@ -109,20 +128,24 @@ class Flags:
             for tensor in tensors:
                 if tensor.dtype == single:
                     tensor.dtype = half
-        if ranges or calibrator is not None:
+        if int8.ranges or calibrator is not None:
             config.set_flag(flag.INT8)
             config.int8_calibrator = calibrator
         for tensor in self._tensors(network):
-            if tensor.name in ranges:
-                tensor.dynamic_range = (-ranges[tensor.name], ranges[tensor.name])
+            if tensor.name in int8.ranges:
+                tensor.dynamic_range = (-int8.ranges[tensor.name], int8.ranges[tensor.name])
         if precision in ("f16", "int8"):
             # Left alone, the builder takes whatever kernel is fastest, 32-bit ones too.
-            config.set_flag(flag.PREFER_PRECISION_CONSTRAINTS)
+            wish, demand = flag.PREFER_PRECISION_CONSTRAINTS, flag.OBEY_PRECISION_CONSTRAINTS
+            config.set_flag(demand if int8.between else wish)
             kind = half if precision == "f16" else self.trt.int8
-            for i in range(network.num_layers):
-                layer = network.get_layer(i)
+            for layer in (network.get_layer(i) for i in range(network.num_layers)):
                 if layer.type in self._heavy():
-                    layer.precision = half if layer.name in floats else kind
+                    layer.precision = half if layer.name in int8.floats else kind
+                for i in range(layer.num_outputs):
+                    if layer.get_output(i).name in int8.between:
+                        layer.precision = half
+                        layer.set_output_type(i, half)
 
     def _tensors(self, network: Any) -> Iterator[Any]:
         """The network's inputs, and what its layers give."""
@@ -162,15 +185,7 @@ class Typed:
             1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         )
 
-    def ask(
-        self,
-        config: Any,
-        network: Any,
-        precision: str,
-        calibrator: Any,
-        ranges: Mapping[str, float],
-        floats: Collection[str],
-    ) -> None:
+    def ask(self, config: Any, network: Any, precision: str, calibrator: Any, int8: Int8) -> None:
         """What the ONNX file holds is what runs; 32-bit floats are not to be TF32's 19 bits."""
         config.clear_flag(self.trt.BuilderFlag.TF32)
 

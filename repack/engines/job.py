@@ -30,7 +30,7 @@ def main(path: Path) -> int:
         {k: tuple(tuple(s) for s in v) for k, v in job["profiles"].items()},  # type: ignore[misc]
         job["level"],
         job["workspace"],
-        **build.read_ranges(Path(job["ranges"]) if job["ranges"] else None),
+        versions.Int8.read(Path(job["ranges"]) if job["ranges"] else None),
     )
     begin = time.monotonic()
     try:

@@ -98,11 +98,16 @@ def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
     try:
         names = engines(typed)
     except BuildFailed as e:
-        if not by_plugin:
+        if by_plugin:
+            say(f"    note: {e}; trying TensorRT's normalisation layer instead of its plugin")
+            names, by_plugin = engines(source), False
+            say("    note: normalised by TensorRT's layer, in 32 bits: slower than its plugin")
+        elif ranges and loosened(ranges):
+            say(f"    note: {e}; building again with the layers' types as wishes")
+            names = engines(typed)
+            say("    note: layers meant to keep 16 bits may run in int8: see the accuracy below")
+        else:
             raise
-        say(f"    note: {e}; trying TensorRT's normalisation layer instead of its plugin")
-        names, by_plugin = engines(source), False
-        say("    note: normalised by TensorRT's layer, in 32 bits: slower than its plugin")
     return Artefact(
         "tensorrt",
         tuple(f"{folder}/{name}" for name in names),
@@ -164,12 +169,20 @@ def int8_ranges(plan: Plan, source: Path, work: Path, dialect: versions.Dialect)
 
 
 def write_ranges(plan: Plan, source: Path, target: Path) -> None:
-    """Writes the int8 ranges of an ONNX file, as ``handlers.engines.build.read_ranges`` reads."""
-    found = {
-        "ranges": typed_onnx.ranges(source, fed(plan)),
-        "floats": typed_onnx.ends(onnx.load(source).graph),
-    }
+    """Writes the int8 ranges of an ONNX file, as ``handlers.engines.versions.Int8`` reads."""
+    graph = onnx.load(source).graph
+    ranges, floats = typed_onnx.ranges(source, fed(plan)), typed_onnx.ends(graph)
+    between = [name for name in typed_onnx.between(graph, floats) if name in ranges]
+    found = {"ranges": ranges, "floats": floats, "between": between}
     target.write_text(json.dumps(found), encoding="utf-8")
+
+
+def loosened(path: Path) -> bool:
+    """Turns the demands in a file of ranges into wishes; False where it holds none."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    held, found["between"] = found["between"], []
+    path.write_text(json.dumps(found), encoding="utf-8")
+    return bool(held)
 
 
 def fed(plan: Plan) -> list[Arrays]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from handlers.engines import versions
 from handlers.errors import KitError, Unprocessable
@@ -101,6 +103,49 @@ def test_int8_is_calibrated_and_runs_in_int8(tmp_path: Path, engines: Path) -> N
     wanted = asked("int8", engines)
     given, made = wanted.subject, build(wanted, tmp_path)
     assert precision.found(made.runtime)["flops"].get("int8", 0) > 0
+    x = given.random_inputs(99)
+    assert relative_l2(given.original(x)["output"], made.runtime.infer(x)["output"]) < 0.15
+
+
+class Deep(torch.nn.Module):
+    """Ten convolutions with SiLU: three keep their floats in int8, and what lies between two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [3, *[32] * 9]
+        self.layers = torch.nn.ModuleList(torch.nn.Conv2d(n, 32, 3, padding=1) for n in widths)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.nn.functional.silu(layer(x))
+        return x
+
+
+def test_int8_keeps_what_leads_to_the_outputs_in_16_bits(
+    tmp_path: Path, engines: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = built.subject(Deep, "batch", 3, 64, 64)
+    calibration = [given.random_inputs(seed) for seed in range(40, 48)]
+    asks = options(engines, batches=(1,), level=2)
+    made = build(Asked(given, asks, "int8", calibration), tmp_path)
+    assert "as wishes" not in "".join(capfd.readouterr())
+    told = json.loads(
+        made.runtime.engines[0]  # type: ignore[attr-defined]
+        .create_engine_inspector()
+        .get_engine_information(versions.library().LayerInformationFormat.JSON),
+        strict=False,
+    )
+    types = {
+        layer["Name"].split("/")[1]: (
+            layer["Weights"]["Type"],
+            *("FP16" in layer[side][0]["Format/Datatype"] for side in ("Inputs", "Outputs")),
+        )
+        for layer in told["Layers"]
+        if layer.get("Weights", {}).get("Count")
+    }
+    assert types["layers.9"] == ("Half", True, True)
+    assert types["layers.8"] == ("Half", True, True)
+    assert [types[f"layers.{i}"][0] for i in range(2, 8)] == ["Int8"] * 6
     x = given.random_inputs(99)
     assert relative_l2(given.original(x)["output"], made.runtime.infer(x)["output"]) < 0.15
 

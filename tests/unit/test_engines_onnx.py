@@ -276,16 +276,31 @@ class Chain(torch.nn.Module):
         return x.sigmoid(), side
 
 
-def test_layers_beside_inputs_and_outputs_keep_their_floats(tmp_path: Path) -> None:
+def test_layers_beside_inputs_and_outputs_keep_their_floats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "chain.onnx"
     form = DeviceForm(Chain().eval(), None, {"x": ("batch", 3, 8, 8)}, {"x": "float32"}, ("a", "b"))
     onnx_for_engine.convert(form, path)
     graph = onnx.load(path).graph
-    # With the branch eight of 15 would be left out, more than half: then none is.
+    floats = typed_onnx.ends(graph)
+    assert {name.split("/")[1] for name in floats} == {
+        *(f"layers.{i}" for i in (0, 8, 12, 13)),
+        "side",
+    }
+    giver = {name: node.name for node in graph.node for name in node.output}
+    held = [giver[name].strip("/").split("/")[0] for name in typed_onnx.between(graph, floats)]
+    # The convolutions and their activations; what layer 0 gives goes to a layer in int8.
+    assert sorted(held) == sorted(
+        [
+            *("layers.8", "Relu_8", "side"),
+            *("layers.12", "Relu_12", "layers.13", "Relu_13", "Sigmoid"),
+        ]
+    )
+    assert typed_onnx.between(graph, []) == []
+    monkeypatch.setattr(typed_onnx, "KEPT_AT_INPUTS", 5)
+    # With the branch nine of 15 would be left out, more than half: then none is.
     assert typed_onnx.ends(graph) == []
-    graph.output.pop()
-    left = {name.split("/")[1] for name in typed_onnx.ends(graph)}
-    assert left == {f"layers.{i}" for i in (0, 1, 2, 3, 12, 13)}
 
 
 def test_int8_without_calibration_is_refused(whole: tuple[Subject, Path], tmp_path: Path) -> None:

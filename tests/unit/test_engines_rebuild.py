@@ -222,6 +222,40 @@ def test_what_the_plugin_cannot_do_is_built_without_it_and_said(
     assert "slower" not in "".join(capsys.readouterr())
 
 
+@pytest.mark.parametrize("between", [[], ["y"]])
+def test_types_that_cannot_be_had_become_wishes_and_that_is_said(
+    between: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, asked, _, work, stage = on_its_way(tmp_path, "int8", True)
+    monkeypatch.setattr("handlers.engines.versions.library", lambda: Of8)
+    monkeypatch.setattr("handlers.engines.versions.machine", lambda *_: MACHINE)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    told = {"ranges": {"x": 1.0, "y": 2.0}, "floats": ["a"], "between": between}
+    (work / engine_plan.RANGES).write_text(json.dumps(told))
+
+    def one(_: Plan, profiles: Any, source: Path, ranges: Path, *__: Any) -> str:
+        if not between or versions.Int8.read(ranges).between:
+            raise build.BuildFailed("no kernel")
+        return f"{profiles['x'][1][0]}.plan"
+
+    monkeypatch.setattr(engine_plan, "_one", one)
+    if between:
+        found = engine_plan.build(asked, "t", stage, work)
+        assert found.files == ("t/1.plan", "t/4.plan")
+        said = "".join(capsys.readouterr())
+        assert "note: no kernel; building again with the layers' types as wishes" in said
+        assert "layers meant to keep 16 bits may run in int8" in said
+        # and what is packed to build it again elsewhere is what it was built from
+        assert json.loads((work / engine_plan.RANGES).read_text()) == {**told, "between": []}
+    else:
+        with pytest.raises(build.BuildFailed, match="no kernel"):
+            engine_plan.build(asked, "t", stage, work)
+        assert "note" not in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize("plugins", [[], [instance_norm.PLUGIN]])
 def test_the_file_that_was_built_from_is_the_one_to_build_again(
     tmp_path: Path, plugins: list[str]
@@ -257,14 +291,14 @@ def test_int8_travels_as_layers_and_as_ranges(tmp_path: Path) -> None:
     given, asked, artefact, work, stage = on_its_way(tmp_path, "int8", True)
     path = engine_plan.int8_ranges(asked, work / SOURCE, work, versions.Flags(None))
     assert path == work / engine_plan.RANGES
-    told = build.read_ranges(path)
+    told = versions.Int8.read(path)
     largest = max(float(np.abs(i["x"]).max()) for i in asked.calibration)
-    assert 0.9 * largest < told["ranges"]["x"] <= largest
-    assert told["floats"] == frozenset()  # two layers: leaving out both ends would leave none
+    assert 0.9 * largest < told.ranges["x"] <= largest
+    assert not told.floats | told.between  # two layers: leaving out both ends would leave none
     recipe = on_load.pack(asked, artefact, given, "t", stage, work).options["rebuild"]
     assert (recipe["flags"], recipe["ranges"]) == ("t/rebuild.onnx", engine_plan.RANGES)
     assert recipe["typed"] == "t/rebuild-int8.onnx"
-    assert build.read_ranges(stage / "t" / recipe["ranges"]) == told
+    assert versions.Int8.read(stage / "t" / recipe["ranges"]) == told
 
 
 def test_int8_made_with_10_can_be_built_again_with_8(tmp_path: Path) -> None:
@@ -275,7 +309,7 @@ def test_int8_made_with_10_can_be_built_again_with_8(tmp_path: Path) -> None:
     recipe = found.options["rebuild"]
     assert (stage / recipe["flags"]).is_file()
     assert f"t/{recipe['ranges']}" in found.files
-    assert build.read_ranges(stage / "t" / recipe["ranges"])["ranges"]["x"] > 1
+    assert versions.Int8.read(stage / "t" / recipe["ranges"]).ranges["x"] > 1
 
 
 def test_a_killed_build_is_one_line() -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from handlers.engines import build, versions
-from handlers.engines.versions import Flags
+from handlers.engines.versions import Flags, Int8
 from handlers.passport import Artefact
 from handlers.runtimes.tensorrt_ import TensorRT
 
-NAMES = ("TF32", "FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS")
+NAMES = ("TF32", "FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS", "OBEY_PRECISION_CONSTRAINTS")
 TRT: Any = SimpleNamespace(
     float16="half",
     float32="float",
@@ -40,20 +40,35 @@ class Config:
         self.flags.discard(flag)
 
 
+class Layer:
+    """One layer, named as what it gives."""
+
+    num_outputs = 1
+
+    def __init__(self, kind: str, output: Any):
+        self.name, self.type, self.output = output.name, kind, output
+        self.precision: str | None = None
+        self.types: dict[int, str] = {}
+
+    def get_output(self, i: int) -> Any:
+        return self.output
+
+    def set_output_type(self, i: int, kind: str) -> None:
+        self.types[i] = kind
+
+
 class Network:
-    """Three convolutions with an activation between, as TensorRT shows them."""
+    """Four convolutions, as TensorRT shows them; the last two read the second one's activation.
+
+    x > first > act > middle > wide > last, and wide > side
+    """
 
     def __init__(self) -> None:
-        kinds = [("first", "conv"), ("act", "unary"), ("middle", "conv"), ("last", "conv")]
-        self.tensors = {n: SimpleNamespace(name=n, dtype="float") for n in ("x", *dict(kinds))}
-        self.layers = [self._layer(name, kind) for name, kind in kinds]
+        kinds = {"first": "conv", "act": "unary", "middle": "conv", "wide": "unary"}
+        kinds |= {"last": "conv", "side": "conv"}
+        self.tensors = {n: SimpleNamespace(name=n, dtype="float") for n in ("x", *kinds)}
+        self.layers = [Layer(kind, self.tensors[name]) for name, kind in kinds.items()]
         self.num_layers, self.num_inputs, self.num_outputs = len(kinds), 1, 1
-
-    def _layer(self, name: str, kind: str) -> Any:
-        output = self.tensors[name]
-        return SimpleNamespace(
-            name=name, type=kind, num_outputs=1, precision=None, get_output=lambda i: output
-        )
 
     def get_layer(self, i: int) -> Any:
         return self.layers[i]
@@ -68,18 +83,42 @@ class Network:
 def test_ranges_and_floats_reach_the_network() -> None:
     config, network = Config(), Network()
     ranges = {"x": 1.0, "first": 2.5, "act": 2.0, "unknown": 9.0}
-    Flags(TRT).ask(config, network, "int8", None, ranges, {"first", "last"})
+    floats = frozenset({"first", "last"})
+    Flags(TRT).ask(config, network, "int8", None, Int8(ranges, floats))
     assert {"FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS"} == config.flags
     assert config.int8_calibrator is None
     told = {n: t.dynamic_range for n, t in network.tensors.items() if hasattr(t, "dynamic_range")}
     assert told == {"x": (-1.0, 1.0), "first": (-2.5, 2.5), "act": (-2.0, 2.0)}
-    assert [layer.precision for layer in network.layers] == ["half", None, "int8", "half"]
+    precisions = {layer.name: layer.precision for layer in network.layers}
+    assert precisions == {
+        **{"first": "half", "act": None, "middle": "int8"},
+        **{"wide": None, "last": "half", "side": "int8"},
+    }
     assert (network.tensors["x"].dtype, network.tensors["last"].dtype) == ("half", "half")
+
+
+def test_tensors_between_layers_in_floats_are_a_demand() -> None:
+    config, network = Config(), Network()
+    told = Int8(
+        dict.fromkeys(network.tensors, 3.0),
+        frozenset({"middle", "last"}),
+        frozenset({"middle", "wide", "last"}),
+    )
+    Flags(TRT).ask(config, network, "int8", None, told)
+    assert {"FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"} == config.flags
+    precisions = {layer.name: layer.precision for layer in network.layers}
+    assert precisions == {
+        **{"first": "int8", "act": None, "middle": "half"},
+        **{"wide": "half", "last": "half", "side": "int8"},
+    }
+    given = {layer.name: layer.types for layer in network.layers if layer.types}
+    assert given == {"middle": {0: "half"}, "wide": {0: "half"}, "last": {0: "half"}}
+    assert all(t.dynamic_range == (-3.0, 3.0) for t in network.tensors.values())
 
 
 def test_16_bits_ask_for_no_int8() -> None:
     config, network = Config(), Network()
-    Flags(TRT).ask(config, network, "f16", None, {}, ())
+    Flags(TRT).ask(config, network, "f16", None, Int8())
     assert {"FP16", "PREFER_PRECISION_CONSTRAINTS"} == config.flags
     assert {layer.precision for layer in network.layers} == {"half", None}
 
