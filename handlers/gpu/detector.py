@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 16
 """Pictures decoded in one call and run in one batch: on an H200 one process decoded and ran 6,444
-of 1280x720 a second 16 at a time, 5,976 at 14 and 3,599 at 8 (benchmarks/README.md)."""
+of 1280x720 a second 16 at a time, 5,976 at 14 and 3,599 at 8; a server gave 5,573 and, 32 at a
+time, 4,940 (benchmarks/results/gpu.md)."""
 
 
 class Detector:

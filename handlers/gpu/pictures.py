@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -49,8 +50,9 @@ def decode(items: Sequence[Source], device: torch.device) -> list[Tensor]:
             found[i] = picture
     for i, item in enumerate(items):
         if item.picture is not None:
-            pixels = torch.from_numpy(item.picture.pixels).pin_memory()
-            found[i] = pixels.to(device, non_blocking=True).permute(2, 0, 1)
+            # A copy where they cannot be written to, which PyTorch would warn of.
+            pixels = torch.from_numpy(np.require(item.picture.pixels, requirements=["C", "W"]))
+            found[i] = pixels.pin_memory().to(device, non_blocking=True).permute(2, 0, 1)
     return found
 
 
