@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ ENGINE_NAMES = {"Half": "f16", "Float": "f32", "Int8": "int8", "BFloat16": "bf16
 """TensorRT's names of a layer's weight types."""
 
 PROVEN = {"f32": 1.0, "f16": 0.9, "bf16": 0.9, "int8": 0.8}
-"""Least share of the multiplications that must run in the precision asked."""
+"""Least share of the multiplications that must run in the precision asked; those of layers that
+int8 leaves in floats on purpose do not count, as long as the rest is most of them."""
 
 
 def found(runtime: Runtime) -> dict[str, Any]:
@@ -32,7 +35,8 @@ def found(runtime: Runtime) -> dict[str, Any]:
 
     Returns:
         ``{"label": str, "layers": {"bf16": 0.98, ...}, "flops": {...}}``, shares of 1; "label" is
-        what the runtime calls itself.
+        what the runtime calls itself. "kept" is the share of the multiply-adds that int8 leaves in
+        floats on purpose, where it does (``repack.converters.kept_floats``).
     """
     readers = {
         "openvino": _openvino,
@@ -43,21 +47,32 @@ def found(runtime: Runtime) -> dict[str, Any]:
         "tensorrt": _tensorrt,
     }
     layers, flops = readers[runtime.name](runtime)
-    label = runtime.precision
+    found: dict[str, Any] = {
+        "label": runtime.precision,
+        "layers": _shares(layers),
+        "flops": _shares(flops),
+    }
     if runtime.name == "tensorrt":
-        label = _main(flops)
-    return {"label": label, "layers": _shares(layers), "flops": _shares(flops)}
+        found["label"] = _main(flops)
+        floats = set(runtime.artefact.options.get("floats", ()))
+        kept = sum(
+            n for names, kind, n in _engine_layers(runtime) if kind != "int8" and names & floats
+        )
+        if kept:
+            found["kept"] = round(kept / sum(flops.values()), 4)
+    return found
 
 
 def shortfall(asked: str, report: dict[str, Any]) -> str | None:
     """Why the precision asked is not the one that runs, or None where it is."""
     if asked == "best":
         return None
-    share = report["flops"].get(asked, 0.0)
-    if report["label"] == asked and share >= PROVEN[asked]:
+    share, kept = report["flops"].get(asked, 0.0), report.get("kept", 0.0)
+    if report["label"] == asked and share >= PROVEN[asked] * (1 - kept):
         return None
     shown = ", ".join(f"{k} {v:.0%}" for k, v in report["flops"].items()) or "none known"
-    return f"asked {asked}, found {report['label']} (multiply-adds: {shown})"
+    purpose = f"; {kept:.0%} left in floats on purpose" if kept else ""
+    return f"asked {asked}, found {report['label']} (multiply-adds: {shown}{purpose})"
 
 
 def _shares(counts: Counter[str]) -> dict[str, float]:
@@ -166,16 +181,24 @@ def _main(flops: Counter[str]) -> str:
 
 
 def _tensorrt(runtime: Any) -> tuple[Counter[str], Counter[str]]:
-    """From TensorRT's own inspector: each convolution and product of the fused graph.
+    layers: Counter[str] = Counter()
+    flops: Counter[str] = Counter()
+    for _, precision, multiplies in _engine_layers(runtime):
+        layers[precision] += 1
+        flops[precision] += multiplies
+    return layers, flops
 
-    Multiplications inside a block that it compiled as a whole ("Myelin") are not told.
+
+def _engine_layers(runtime: Any) -> Iterator[tuple[set[str], str, int]]:
+    """From TensorRT's own inspector, of each convolution and product of the fused graph: the names
+    of its parts, the type of its weights, its multiplications.
+
+    Those inside a block that it compiled as a whole ("Myelin") are not told.
     """
     kind = runtime.trt.LayerInformationFormat.JSON
     inspector = runtime.engines[-1].create_engine_inspector()
     # Layer names hold control characters, which strict JSON does not allow.
     told = json.loads(inspector.get_engine_information(kind), strict=False)
-    layers: Counter[str] = Counter()
-    flops: Counter[str] = Counter()
     for layer in told["Layers"]:
         weights = layer.get("Weights") if isinstance(layer, dict) else None
         if not isinstance(weights, dict) or not weights.get("Count"):
@@ -185,9 +208,8 @@ def _tensorrt(runtime: Any) -> tuple[Counter[str], Counter[str]]:
         deconvolution = "Deconvolution" in layer.get("LayerType", "")
         tensor = layer["Inputs" if deconvolution else "Outputs"][0]
         places = math.prod([tensor["Dimensions"][0], *tensor["Dimensions"][2:]])
-        layers[precision] += 1
-        flops[precision] += places * weights["Count"]
-    return layers, flops
+        parts = set(re.split(r" \+ | \|\| ", layer.get("Name", "")))
+        yield parts, precision, places * weights["Count"]
 
 
 def _aotinductor(runtime: Any) -> tuple[Counter[str], Counter[str]]:

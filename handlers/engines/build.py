@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from handlers.engines import versions
 from handlers.errors import KitError
@@ -60,16 +60,43 @@ class BuildFailed(KitError):
     """TensorRT does not build this network; one line that says why."""
 
 
+class Built(NamedTuple):
+    """An engine.
+
+    Attributes:
+        plan: serialised.
+        wished: why the types that int8 demands were only wished for; "" where they were obeyed.
+    """
+
+    plan: bytes
+    wished: str = ""
+
+
+NO_KERNEL = "implementation"
+"""In what TensorRT says where it has no kernel that obeys: "could not find any implementation",
+"no implementation of layer ... obeys"."""
+
+
 def from_onnx(
     source: Path, recipe: Recipe, calibrator: Any = None, timing_cache: Path | None = None
-) -> bytes:
-    """Builds an engine from an ONNX file.
+) -> Built:
+    """Builds an engine from an ONNX file; types that no kernel has are demanded no more.
 
     Raises:
         BuildFailed: an operator that TensorRT does not know, by its node; too little workspace or
             memory; a profile that does not fit.
         RuntimeMissing: no TensorRT.
     """
+    try:
+        return Built(_from_onnx(source, recipe, calibrator, timing_cache))
+    except BuildFailed as e:
+        if not recipe.int8.between or NO_KERNEL not in str(e):
+            raise
+        wishes = replace(recipe, int8=replace(recipe.int8, between=frozenset()))
+        return Built(_from_onnx(source, wishes, calibrator, timing_cache), str(e))
+
+
+def _from_onnx(source: Path, recipe: Recipe, calibrator: Any, timing_cache: Path | None) -> bytes:
     trt = versions.library()
     log = Log(trt)
     parsers: list[Any] = []

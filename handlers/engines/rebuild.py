@@ -165,9 +165,11 @@ def main(place: Path) -> int:
                 job["workspace"],
                 versions.Int8.read(Path(job["ranges"]) if job["ranges"] else None),
             )
-            engine = build.from_onnx(Path(job["onnx"]), recipe, None, place / "timing.cache")
+            built = build.from_onnx(Path(job["onnx"]), recipe, None, place / "timing.cache")
+            if built.wished:
+                record["wished"] = built.wished
             path = place / f"model-{i}.plan"
-            path.write_bytes(engine)
+            path.write_bytes(built.plan)
             record["engines"][path.name] = sha256(path)
     except Exception as e:  # whatever TensorRT raises, the worker gets one line of it
         first = (str(e).strip().splitlines() or [""])[0]

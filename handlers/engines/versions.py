@@ -139,13 +139,20 @@ class Flags:
             wish, demand = flag.PREFER_PRECISION_CONSTRAINTS, flag.OBEY_PRECISION_CONSTRAINTS
             config.set_flag(demand if int8.between else wish)
             kind = half if precision == "f16" else self.trt.int8
-            for layer in (network.get_layer(i) for i in range(network.num_layers)):
-                if layer.type in self._heavy():
-                    layer.precision = half if layer.name in int8.floats else kind
-                for i in range(layer.num_outputs):
-                    if layer.get_output(i).name in int8.between:
-                        layer.precision = half
-                        layer.set_output_type(i, half)
+            for i in range(network.num_layers):
+                self._type(network.get_layer(i), kind, int8)
+
+    def _type(self, layer: Any, kind: Any, int8: Int8) -> None:
+        half, types = self.trt.float16, self.trt.LayerType
+        heavy = types.CONVOLUTION, types.DECONVOLUTION, types.MATRIX_MULTIPLY
+        if layer.type in heavy:  # whose multiplications make up a network's cost
+            layer.precision = half if layer.name in int8.floats else kind
+        for i in range(layer.num_outputs):
+            if layer.get_output(i).name in int8.between:
+                layer.set_output_type(i, half)
+                # Sums over whole channels stay in 32 bits.
+                if layer.type in (types.ACTIVATION, types.ELEMENTWISE, types.UNARY):
+                    layer.precision = half
 
     def _tensors(self, network: Any) -> Iterator[Any]:
         """The network's inputs, and what its layers give."""
@@ -153,11 +160,6 @@ class Flags:
         for i in range(network.num_layers):
             layer = network.get_layer(i)
             yield from (layer.get_output(k) for k in range(layer.num_outputs))
-
-    def _heavy(self) -> tuple[Any, ...]:
-        """The layers whose multiplications make up a network's cost."""
-        layer = self.trt.LayerType
-        return layer.CONVOLUTION, layer.DECONVOLUTION, layer.MATRIX_MULTIPLY
 
     def share(self, config: Any) -> None:
         """Lets several execution contexts take one profile, as later versions always do."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ def convert(form: DeviceForm, target: Path, plugins: Path | None = None) -> None
         _export(form, form.module, target)
     model = onnx.load(target if form.onnx is None else form.onnx)
     widen_bytes(model.graph)
+    name_all(model.graph)
     if any(node.op_type == "InstanceNormalization" for node in model.graph.node):
         ranks = instance_norm.ranks(model)
         if plugins is not None:
@@ -45,6 +47,17 @@ def convert(form: DeviceForm, target: Path, plugins: Path | None = None) -> None
                 onnx.save(other, plugins)
         instance_norm.by_layer_norm(model.graph, ranks)
     onnx.save(model, target)
+
+
+def name_all(graph: GraphProto) -> None:
+    """Names the nodes that have none, so that TensorRT can be told what to do with each."""
+    taken = {node.name for node in graph.node}
+    for i, node in enumerate(graph.node):
+        if not node.name:
+            node.name = next(
+                name for k in count() if (name := f"{node.op_type}_{i}{'_' * k}") not in taken
+            )
+            taken.add(node.name)
 
 
 def _export(form: DeviceForm, module: nn.Module, target: Path) -> None:

@@ -53,6 +53,10 @@ class EngineCache:
             return None
         return path
 
+    def about(self, name: str) -> dict[str, Any]:
+        """What was recorded with an engine."""
+        return self._record(name) or {}
+
     def keep(self, name: str, engine: Path, seconds: float, about: Mapping[str, Any]) -> Path:
         """Moves an engine in; its record last, so that no half-written one is ever found."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

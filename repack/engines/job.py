@@ -2,7 +2,8 @@
 
     python -m repack.engines.job JOB.json
 
-Prints one JSON line: ``{"seconds": ...}``, or ``{"error": "one line"}``.
+Prints one JSON line: ``{"seconds": ..., "wished": ...}`` (``build.Built``), or
+``{"error": "one line"}``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def main(path: Path) -> int:
     )
     begin = time.monotonic()
     try:
-        engine = _engine(job, recipe)
+        engine, wished = _engine(job, recipe)
     except KitError as e:
         print(json.dumps({"error": str(e)}))
         return 1
@@ -43,11 +44,11 @@ def main(path: Path) -> int:
         print(json.dumps({"error": f"{type(e).__name__}: {first}"}))
         return 1
     Path(job["out"]).write_bytes(engine)
-    print(json.dumps({"seconds": round(time.monotonic() - begin, 1)}))
+    print(json.dumps({"seconds": round(time.monotonic() - begin, 1), "wished": wished}))
     return 0
 
 
-def _engine(job: dict[str, Any], recipe: build.Recipe) -> bytes:
+def _engine(job: dict[str, Any], recipe: build.Recipe) -> build.Built:
     timing = Path(job["timing"])
     calibrator = _calibrator(job) if job["calibration"] else None
     if job["via"] == "onnx":
@@ -57,7 +58,7 @@ def _engine(job: dict[str, Any], recipe: build.Recipe) -> bytes:
     trt = versions.library()
     log = build.Log(trt)
     fill = fill_by_torch2trt(trt, log, Path(job["module"]), recipe, job["outputs"])
-    return build.build(trt, log, fill, recipe, calibrator, timing)
+    return build.Built(build.build(trt, log, fill, recipe, calibrator, timing))
 
 
 def _calibrator(job: dict[str, Any]) -> Any:

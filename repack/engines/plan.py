@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -24,7 +24,7 @@ from handlers.errors import KitError, RuntimeUnfit
 from handlers.passport import Artefact, sha256
 from repack import interrupts
 from repack.cli_gpu import GpuOptions
-from repack.converters import instance_norm, onnx_for_engine, typed_onnx
+from repack.converters import instance_norm, kept_floats, onnx_for_engine, typed_onnx
 from repack.device_forms import DeviceForm, sized
 from repack.engines import reasons
 from repack.engines.cache import EngineCache, key
@@ -63,6 +63,13 @@ class Plan:
     calibration: Sequence[Arrays]
 
 
+class Engine(NamedTuple):
+    """One engine of an artefact: its file, and ``handlers.engines.build.Built.wished``."""
+
+    name: str
+    wished: str
+
+
 def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
     """Puts the engines into ``stage / folder``.
 
@@ -86,7 +93,7 @@ def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
     ranges = int8_ranges(plan, source, work, dialect)
     profiles = [_fixed(plan, b) for b in plan.batches] or [plan.profile]
 
-    def engines(file: Path) -> list[str]:
+    def engines(file: Path) -> list[Engine]:
         jobs = max(1, (os.cpu_count() or 1) // CORES_PER_BUILD)
         with ThreadPoolExecutor(jobs, "build") as pool:
             found = pool.map(
@@ -96,21 +103,23 @@ def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
 
     by_plugin = typed == work / PLUGINS
     try:
-        names = engines(typed)
+        built = engines(typed)
     except BuildFailed as e:
-        if by_plugin:
-            say(f"    note: {e}; trying TensorRT's normalisation layer instead of its plugin")
-            names, by_plugin = engines(source), False
-            say("    note: normalised by TensorRT's layer, in 32 bits: slower than its plugin")
-        elif ranges and loosened(ranges):
-            say(f"    note: {e}; building again with the layers' types as wishes")
-            names = engines(typed)
-            say("    note: layers meant to keep 16 bits may run in int8: see the accuracy below")
-        else:
+        if not by_plugin:
             raise
+        say(f"    note: {e}; trying TensorRT's normalisation layer instead of its plugin")
+        built, by_plugin = engines(source), False
+        say("    note: normalised by TensorRT's layer, in 32 bits: slower than its plugin")
+    wished = sorted({one.wished for one in built} - {""})
+    for reason in wished:
+        say(
+            f"    note: {reason}: layers next to inputs and outputs, which int8 should leave in 16 "
+            "bits, may run in it; labelled --samples show what that costs"
+        )
+    kept = plan.precision == "int8" and not by_calibrator(plan, dialect)
     return Artefact(
         "tensorrt",
-        tuple(f"{folder}/{name}" for name in names),
+        tuple(f"{folder}/{one.name}" for one in built),
         plan.precision,
         {},
         "tensors",
@@ -121,6 +130,8 @@ def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
             "engines": [{k: [list(s) for s in v] for k, v in p.items()} for p in profiles],
             "via": plan.via,
             "plugins": [instance_norm.PLUGIN] if by_plugin else [],
+            "floats": kept_floats.ends(onnx.load(source).graph) if kept else [],
+            "wished": bool(wished),
         },
     )
 
@@ -171,18 +182,10 @@ def int8_ranges(plan: Plan, source: Path, work: Path, dialect: versions.Dialect)
 def write_ranges(plan: Plan, source: Path, target: Path) -> None:
     """Writes the int8 ranges of an ONNX file, as ``handlers.engines.versions.Int8`` reads."""
     graph = onnx.load(source).graph
-    ranges, floats = typed_onnx.ranges(source, fed(plan)), typed_onnx.ends(graph)
-    between = [name for name in typed_onnx.between(graph, floats) if name in ranges]
+    ranges, floats = typed_onnx.ranges(source, fed(plan)), kept_floats.ends(graph)
+    between = [name for name in kept_floats.between(graph, floats) if name in ranges]
     found = {"ranges": ranges, "floats": floats, "between": between}
     target.write_text(json.dumps(found), encoding="utf-8")
-
-
-def loosened(path: Path) -> bool:
-    """Turns the demands in a file of ranges into wishes; False where it holds none."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    held, found["between"] = found["between"], []
-    path.write_text(json.dumps(found), encoding="utf-8")
-    return bool(held)
 
 
 def fed(plan: Plan) -> list[Arrays]:
@@ -204,8 +207,8 @@ def _one(
     folder: Path,
     machine: Mapping[str, str],
     dialect: versions.Dialect,
-) -> str:
-    """Finds or builds one engine; returns its file's name in ``folder``."""
+) -> Engine:
+    """Finds or builds one engine, and puts it into ``folder``."""
     options = plan.options
     batch = next(iter(profiles.values()))[1][0]
     name = f"model-b{batch}.plan"
@@ -234,8 +237,8 @@ def _one(
         work = folder / f"{name}.job"
         work.mkdir(parents=True)
         try:
-            seconds = _run(plan, recipe, source, ranges, work, timing, dialect)
-            about = {"level": options.level, "layers": layers, "what": what}
+            seconds, wished = _run(plan, recipe, source, ranges, work, timing, dialect)
+            about = {"level": options.level, "layers": layers, "what": what, "wished": wished}
             ready = cache.keep(found, work / name, seconds, about)
             say(f"    the {what} took {seconds:.0f} s")
         finally:
@@ -243,7 +246,7 @@ def _one(
     else:
         say(f"    the {what} was built before: {ready}")
     shutil.copyfile(ready, folder / name)
-    return name
+    return Engine(name, cache.about(found).get("wished", ""))
 
 
 def _run(
@@ -254,8 +257,8 @@ def _run(
     work: Path,
     timing: Path,
     dialect: versions.Dialect,
-) -> float:
-    """Runs the job's process; returns its seconds."""
+) -> tuple[float, str]:
+    """Runs the job's process; returns its seconds, and ``handlers.engines.build.Built.wished``."""
     name = f"model-b{next(iter(recipe['profiles'].values()))[1][0]}.plan"
     job: dict[str, Any] = {
         **recipe,
@@ -294,7 +297,7 @@ def _run(
     last = (out.strip().splitlines() or [""])[-1]
     answer = json.loads(last) if last.startswith("{") else {}
     if "seconds" in answer:
-        return float(answer["seconds"])
+        return float(answer["seconds"]), str(answer["wished"])
     reason = answer.get("error") or reasons.ended(process.returncode, err)
     if plan.via == "onnx":
         reason = reasons.with_node(source, reason)

@@ -65,7 +65,7 @@ def collect(
         "(on a CPU both are batch 1, one thread); on the packing machine",
         "machine": _machine(),
         "limits": unchecked.limits([c.precision for c in tried] + used, subject),
-        "not_checked": unchecked.listed(subject, gate, untried, chosen.precision),
+        "not_checked": unchecked.listed(subject, gate, untried, passport.artefacts["accelerated"]),
         "passport": asdict(passport),
         "operators": table or {"none": _no_operators(workshop, exported)},
         "graph": _part("graph", lambda: blocks.of_model(exported, scopes))

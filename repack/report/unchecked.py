@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from handlers.passport import Artefact
 from repack import verify, verify_classification, verify_detection
 from repack.subjects import Subject
 
@@ -34,14 +35,14 @@ def limits(precisions: Iterable[str], subject: Subject) -> dict[str, dict[str, A
 
 
 def listed(
-    subject: Subject, gate: dict[str, Any], untried: Iterable[tuple[str, str]], precision: str
+    subject: Subject, gate: dict[str, Any], untried: Iterable[tuple[str, str]], chosen: Artefact
 ) -> list[dict[str, Any]]:
     """What a person who decides on the archive must know that nobody compared.
 
     Args:
         gate: the chosen form's result, as ``GateResult.to_dict``.
         untried: forms that could not be built, with the reason.
-        precision: the one chosen.
+        chosen: the form.
 
     Returns:
         ``{"what": str, "why": str, "serious": bool}`` each; serious is what a decision needs.
@@ -52,7 +53,16 @@ def listed(
     else:
         found = [] if samples >= FEW else [_few(samples)]
         found += _by_task(subject, gate["task"], samples)
-    if precision == "int8":
+    if chosen.options.get("wished"):
+        found.append(
+            _note(
+                "What layers in int8 that should be in 16 bits cost",
+                "TensorRT had no kernels for what was asked of those next to inputs and outputs. "
+                "Labelled samples show it.",
+                serious=True,
+            )
+        )
+    if chosen.precision_asked == "int8":
         found.append(_note("Inputs unlike the calibration's", "int8 ranges come from those alone."))
     found += [_note(name, f"it could not be built here: {reason}") for name, reason in untried]
     found.append(

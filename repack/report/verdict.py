@@ -121,6 +121,11 @@ def precision(facts: Facts) -> Html:
         found, asked = artefact["precision_found"], artefact["precision_asked"]
         form = f"{name}: {words.runtime(artefact['runtime'])}"
         said = f"Asked for {asked}; the runtime says that it runs {found['label']}."
+        if found.get("kept"):
+            said += (
+                f" {found['kept']:.0%} of the multiply-adds are in layers next to inputs and "
+                "outputs, which int8 leaves in floats on purpose."
+            )
         parts.append(
             el(
                 "div",

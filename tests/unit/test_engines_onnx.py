@@ -258,51 +258,6 @@ def test_int8_is_in_the_file_and_close_enough(whole: tuple[Subject, Path], tmp_p
     assert built.relative_l2(want, answer(tmp_path / "both.onnx", **x)) < 0.15
 
 
-class Chain(torch.nn.Module):
-    """14 convolutions, and a branch after the ninth that ends in a second output."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = torch.nn.ModuleList(torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(14))
-        self.side = torch.nn.Conv2d(3, 2, 1)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x = x * 2
-        for layer in self.layers[:9]:
-            x = torch.relu(layer(x))
-        side = self.side(x)
-        for layer in self.layers[9:]:
-            x = torch.relu(layer(x))
-        return x.sigmoid(), side
-
-
-def test_layers_beside_inputs_and_outputs_keep_their_floats(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "chain.onnx"
-    form = DeviceForm(Chain().eval(), None, {"x": ("batch", 3, 8, 8)}, {"x": "float32"}, ("a", "b"))
-    onnx_for_engine.convert(form, path)
-    graph = onnx.load(path).graph
-    floats = typed_onnx.ends(graph)
-    assert {name.split("/")[1] for name in floats} == {
-        *(f"layers.{i}" for i in (0, 8, 12, 13)),
-        "side",
-    }
-    giver = {name: node.name for node in graph.node for name in node.output}
-    held = [giver[name].strip("/").split("/")[0] for name in typed_onnx.between(graph, floats)]
-    # The convolutions and their activations; what layer 0 gives goes to a layer in int8.
-    assert sorted(held) == sorted(
-        [
-            *("layers.8", "Relu_8", "side"),
-            *("layers.12", "Relu_12", "layers.13", "Relu_13", "Sigmoid"),
-        ]
-    )
-    assert typed_onnx.between(graph, []) == []
-    monkeypatch.setattr(typed_onnx, "KEPT_AT_INPUTS", 5)
-    # With the branch nine of 15 would be left out, more than half: then none is.
-    assert typed_onnx.ends(graph) == []
-
-
 def test_int8_without_calibration_is_refused(whole: tuple[Subject, Path], tmp_path: Path) -> None:
     with pytest.raises(Exception, match="int8 needs inputs to calibrate on"):
         typed_onnx.quantised(whole[1], tmp_path / "q.onnx", [])

@@ -198,11 +198,11 @@ def test_what_the_plugin_cannot_do_is_built_without_it_and_said(
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     refused = {engine_plan.PLUGINS}
 
-    def one(_: Plan, profiles: Any, source: Path, *__: Any) -> str:
+    def one(_: Plan, profiles: Any, source: Path, *__: Any) -> engine_plan.Engine:
         assert source.is_file()
         if source.name in refused:
             raise build.BuildFailed("no cuDNN")
-        return f"{source.stem}-{profiles['x'][1][0]}.plan"
+        return engine_plan.Engine(f"{source.stem}-{profiles['x'][1][0]}.plan", "")
 
     monkeypatch.setattr(engine_plan, "_one", one)
     made_ = engine_plan.build(asked, "t", tmp_path, tmp_path)
@@ -220,40 +220,6 @@ def test_what_the_plugin_cannot_do_is_built_without_it_and_said(
     with pytest.raises(build.BuildFailed, match="no cuDNN"):
         engine_plan.build(asked, "t", tmp_path, tmp_path)
     assert "slower" not in "".join(capsys.readouterr())
-
-
-@pytest.mark.parametrize("between", [[], ["y"]])
-def test_types_that_cannot_be_had_become_wishes_and_that_is_said(
-    between: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    _, asked, _, work, stage = on_its_way(tmp_path, "int8", True)
-    monkeypatch.setattr("handlers.engines.versions.library", lambda: Of8)
-    monkeypatch.setattr("handlers.engines.versions.machine", lambda *_: MACHINE)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    told = {"ranges": {"x": 1.0, "y": 2.0}, "floats": ["a"], "between": between}
-    (work / engine_plan.RANGES).write_text(json.dumps(told))
-
-    def one(_: Plan, profiles: Any, source: Path, ranges: Path, *__: Any) -> str:
-        if not between or versions.Int8.read(ranges).between:
-            raise build.BuildFailed("no kernel")
-        return f"{profiles['x'][1][0]}.plan"
-
-    monkeypatch.setattr(engine_plan, "_one", one)
-    if between:
-        found = engine_plan.build(asked, "t", stage, work)
-        assert found.files == ("t/1.plan", "t/4.plan")
-        said = "".join(capsys.readouterr())
-        assert "note: no kernel; building again with the layers' types as wishes" in said
-        assert "layers meant to keep 16 bits may run in int8" in said
-        # and what is packed to build it again elsewhere is what it was built from
-        assert json.loads((work / engine_plan.RANGES).read_text()) == {**told, "between": []}
-    else:
-        with pytest.raises(build.BuildFailed, match="no kernel"):
-            engine_plan.build(asked, "t", stage, work)
-        assert "note" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("plugins", [[], [instance_norm.PLUGIN]])

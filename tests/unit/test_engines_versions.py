@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,7 +56,8 @@ class Told:
     name = "tensorrt"
     precision = "f16"
 
-    def __init__(self, layers: list[Any]):
+    def __init__(self, layers: list[Any], floats: tuple[str, ...] = ()):
+        self.artefact = SimpleNamespace(options={"floats": list(floats)})
         self.text = json.dumps({"Layers": layers})
         self.trt = self
         self.engines = [self]
@@ -102,6 +104,30 @@ def test_one_convolutions_multiplications() -> None:
     flops = precision.found(runtime)["flops"]
     assert flops["f16"] == pytest.approx(a / (a + b), abs=1e-3)
     assert flops["int8"] == pytest.approx(b / (a + b), abs=1e-3)
+
+
+def test_what_int8_leaves_in_floats_on_purpose_does_not_count_against_it() -> None:
+    first, second = (layer for layer in layers()[:2])
+    third = {**first, "Weights": {**first["Weights"], "Type": "Int8"}}
+    first, second = {**first, "Name": "a + act"}, {**second, "Name": "b || c"}
+    third["Name"] = "d"
+    runtime: Any = Told([first, *[third] * 3])
+    found = precision.found(runtime)
+    assert "kept" not in found
+    assert "multiply-adds: f16 25%, int8 75%)" in str(precision.shortfall("int8", found))
+    runtime = Told([first, *[third] * 3], ("a", "act"))
+    found = precision.found(runtime)
+    assert found["kept"] == 0.25
+    assert precision.shortfall("int8", found) is None
+    # Named, but in int8 all the same: nothing was kept. And most must be in int8.
+    assert "kept" not in precision.found(Told([third, third], ("d",)))  # type: ignore[arg-type]
+    found = precision.found(Told([first, first, first, third], ("a",)))  # type: ignore[arg-type]
+    lack = precision.shortfall("int8", found)
+    assert lack == (
+        "asked int8, found f16 (multiply-adds: f16 75%, int8 25%; 75% left in floats on purpose)"
+    )
+    found = precision.found(Told([first, third, second, third], ("c",)))  # type: ignore[arg-type]
+    assert 0 < found["kept"] < 1
 
 
 def test_a_transposed_convolution_multiplies_at_its_inputs_places() -> None:

@@ -18,7 +18,7 @@ from handlers.passport import Artefact, TensorSpec, sha256
 from repack import archive, cli, packing, report, show, verify
 from repack.candidates import Candidate, Workshop
 from repack.engines.ready import NOT_PROVEN
-from repack.report import page, words
+from repack.report import page, unchecked, words
 from repack.sources import Source
 from repack.subjects import Subject
 from tests.faults import made
@@ -74,6 +74,23 @@ def test_a_real_repack_leaves_data_and_the_page_made_from_it() -> None:
     }
     assert found["graph"]["nodes"] == 3
     assert [n["what"] for n in found["not_checked"] if n["serious"]] == ["Real inputs"]
+
+
+def test_what_int8_left_in_floats_is_told_and_what_it_should_have_left() -> None:
+    found = facts()
+    artefacts = found["passport"]["artefacts"]
+    plain = page.made(found)
+    artefacts["accelerated"]["precision_found"]["kept"] = 0.126
+    told = page.made(found)
+    assert "13% of the multiply-adds are in layers next to inputs and outputs" in told
+    assert "which int8 leaves in floats on purpose" not in plain
+    gate: dict[str, Any] = {"inputs": {}, "passed": None, "note": "no original"}
+    subject: Any = None
+    for wished in (False, True):
+        chosen = Artefact("tensorrt", (), "int8", {}, "tensors", {"wished": wished})
+        notes = [n["what"] for n in unchecked.listed(subject, gate, [], chosen)]
+        assert ("What layers in int8 that should be in 16 bits cost" in notes) == wished
+        assert "Inputs unlike the calibration's" in notes
 
 
 def test_what_a_person_needs_is_in_the_page() -> None:

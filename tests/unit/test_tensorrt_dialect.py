@@ -22,7 +22,10 @@ TRT: Any = SimpleNamespace(
     float32="float",
     int8="int8",
     BuilderFlag=SimpleNamespace(**{name: name for name in NAMES}),
-    LayerType=SimpleNamespace(CONVOLUTION="conv", DECONVOLUTION="deconv", MATRIX_MULTIPLY="mm"),
+    LayerType=SimpleNamespace(
+        **{"CONVOLUTION": "conv", "DECONVOLUTION": "deconv", "MATRIX_MULTIPLY": "mm"},
+        **{"ACTIVATION": "activation", "ELEMENTWISE": "elementwise", "UNARY": "unary"},
+    ),
 )
 
 
@@ -41,17 +44,16 @@ class Config:
 
 
 class Layer:
-    """One layer, named as what it gives."""
+    """One layer, named as what it gives last."""
 
-    num_outputs = 1
-
-    def __init__(self, kind: str, output: Any):
-        self.name, self.type, self.output = output.name, kind, output
+    def __init__(self, kind: str, *outputs: Any):
+        self.name, self.type, self.outputs = outputs[-1].name, kind, outputs
+        self.num_outputs = len(outputs)
         self.precision: str | None = None
         self.types: dict[int, str] = {}
 
     def get_output(self, i: int) -> Any:
-        return self.output
+        return self.outputs[i]
 
     def set_output_type(self, i: int, kind: str) -> None:
         self.types[i] = kind
@@ -114,6 +116,15 @@ def test_tensors_between_layers_in_floats_are_a_demand() -> None:
     given = {layer.name: layer.types for layer in network.layers if layer.types}
     assert given == {"middle": {0: "half"}, "wide": {0: "half"}, "last": {0: "half"}}
     assert all(t.dynamic_range == (-3.0, 3.0) for t in network.tensors.values())
+
+
+def test_of_what_sums_over_channels_only_the_result_is_demanded() -> None:
+    network = Network()
+    both = [network.tensors["x"], network.tensors["act"]]
+    network.layers[1] = Layer("normalization", *both)
+    told = Int8({"act": 1.0}, frozenset(), frozenset({"act"}))
+    Flags(TRT).ask(Config(), network, "int8", None, told)
+    assert (network.layers[1].precision, network.layers[1].types) == (None, {1: "half"})
 
 
 def test_16_bits_ask_for_no_int8() -> None:
