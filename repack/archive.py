@@ -38,7 +38,7 @@ STORED = {".pt", ".bin", ".onnx", ".engine", ".plan"}
 
 DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-    *(EOFError, IndexError, KeyError, NotImplementedError, RuntimeError, ValueError),
+    *(EOFError, IndexError, KeyError, RuntimeError, ValueError),
 )
 """What zipfile raises for damaged archives."""
 

@@ -22,7 +22,7 @@ IGNORED = ("DICOMDIR", "__MACOSX", "Thumbs.db")
 
 DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
-    *(NotImplementedError, RuntimeError, ValueError, KeyError),
+    *(RuntimeError, ValueError, KeyError),
 )
 """What zipfile raises for damaged, encrypted or unknown members."""
 

@@ -12,16 +12,8 @@ from handlers.engines import rebuild, versions
 from handlers.errors import KitError
 from handlers.passport import Artefact
 from repack.converters import typed_onnx
-from repack.engines.plan import (
-    PLUGINS,
-    QUANTISED,
-    RANGES,
-    SOURCE,
-    Plan,
-    by_calibrator,
-    fed,
-    write_ranges,
-)
+from repack.engines.int8 import RANGES, by_calibrator, fed, write_ranges
+from repack.engines.plan import PLUGINS, QUANTISED, SOURCE, Plan
 from repack.progress import say
 from repack.subjects import Subject, within
 from repack.verify import TOLERANCES

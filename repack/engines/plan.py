@@ -28,16 +28,17 @@ from repack.converters import instance_norm, kept_floats, onnx_for_engine, typed
 from repack.device_forms import DeviceForm, sized
 from repack.engines import reasons
 from repack.engines.cache import EngineCache, key
+from repack.engines.int8 import by_calibrator, fed, ranges_file
 from repack.progress import say
 from repack.subjects import Arrays
 
 CORES_PER_BUILD = 4
 """A build uses about as many; more at once only wait for each other."""
 
-SOURCE, RANGES, QUANTISED = "engine.onnx", "engine-int8.json", "engine-qdq.onnx"
+SOURCE, QUANTISED = "engine.onnx", "engine-qdq.onnx"
 PLUGINS = "engine-plugins.onnx"
-"""In the folder ``work``: the ONNX file that engines are built from, its int8 ranges, the same file
-with int8 layers, and with TensorRT's plugins."""
+"""In the folder ``work``: the ONNX file that engines are built from, the same with int8 layers, and
+with TensorRT's plugins."""
 
 Profiles = dict[str, tuple[Shape, Shape, Shape]]
 
@@ -90,7 +91,7 @@ def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
     if not source.is_file():
         onnx_for_engine.convert(plan.form, source, work / PLUGINS)
     typed = _typed(plan, source, work, dialect)
-    ranges = int8_ranges(plan, source, work, dialect)
+    ranges = ranges_file(plan, source, work, dialect)
     profiles = [_fixed(plan, b) for b in plan.batches] or [plan.profile]
 
     def engines(file: Path) -> list[Engine]:
@@ -167,36 +168,6 @@ def _typed(plan: Plan, source: Path, work: Path, dialect: versions.Dialect) -> P
         else:
             typed_onnx.half(source, target)
     return target
-
-
-def int8_ranges(plan: Plan, source: Path, work: Path, dialect: versions.Dialect) -> Path | None:
-    """The file of int8 ranges that TensorRT 8 is given, where it does not look for them itself."""
-    if plan.precision != "int8" or dialect.typed or by_calibrator(plan, dialect):
-        return None
-    target = work / RANGES
-    if not target.is_file():
-        write_ranges(plan, source, target)
-    return target
-
-
-def write_ranges(plan: Plan, source: Path, target: Path) -> None:
-    """Writes the int8 ranges of an ONNX file, as ``handlers.engines.versions.Int8`` reads."""
-    graph = onnx.load(source).graph
-    ranges, floats = typed_onnx.ranges(source, fed(plan)), kept_floats.ends(graph)
-    between = [name for name in kept_floats.between(graph, floats) if name in ranges]
-    found = {"ranges": ranges, "floats": floats, "between": between}
-    target.write_text(json.dumps(found), encoding="utf-8")
-
-
-def fed(plan: Plan) -> list[Arrays]:
-    """The calibration inputs as the module takes them."""
-    return [plan.form.feed(given) for given in plan.calibration]
-
-
-def by_calibrator(plan: Plan, dialect: versions.Dialect) -> bool:
-    """Whether TensorRT itself looks for int8 ranges: 8's calibrator, where no file holds them."""
-    asked = plan.precision == "best" or (plan.precision == "int8" and plan.via == "torch2trt")
-    return bool(asked and plan.calibration and not dialect.typed)
 
 
 def _one(

@@ -25,7 +25,7 @@ MAX_PICKLE_BYTES = 64 * 2**20
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
+_ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 
 def read_checkpoint(path: Path) -> object:

@@ -19,7 +19,7 @@ from handlers.passport import Artefact, TensorSpec, sha256
 from repack import cli_gpu
 from repack.converters import instance_norm, onnx_for_engine
 from repack.device_forms import device_form
-from repack.engines import on_load
+from repack.engines import int8, on_load
 from repack.engines import plan as engine_plan
 from repack.engines.plan import SOURCE, Plan
 from repack.engines.reasons import ended, with_node
@@ -255,14 +255,14 @@ def test_the_archive_gets_both_files_and_the_originals_answers(tmp_path: Path) -
 
 def test_int8_travels_as_layers_and_as_ranges(tmp_path: Path) -> None:
     given, asked, artefact, work, stage = on_its_way(tmp_path, "int8", True)
-    path = engine_plan.int8_ranges(asked, work / SOURCE, work, versions.Flags(None))
-    assert path == work / engine_plan.RANGES
+    path = int8.ranges_file(asked, work / SOURCE, work, versions.Flags(None))
+    assert path == work / int8.RANGES
     told = versions.Int8.read(path)
     largest = max(float(np.abs(i["x"]).max()) for i in asked.calibration)
     assert 0.9 * largest < told.ranges["x"] <= largest
     assert not told.floats | told.between  # two layers: leaving out both ends would leave none
     recipe = on_load.pack(asked, artefact, given, "t", stage, work).options["rebuild"]
-    assert (recipe["flags"], recipe["ranges"]) == ("t/rebuild.onnx", engine_plan.RANGES)
+    assert (recipe["flags"], recipe["ranges"]) == ("t/rebuild.onnx", int8.RANGES)
     assert recipe["typed"] == "t/rebuild-int8.onnx"
     assert versions.Int8.read(stage / "t" / recipe["ranges"]) == told
 
@@ -270,7 +270,7 @@ def test_int8_travels_as_layers_and_as_ranges(tmp_path: Path) -> None:
 def test_int8_made_with_10_can_be_built_again_with_8(tmp_path: Path) -> None:
     """Nothing looked for ranges yet where TensorRT 10 was given int8 layers."""
     given, asked, artefact, work, stage = on_its_way(tmp_path, "int8", True)
-    assert not (work / engine_plan.RANGES).exists()
+    assert not (work / int8.RANGES).exists()
     found = on_load.pack(asked, artefact, given, "t", stage, work)
     recipe = found.options["rebuild"]
     assert (stage / recipe["flags"]).is_file()

@@ -17,7 +17,7 @@ from torch.nn import functional
 from repack import cli_gpu
 from repack.converters import kept_floats, onnx_for_engine, typed_onnx
 from repack.device_forms import DeviceForm
-from repack.engines import plan
+from repack.engines import int8, plan
 from repack.subjects import Arrays
 
 
@@ -214,7 +214,7 @@ def test_kept_layers_read_values_that_were_not_rounded(chain: Path, tmp_path: Pa
 
 def test_the_file_for_tensorrt_8_holds_layers_and_tensors(chain: Path, tmp_path: Path) -> None:
     asked = plan.Plan(FORM, "onnx", "int8", (1,), {}, cli_gpu.GpuOptions(), calibration())
-    plan.write_ranges(asked, chain, tmp_path / "ranges.json")
+    int8.write_ranges(asked, chain, tmp_path / "ranges.json")
     told = json.loads((tmp_path / "ranges.json").read_text())
     graph = onnx.load(chain).graph
     assert told["floats"] == kept_floats.ends(graph)
@@ -231,7 +231,7 @@ def test_a_tensor_without_a_range_is_not_demanded(chain: Path, tmp_path: Path) -
     model.graph.output.append(helper.make_tensor_value_info("whole", TensorProto.INT64, None))
     onnx.save(model, chain)
     asked = plan.Plan(FORM, "onnx", "int8", (1,), {}, cli_gpu.GpuOptions(), calibration())
-    plan.write_ranges(asked, chain, tmp_path / "ranges.json")
+    int8.write_ranges(asked, chain, tmp_path / "ranges.json")
     told = json.loads((tmp_path / "ranges.json").read_text())
     assert "whole" in kept_floats.between(model.graph, told["floats"])
     assert "whole" not in told["between"]
