@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 from benchmarks import stock, work  # noqa: E402
-from deploy import server as servers  # noqa: E402
-from deploy import state  # noqa: E402
-from deploy.archives import survey  # noqa: E402
-from deploy.settings import make  # noqa: E402
+from deploy.torchserve import server as servers  # noqa: E402
+from deploy.torchserve import state  # noqa: E402
+from deploy.torchserve.archives import survey  # noqa: E402
+from deploy.torchserve.settings import make  # noqa: E402
 
 KIT_PORT, STOCK_PORT, TAME_PORT = 18480, 18580, 18680
 CONCURRENCY = (1, 4, 16)

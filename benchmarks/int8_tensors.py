@@ -31,10 +31,13 @@ sys.path[0] = str(ROOT)
 from benchmarks import grown, work  # noqa: E402
 from examples.shapes import evaluate  # noqa: E402
 from handlers import images  # noqa: E402
-from repack import sources, subjects  # noqa: E402
-from repack.converters import kept_floats, onnx_for_engine, typed_onnx  # noqa: E402
-from repack.device_forms import DeviceForm, device_form  # noqa: E402
-from repack.grids import decode, grids  # noqa: E402
+from repack import model as subjects  # noqa: E402
+from repack import sources  # noqa: E402
+from repack.backends.gpu_model import DeviceForm, device_form  # noqa: E402
+from repack.backends.tensorrt import onnx_file as onnx_for_engine  # noqa: E402
+from repack.onnx import float_layers as kept_floats  # noqa: E402
+from repack.onnx import typed as typed_onnx  # noqa: E402
+from repack.tasks.detection.grids import decode, grids  # noqa: E402
 
 SIDE = 640
 CALIBRATION, SEED = 32, 33

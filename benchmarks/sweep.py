@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 from benchmarks.bench import CONCURRENCY, serving, tester  # noqa: E402
-from deploy.settings import cores  # noqa: E402
+from deploy.torchserve.settings import cores  # noqa: E402
 
 Setting = tuple[int, int, int, int]
 """Workers, threads each, batch size, batch delay in ms."""

@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from benchmarks import bench, volumes_table  # noqa: E402
-from deploy.settings import cores  # noqa: E402
+from deploy.torchserve.settings import cores  # noqa: E402
 from examples.vessels import evaluate, make_samples, plain  # noqa: E402
 from examples.vessels.cases import LABELS, Shape, case  # noqa: E402
 from qpstest import masks, server_metrics  # noqa: E402

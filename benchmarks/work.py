@@ -17,11 +17,12 @@ from examples.shapes.scenes import scene
 from handlers.images import encode_jpeg
 from handlers.passport import Passport
 from handlers.runtimes import load
-from repack import archive, sources, subjects
-from repack.converters import torchscript_from_module
-from repack.detection_metrics import MeanAveragePrecision
-from repack.grids import decode, grids
+from repack import archive, sources
+from repack import model as subjects
+from repack.backends import torchscript as torchscript_from_module
 from repack.networks.yolov5 import COCO_ANCHORS, STRIDES, Detect, YOLOv5
+from repack.tasks.detection.grids import decode, grids
+from repack.tasks.detection.metrics import MeanAveragePrecision
 
 SCENES = 300
 BYTES = 170_000

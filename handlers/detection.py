@@ -14,7 +14,7 @@ from handlers import boxes, images
 from handlers.base import Handler, guard
 from handlers.drawing import draw
 from handlers.errors import ItemError
-from handlers.gpu.hub.pipeline import SharedPipeline
+from handlers.gpu.server.pipeline import SharedPipeline
 from handlers.passport import Passport
 from handlers.runtimes import Loaded
 from handlers.runtimes.device import DeviceRuntime

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from deploy.settings import cores
+from deploy.torchserve.settings import cores
 
 PACKAGES = (
     "torch",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psutil
 
 WORKER = "model_service_worker"
-HUB = "handlers.gpu.hub.process"
+HUB = "handlers.gpu.server.process"
 """The process that holds a detector on a GPU for all workers: one of those that run the model."""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy import settings, state
+from deploy.torchserve import settings, state
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.settings import cores
+from deploy.torchserve.settings import cores
 from handlers.errors import KitError
 from qpstest import running, server_metrics
 from qpstest.agent import Target

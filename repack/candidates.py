@@ -19,18 +19,16 @@ from handlers.runtimes import make
 from handlers.runtimes.base import Runtime
 from handlers.runtimes.device import DeviceRuntime
 from repack import refusals
+from repack.backends import openvino as openvino_from_onnx
+from repack.backends import torchscript as torchscript_from_module
+from repack.backends.gpu import PRECISIONS as GPU_PRECISIONS
+from repack.backends.gpu import GpuWorkshop
 from repack.cli_gpu import GpuOptions
-from repack.converters import (
-    onnx_from_module,
-    openvino_from_onnx,
-    suppression,
-    torchscript_from_module,
-)
-from repack.gpu_artefacts import PRECISIONS as GPU_PRECISIONS
-from repack.gpu_artefacts import GpuWorkshop
+from repack.gate import GateFailed, GateResult, Reference, check
+from repack.model import Arrays, Subject
+from repack.onnx import export as onnx_from_module
+from repack.onnx import suppression
 from repack.progress import step
-from repack.subjects import Arrays, Subject
-from repack.verify import GateFailed, GateResult, Reference, check
 
 ROUNDS, CALLS = 6, 4
 """Candidates are timed in turns, so that a slow moment of the machine meets all of them."""

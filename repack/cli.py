@@ -19,7 +19,7 @@ from repack.cli_gpu import GpuOptions
 
 if TYPE_CHECKING:
     from repack.candidates import Candidate
-    from repack.verify import GateResult
+    from repack.gate import GateResult
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "examples" / "shapes" / "yolov5n_shapes.pt"

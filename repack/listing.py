@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from handlers.errors import KitError
-from repack import gpu_artefacts
+from repack.backends import PRECISIONS
+from repack.backends import gpu as gpu_artefacts
+from repack.backends.gpu import AUTO
+from repack.backends.gpu import PRECISIONS as GPU_PRECISIONS
 from repack.candidates import Candidate
 from repack.cli_gpu import GpuOptions
-from repack.converters import PRECISIONS
-from repack.gpu_artefacts import AUTO
-from repack.gpu_artefacts import PRECISIONS as GPU_PRECISIONS
-from repack.subjects import Subject
+from repack.model import Subject
 
 
 def listed(

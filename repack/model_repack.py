@@ -25,11 +25,11 @@ def main() -> int:
         options = parse()
         # Only now: --help answers at once, and before anything is installed.
         if options.info:
-            from repack.engines import info
+            from repack.backends.tensorrt import info
 
             print(info.text())
             return 0
-        from repack import flow
+        from repack import pipeline as flow
 
         print(flow.repack(options))
         return 0

@@ -20,9 +20,10 @@ import numpy as np
 from handlers import images
 from handlers.errors import KitError
 from handlers.passport import Artefact, Passport
-from repack import archive, interrupts, volume_samples
+from repack import archive, interrupts
+from repack.model import HANDLERS, Subject
 from repack.samples import Sample
-from repack.subjects import HANDLERS, Subject
+from repack.tasks.segmentation import samples as volume_samples
 
 LIBRARIES = (
     "torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy", "torchserve", "tensorrt",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from handlers.errors import KitError
-from repack.converters import operators
+from repack.onnx import nodes as operators
 
 if TYPE_CHECKING:
     from repack.candidates import Candidate, Workshop

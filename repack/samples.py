@@ -14,7 +14,7 @@ from handlers import images
 from handlers.errors import ItemError, KitError
 from handlers.passport import TensorSpec, sha256
 from handlers.tensors import check
-from repack.subjects import Arrays, Subject
+from repack.model import Arrays, Subject
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 ARRAYS = {".npy", ".npz"}
@@ -38,7 +38,7 @@ class Sample:
 def read(folder: Path, subject: Subject, flag: str) -> list[Sample]:
     """Every picture (detectors) or ``.npy``/``.npz`` file (other models) of a folder, by name.
 
-    Segmentation nets get windows of volumes: ``repack.volume_samples``.
+    Segmentation nets get windows of volumes: ``repack.tasks.segmentation.samples``.
 
     A picture's labels are looked for beside it and in ``labels/``, as ``NAME.txt`` in YOLO's
     format: class, centre x, centre y, width, height on each line, as shares of the picture's size.
@@ -49,11 +49,11 @@ def read(folder: Path, subject: Subject, flag: str) -> list[Sample]:
     if not folder.is_dir():
         raise KitError(f"{flag} {folder}: no such folder")
     if subject.task == "classification":
-        from repack import samples_classification
+        from repack.tasks.classification import samples as samples_classification
 
         return samples_classification.read(folder, subject, flag)
     if subject.task == "segmentation":
-        from repack import volume_samples
+        from repack.tasks.segmentation import samples as volume_samples
 
         return volume_samples.read(folder, subject, flag)
     kinds = PICTURES if subject.task == "detection" else ARRAYS

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy import server as servers
-from deploy import state
-from deploy.archives import survey
-from deploy.server import Server
-from deploy.settings import Settings, make
+from deploy.torchserve import server as servers
+from deploy.torchserve import state
+from deploy.torchserve.archives import survey
+from deploy.torchserve.server import Server
+from deploy.torchserve.settings import Settings, make
 from handlers import passport as passports
 from handlers.passport import Passport
 from repack.archive import MANIFEST, pack
@@ -113,7 +113,8 @@ ServerFactory = Callable[..., Server]
 def server_factory(tmp_path: Path) -> Iterator[ServerFactory]:
     """Starts real servers: ``server_factory(store, name="fd1", workers=2, ...)``.
 
-    Values are fields of ``deploy.settings.Settings``; all servers are stopped after the test.
+    Values are fields of ``deploy.torchserve.settings.Settings``; all servers are stopped after the
+    test.
     """
     with ExitStack() as stack:
         count = iter(range(1000))

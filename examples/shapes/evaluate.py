@@ -25,7 +25,7 @@ if __name__ == "__main__":
 from examples.shapes.scenes import CLASSES, HELD_OUT_SEED, scene
 from handlers.boxes import nms
 from repack import sources
-from repack.detection_metrics import MeanAveragePrecision, mean_average_precision
+from repack.tasks.detection.metrics import MeanAveragePrecision, mean_average_precision
 
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "yolov5n_shapes.pt"

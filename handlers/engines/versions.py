@@ -6,8 +6,9 @@ to choose. From 10 on the kit builds strongly typed networks, the only kind that
 precision is in the ONNX file (16-bit weights, QuantizeLinear and DequantizeLinear).
 
 ``Flags`` holds the names that only the first way needs, ``Typed`` those of the second; every other
-name that the kit uses exists in all three versions. ``tests/unit/test_engines_names.py`` looks all
-of them up in the published bindings. 8.6 was run on a GPU; 10 and 11 were checked only that way.
+name that the kit uses exists in all three versions. ``tests/unit/handlers/engines/test_names.py``
+looks all of them up in the published bindings. 8.6 was run on a GPU; 10 and 11 were checked only
+that way.
 """
 
 from __future__ import annotations

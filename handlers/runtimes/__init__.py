@@ -110,7 +110,7 @@ def load(
 
 def _shared(own: Runtime, passport: Passport, wanted: str) -> Runtime:
     """The runtime activated in a process for all workers, or here where there can be none."""
-    from handlers.gpu.hub.starting import NoHub
+    from handlers.gpu.server.starting import NoHub
     from handlers.runtimes.shared import Shared
 
     try:

@@ -1,4 +1,4 @@
-"""A model on a GPU that one process runs for all workers of a server (``handlers.gpu.hub``)."""
+"""A model on a GPU that one process runs for all workers of a server (``handlers.gpu.server``)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from handlers.gpu.hub.client import Client
-from handlers.gpu.hub.starting import Place
-from handlers.gpu.hub.wire import slot_bytes
+from handlers.gpu.server.client import Client
+from handlers.gpu.server.starting import Place
+from handlers.gpu.server.wire import slot_bytes
 from handlers.passport import Passport
 from handlers.runtimes.base import Runtime
 

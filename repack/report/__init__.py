@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from handlers.passport import Passport
     from repack.candidates import Candidate, Workshop
     from repack.cli import Options
-    from repack.verify import Reference
+    from repack.gate import Reference
 
 
 def write(

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from handlers.passport import Passport, sha256
-from repack import operators
 from repack.candidates import Candidate, Workshop
 from repack.cli import Options
+from repack.gate import Reference
+from repack.onnx import operators
 from repack.progress import say
 from repack.report import blocks, pictures, unchecked
-from repack.verify import Reference
 
 FORMAT = 1
 """Version of the layout of report.json."""

@@ -14,12 +14,13 @@ from handlers import images
 from handlers.boxes import Boxes
 from handlers.drawing import draw
 from handlers.runtimes.base import Runtime
-from repack import verify_detection, verify_segmentation
-from repack.detection_metrics import match
+from repack.gate import Reference
+from repack.model import Arrays, Subject
 from repack.report import planes
 from repack.samples import Sample
-from repack.subjects import Arrays, Subject
-from repack.verify import Reference
+from repack.tasks.detection import compare as verify_detection
+from repack.tasks.detection.metrics import match
+from repack.tasks.segmentation import compare as verify_segmentation
 
 SHOWN, LOOKED_AT = 3, 40
 """Samples that are shown, those that differ most, and samples that are searched for these."""

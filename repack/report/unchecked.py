@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from handlers.passport import Artefact
-from repack import verify, verify_classification, verify_detection
-from repack.subjects import Subject
+from repack import gate as verify
+from repack.model import Subject
+from repack.tasks.classification import compare as verify_classification
+from repack.tasks.detection import compare as verify_detection
 
 
 def limits(precisions: Iterable[str], subject: Subject) -> dict[str, dict[str, Any]]:

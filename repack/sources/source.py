@@ -27,7 +27,7 @@ class Source:
         made_onnx: the ONNX file that was made of a checkpoint of another framework, in a folder
             that goes with the process.
         settings: of a segmentation net, how volumes are prepared and masks are made
-            (``repack.segmentation``); else empty.
+            (``repack.tasks.segmentation.model``); else empty.
     """
 
     module: nn.Module | None

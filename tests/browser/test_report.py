@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from repack.report import page, read
-from tests.browser.chromium import NAMES, Chromium, find
-from tests.faults import made
-from tests.unit.report_support import hostile, segmentation_facts
+from tests.support import made
+from tests.support.chromium import NAMES, Chromium, find
+from tests.support.reports import hostile, segmentation_facts
 
 pytestmark = pytest.mark.browser
 

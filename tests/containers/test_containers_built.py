@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ECHO, write_archive
-from tests.containers.boxes import (
+from tests.support.boxes import (
     ADDRESS,
     ROOT,
     UID,
@@ -165,7 +165,7 @@ def test_a_checkpoint_is_repacked_into_the_store(served: Box) -> None:
     )
     done = served.execute(*command.split(), "--backend", "torchscript")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert served.execute("python", "-m", "repack.show", "/models/again.mar").returncode == 0
+    assert served.execute("python", "-m", "repack.inspect", "/models/again.mar").returncode == 0
 
 
 def test_health_follows_the_workers(served: Box) -> None:

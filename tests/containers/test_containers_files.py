@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.boxes import ROOT, UID
+from tests.support.boxes import ROOT, UID
 
 FILES = ("Dockerfile_base", "Dockerfile_torchserve_tensorrt")
 HOSTS = {"nvcr.io", "download.pytorch.org", "pypi.nvidia.com", "github.com"}
@@ -101,7 +101,7 @@ def test_what_an_engine_needs_to_know() -> None:
     assert len(having(name, "HEALTHCHECK")) == 1
     [entry] = having(name, "ENTRYPOINT")
     assert entry.startswith('["tini", "--", ')
-    assert entry.endswith('"deploy/serve.py", "--foreground"]')
+    assert entry.endswith('"deploy/torchserve/serve.py", "--foreground"]')
 
 
 def test_what_is_copied_is_an_allow_list() -> None:

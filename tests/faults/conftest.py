@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import volumes
-from tests.faults import made
-from tests.faults.bench import GOOD, Bench, bench
+from tests.support import made, volumes
+from tests.support.bench import GOOD, Bench, bench
 
 SCAN = volumes.scan()
 VOLUME = volumes.nifti(SCAN)

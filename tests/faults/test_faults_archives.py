@@ -12,14 +12,14 @@ import numpy as np
 import psutil
 import pytest
 
-from deploy import flow
-from deploy.archives import survey
+from deploy.torchserve import flow
+from deploy.torchserve.archives import survey
 from handlers import passport as passports
 from repack import archive
-from tests.faults import made
-from tests.faults.bench import GOOD, Bench, bench
 from tests.faults.test_faults_tensors import GOOD as ARRAY
 from tests.faults.test_faults_tensors import npy
+from tests.support import made
+from tests.support.bench import GOOD, Bench, bench
 
 BLOCKED = "raise ImportError(\"No module named 'onnxruntime'\", name='onnxruntime')\n"
 

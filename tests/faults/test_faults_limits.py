@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from qpstest.http_api import refusal
-from tests.faults.bench import GOOD, Bench, together
+from tests.support.bench import GOOD, Bench, together
 
 LIMIT = 2 << 20
 """The server of these tests takes bodies of up to 2 MiB."""
@@ -33,7 +33,7 @@ def test_row_13_a_body_over_the_limit(served: Bench) -> None:
 
 
 def test_row_13_the_limit_is_set_on_purpose_and_large_by_default() -> None:
-    from deploy.settings import make
+    from deploy.torchserve.settings import make
 
     assert make({}).max_request_mb >= 128
 

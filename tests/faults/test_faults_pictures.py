@@ -16,7 +16,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.faults.bench import GOOD, Bench, together
+from tests.support.bench import GOOD, Bench, together
 
 
 def saved(kind: str, side: int = 640, **options: Any) -> bytes:

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from deploy.settings import make
+from deploy.torchserve.settings import make
 from tests.conftest import free_ports
-from tests.faults import made
-from tests.faults.bench import Bench, bench
 from tests.faults.test_faults_tensors import GOOD as ARRAY
 from tests.faults.test_faults_tensors import npy
+from tests.support import made
+from tests.support.bench import Bench, bench
 
 HOLD = (
     "import socket, sys; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); "

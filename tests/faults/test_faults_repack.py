@@ -21,8 +21,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from repack import archive
-from tests.faults import made
-from tests.faults.bench import Bench
+from tests.support import made
+from tests.support.bench import Bench
 
 TINY = ("--backend", "onnxruntime", "--precision", "f32", "--name", "tiny")
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import volumes
-from tests.faults.bench import Bench
 from tests.faults.conftest import SCAN
+from tests.support import volumes
+from tests.support.bench import Bench
 
 
 def series() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.faults.bench import Bench
+from tests.support.bench import Bench
 
 GOOD = np.arange(192, dtype=np.float32).reshape(1, 3, 8, 8) / 192
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu import built
+from tests.support import built
 
 FLAGS = ["--trt", "1", "--precision", "f16", "--level", "0", "--batch", "1,4", "--imgsz", "320"]
 HERE = Path(__file__).parent

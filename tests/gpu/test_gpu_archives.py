@@ -21,9 +21,11 @@ from handlers.entry import Entry
 from handlers.errors import KitError
 from handlers.passport import Passport
 from handlers.runtimes import make
-from repack import archive, cli, flow, precision
-from tests.gpu import built
-from tests.gpu.built import Asked, answered, build, form, options, relative_l2
+from repack import archive, cli
+from repack import pipeline as flow
+from repack.backends import precision
+from tests.support import built
+from tests.support.built import Asked, answered, build, form, options, relative_l2
 
 pytestmark = pytest.mark.gpu
 

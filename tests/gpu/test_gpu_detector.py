@@ -20,7 +20,7 @@ from handlers.entry import Entry
 from handlers.errors import ArchiveError
 from handlers.passport import Passport
 from repack import archive
-from tests.gpu.built import PICTURES, answered
+from tests.support.built import PICTURES, answered
 
 pytestmark = pytest.mark.gpu
 

@@ -12,13 +12,13 @@ import torch
 
 from handlers.engines import versions
 from handlers.errors import KitError, Unprocessable
-from repack import precision
+from repack.backends import precision
 from repack.candidates import Candidate, Workshop, try_one
+from repack.gate import Reference, check
 from repack.listing import listed, superfluous
-from repack.subjects import within
-from repack.verify import Reference, check
-from tests.gpu import built
-from tests.gpu.built import Asked, Built, asked, build, options, relative_l2
+from repack.model import within
+from tests.support import built
+from tests.support.built import Asked, Built, asked, build, options, relative_l2
 
 pytestmark = pytest.mark.gpu
 
@@ -151,7 +151,7 @@ def test_int8_keeps_what_leads_to_the_outputs_in_16_bits(
 
 
 def tried(folder: Path, engines: Path, via: str) -> list[Candidate]:
-    """TensorRT's candidates in 16 bits for a volume's network, tried as ``repack.flow`` does."""
+    """TensorRT's candidates in 16 bits for a volume's network, tried as the pipeline does."""
     given, gpu = built.volume(), options(engines, via=via, batches=(1,))
     workshop, reference = Workshop(given, folder, [], gpu), Reference.make(given, [])
     found: list[Candidate] = []

@@ -15,8 +15,8 @@ from handlers import passport as passports
 from handlers.passport import Passport
 from handlers.runtimes.shared import Shared
 from repack import archive
-from tests.gpu.built import PICTURES
 from tests.gpu.test_gpu_detector import Served
+from tests.support.built import PICTURES
 
 pytestmark = pytest.mark.gpu
 

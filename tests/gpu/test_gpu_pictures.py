@@ -14,8 +14,8 @@ from handlers import images
 from handlers.detection import Item
 from handlers.gpu import pictures
 from handlers.gpu.boxes import Decoder
-from tests import detector_maps as made
-from tests.gpu.built import PICTURES
+from tests.support import detector_maps as made
+from tests.support.built import PICTURES
 
 pytestmark = pytest.mark.gpu
 

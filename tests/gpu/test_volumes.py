@@ -16,7 +16,7 @@ from handlers.passport import Artefact
 from handlers.runtimes import Loaded, make
 from handlers.runtimes.base import Runtime
 from handlers.segmentation import SegmentationHandler
-from tests import volumes
+from tests.support import volumes
 
 pytestmark = pytest.mark.gpu
 

@@ -14,13 +14,13 @@ import psutil
 import pytest
 import requests
 
-from deploy.server import Server
+from deploy.torchserve.server import Server
 from handlers import images
 from handlers.passport import Artefact, Passport, TensorSpec
 from qpstest import processes
 from repack import archive
-from tests import hub_program
 from tests.conftest import serving, settings_for
+from tests.support import gpu_server_program as hub_program
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = sorted((ROOT / "examples" / "pictures").glob("*.jpg"))
@@ -40,14 +40,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def write_detector(store: Path) -> None:
-    """An archive as a GPU machine makes it, with ``tests.hub_program`` as the hub's program."""
+    """An archive as a GPU machine makes it, its hub being ``tests.support.gpu_server_program``."""
     stage = store / "stage"
     archive.stage_handlers(stage)
     hub = stage / "handlers" / "gpu" / "hub"
     (hub / "process.py").rename(hub / "real.py")
     program = Path(hub_program.__file__).read_text()
     program = program.replace(
-        "from handlers.gpu.hub import process", "from handlers.gpu.hub import real as process"
+        "from handlers.gpu.server import process", "from handlers.gpu.server import real as process"
     )
     (hub / "process.py").write_text(program)
     (stage / "model.plan").write_bytes(b"an engine")

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.server import Server
+from deploy.torchserve.server import Server
 from tests.conftest import write_archive
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.server import Server
-from tests import volumes
+from deploy.torchserve.server import Server
+from tests.support import volumes
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (21, 40, 33)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import settings as serving
+from deploy.torchserve import settings as serving
 from qpstest import options as tester
 from repack import cli
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy import state
-from deploy.client import Client
 from deploy.environment import read_stamp, wanted
-from deploy.settings import ROOT, make
+from deploy.torchserve import state
+from deploy.torchserve.client import Client
+from deploy.torchserve.settings import ROOT, make
 from tests.conftest import ECHO, free_ports, write_archive
 
 pytestmark = pytest.mark.skipif(

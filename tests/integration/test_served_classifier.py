@@ -16,9 +16,8 @@ import onnxruntime as ort
 import pytest
 from PIL import Image, ImageOps
 
-from tests import classifiers
-from tests.faults import made
-from tests.faults.bench import Bench, bench, together
+from tests.support import classifiers, made
+from tests.support.bench import Bench, bench, together
 
 PICTURES = sorted(made.PICTURES.glob("*.jpg"))
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from handlers.gpu.hub import starting
-from handlers.gpu.hub.client import Client
-from tests.unit.hub_support import ROOT, SLOT, Worker, running
+from handlers.gpu.server import starting
+from handlers.gpu.server.client import Client
+from tests.support.gpu_server import ROOT, SLOT, Worker, running
 
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[starting.Place]:
-    """Where a hub of ``tests.hub_program`` is found; ended with the test."""
+    """Where a hub of ``tests.support.gpu_server_program`` is found; ended with the test."""
     folder = Path(tempfile.mkdtemp(prefix="hub-", dir="/tmp"))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr(starting, "PROGRAM", "tests.hub_program")
+    monkeypatch.setattr(starting, "PROGRAM", "tests.support.gpu_server_program")
     found = starting.Place(ROOT, "accelerated", 0, 1)
     yield found
     for pid in running(folder):

@@ -1,0 +1,82 @@
+"""The archives of the model store: which can be served, and why the others cannot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.torchserve.settings import NAME
+from handlers.errors import ArchiveError, KitError
+from repack.archive import DAMAGE, verify
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive that passed its check.
+
+    Attributes:
+        path: the .mar file.
+        version: the model's version, as TorchServe reads it.
+        task: what the passport says the model does, such as "detection" or "tensors".
+        sha256: of the file.
+        unpacked: bytes that its files take on disk.
+    """
+
+    path: Path
+    version: str
+    task: str
+    sha256: str
+    unpacked: int
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+def check(path: Path) -> Archive:
+    """Checks one archive before anything of it is used.
+
+    Raises:
+        ArchiveError: one line that names the file and what is wrong with it.
+    """
+    if not NAME.fullmatch(path.stem):
+        raise ArchiveError(
+            f"{path.name}: a model's name has letters, digits, dots, dashes and underscores only"
+        )
+    passport = verify(path)
+    with zipfile.ZipFile(path) as zipped:
+        model = json.loads(zipped.read("MAR-INF/MANIFEST.json"))["model"]
+        unpacked = sum(entry.file_size for entry in zipped.infolist())
+    version = str(model.get("modelVersion") or "1.0")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Archive(path, version, passport.task, digest, unpacked)
+
+
+def survey(store: Path) -> tuple[list[Archive], list[str]]:
+    """All archives of the store: those to serve, and one line for each that is refused."""
+    served, refused = [], []
+    for path in sorted(store.glob("*.mar")):
+        try:
+            served.append(check(path))
+        except (ArchiveError, OSError, *DAMAGE) as e:
+            refused.append(str(e) if path.name in str(e) else f"{path.name}: {e}")
+    return served, refused
+
+
+def require(name: str, store: Path, served: list[Archive], refused: list[str]) -> Archive:
+    """The named archive.
+
+    Raises:
+        KitError: it is not there or was refused; says what the store holds instead.
+    """
+    for archive in served:
+        if archive.name == name:
+            return archive
+    for line in refused:
+        if f"{name}.mar" in line:
+            raise KitError(f"{line}: repack it, or name another model with NAME=")
+    others = ", ".join(a.name for a in served) or "no archive that can be served"
+    raise KitError(f"no {name}.mar in {store} (it holds {others}): repack it, or set NAME=")

@@ -1,0 +1,98 @@
+"""Talks to the server as its own first client: READY, queue, one prediction."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.torchserve.settings import Settings, reachable
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Status, media type and body of an HTTP answer."""
+
+    status: int
+    media_type: str
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """HTTP requests to one server; sends a token where the server wants one."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def key(self, kind: str) -> str | None:
+        """The "inference" or "management" token, or None where tokens are off."""
+        if not self.settings.needs_tokens:
+            return None
+        try:
+            keys = json.loads(key_file(self.settings).read_text())
+            return str(keys[kind]["key"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def request(
+        self,
+        purpose: str,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        timeout_s: float = 5,
+    ) -> Answer:
+        """One request to a port by its purpose, as in ``Settings.ports``.
+
+        Raises:
+            OSError or http.client.HTTPException: no answer.
+        """
+        host, port = self.settings.ports[purpose]
+        key = self.key("inference" if purpose == "predictions" else "management")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        connection = http.client.HTTPConnection(reachable(host), port, timeout=timeout_s)
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            kind = response.headers.get_content_type()
+            return Answer(response.status, kind, response.read())
+        finally:
+            connection.close()
+
+    def describe(self, model: str) -> dict[str, Any] | None:
+        """What the management API says of a model, or None while there is no answer."""
+        try:
+            answer = self.request("management", "GET", f"/models/{model}")
+            if answer.status != 200:
+                return None
+            described: dict[str, Any] = answer.json()[0]
+            return described
+        except (OSError, http.client.HTTPException, ValueError, LookupError):
+            return None
+
+    def is_ready(self, model: str) -> bool:
+        """Whether every worker of the model has loaded it."""
+        described = self.describe(model) or {}
+        states = [worker["status"] for worker in described.get("workers", ())]
+        return len(states) >= described.get("minWorkers", 1) and set(states) == {"READY"}
+
+    def set_workers(self, model: str, count: int) -> None:
+        """Asks for that many workers; 0 ends the retries of a model that cannot be loaded."""
+        path = f"/models/{model}?min_worker={count}&max_worker={count}"
+        with suppress(OSError, http.client.HTTPException):
+            self.request("management", "PUT", path)
+
+    def predict(self, model: str, body: bytes, timeout_s: float) -> Answer:
+        """Sends one request body to a model."""
+        return self.request("predictions", "POST", f"/predictions/{model}", body, timeout_s)
+
+
+def key_file(settings: Settings) -> Path:
+    """Where the server writes its tokens."""
+    return settings.run_dir / "key_file.json"

@@ -1,0 +1,57 @@
+"""A batch of pictures through the hub: what ``handlers.gpu.pipeline`` does, by another process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from handlers import boxes
+from handlers.images import Letterbox
+from handlers.stages import Stages
+
+if TYPE_CHECKING:
+    from handlers.detection import Item
+    from handlers.gpu.server.client import Client, Found
+    from handlers.passport import Passport
+
+
+class SharedPipeline:
+    """Asks the hub for candidates and suppresses them here; needs no PyTorch."""
+
+    def __init__(self, client: Client, passport: Passport, stages: Stages):
+        self.client = client
+        self.stages = stages
+        self.confidence = float(passport.settings["confidence"])
+        self.iou = float(passport.settings["iou"])
+        self.limit = int(passport.settings["max_detections"])
+
+    def boxes(self, items: Sequence[Item]) -> list[tuple[boxes.Boxes, Letterbox]]:
+        """Per item its boxes in pixels of the model's input, and where its picture lies there.
+
+        Raises:
+            RuntimeError: nvJPEG does not take a picture, the GPU has no memory left, or the hub
+                ended.
+        """
+        found = self._asked(items, every=False)
+        crowded = any(len(rows) >= boxes.CANDIDATES for rows in found.rows)
+        if crowded:  # there may be boxes beyond the candidates
+            found = self._asked(items, every=True)
+        with self.stages.measure("postprocess"):
+            rest = [rows[:, 1:] for rows in found.rows]
+            if not crowded:
+                rest = [
+                    boxes.suppressed(rows[rows[:, 4] > self.confidence], self.iou, self.limit)
+                    for rows in rest
+                ]
+        places = [Letterbox(*place) for place in found.places]
+        return list(zip(rest, places, strict=True))
+
+    def _asked(self, items: Sequence[Item], every: bool) -> Found:
+        begin = time.perf_counter()
+        found = self.client.ask(items, every)
+        waited = (time.perf_counter() - begin) * 1e3
+        for stage, ms in found.stages.items():
+            self.stages.add(stage, ms)
+        self.stages.add("hub", max(0.0, waited - sum(found.stages.values())))
+        return found

@@ -1,0 +1,144 @@
+"""Box decoding and non-maximum suppression at the end of a YOLOv5 detector's ONNX graph.
+
+Only cells whose objectness passes the threshold are decoded: of 25,200 boxes at 640x640 that is a
+handful, and decoding all of them costs as much as a third of the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import GraphProto, TensorProto, helper, numpy_helper
+
+from repack.tasks.detection.grids import Grid
+
+NEVER = -80.0
+"""Objectness (before the sigmoid) of a row that no threshold lets pass."""
+
+
+class Graph:
+    """Adds nodes and constants to an ONNX graph, all named ``nms_...``."""
+
+    def __init__(self, graph: GraphProto):
+        self.graph = graph
+
+    def constant(self, value: Any, dtype: type[np.generic] = np.int64) -> str:
+        name = f"nms_constant_{len(self.graph.initializer)}"
+        self.graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+        return name
+
+    def number(self, value: float) -> str:
+        return self.constant(value, np.float32)
+
+    def add(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        name = f"nms_{op}_{len(self.graph.node)}"
+        output = output or name
+        self.graph.node.append(helper.make_node(op, inputs, [output], name, **attributes))
+        return output
+
+    def columns(self, rows: str, first: int, last: int | None) -> str:
+        """Columns ``first`` to ``last`` of ``[K, ...]``."""
+        end = np.iinfo(np.int64).max if last is None else last
+        return self.add(
+            "Slice", rows, self.constant([first]), self.constant([end]), self.constant([-1])
+        )
+
+
+def append(
+    source: Path, target: Path, grids: Sequence[Grid], confidence: float, iou: float, limit: int
+) -> None:
+    """Adds output "detections".
+
+    Args:
+        source: ONNX file whose outputs are a YOLOv5 detector's raw maps, one per scale,
+            ``[N, anchors, H, W, 5 + classes]`` float32.
+        target: the new file; "detections" is ``[M, 7]`` float32: index in the batch, x1, y1, x2, y2
+            in pixels, confidence, class index. The boxes are those of ``handlers.boxes.nms``.
+        grids: where the maps' values lie, per scale.
+        confidence: boxes of at most this confidence are dropped.
+        iou: overlap above which the less confident box of a class is dropped.
+        limit: most boxes kept per picture and class.
+    """
+    model = onnx.load(source)
+    g = Graph(model.graph)
+    maps = [o.name for o in model.graph.output]
+    channels = model.graph.output[0].type.tensor_type.shape.dim[4].dim_value
+    found = [_candidates(g, name, grid, confidence) for name, grid in zip(maps, grids, strict=True)]
+    nothing = np.zeros((1, channels + 6), np.float32)  # so that no step sees an empty list
+    nothing[0, 4] = NEVER
+    rows = g.add("Concat", *found, g.constant(nothing, np.float32), axis=0)
+    scored = _decode(g, rows, channels)
+    _suppress(g, scored, maps[0], channels - 5, (confidence, iou, limit))
+    out = helper.make_tensor_value_info("detections", TensorProto.FLOAT, ["found", 7])
+    model.graph.output.append(out)
+    onnx.checker.check_model(model)
+    onnx.save(model, target)
+
+
+def _candidates(g: Graph, name: str, grid: Grid, confidence: float) -> str:
+    """``[K, 5 + classes + 6]``: raw values, grid and picture of the cells above the threshold."""
+    logit = math.log(confidence / (1 - confidence))
+    objectness = g.add("Gather", name, g.constant(4), axis=4)
+    passing = g.add("Greater", objectness, g.number(logit))
+    where = g.add("Transpose", g.add("NonZero", passing), perm=[1, 0])
+    values = g.add("GatherND", name, where)
+    place = g.add("GatherND", g.constant(grid, np.float32), g.columns(where, 1, None))
+    owner = g.add("Cast", g.columns(where, 0, 1), to=TensorProto.FLOAT)
+    return g.add("Concat", values, place, owner, axis=1)
+
+
+def _decode(g: Graph, rows: str, channels: int) -> str:
+    """``[K, 7]``, columns as in "detections"."""
+
+    def grid(first: int, last: int) -> str:
+        return g.columns(rows, channels + first, channels + last)
+
+    y = g.add("Sigmoid", g.columns(rows, 0, channels))
+    two, half = g.number(2), g.number(0.5)
+    cell = g.add("Add", g.add("Mul", g.columns(y, 0, 2), two), grid(0, 2))
+    centre = g.add("Mul", cell, grid(2, 3))
+    double = g.add("Mul", g.columns(y, 2, 4), two)
+    size = g.add("Mul", g.add("Mul", double, double), grid(3, 5))
+    reach = g.add("Mul", size, half)
+    scores = g.add("Mul", g.columns(y, 5, None), g.columns(y, 4, 5))
+    best = g.add("ReduceMax", scores, g.constant([1]), keepdims=1)
+    kind = g.add("Cast", g.add("ArgMax", scores, axis=1, keepdims=1), to=TensorProto.FLOAT)
+    low, high = g.add("Sub", centre, reach), g.add("Add", centre, reach)
+    return g.add("Concat", grid(5, 6), low, high, best, kind, axis=1)
+
+
+def _suppress(
+    g: Graph, rows: str, maps: str, classes: int, thresholds: tuple[float, float, int]
+) -> None:
+    """Suppression per picture and class, each a dimension of the operator's own."""
+    confidence, iou, limit = thresholds
+    pictures = g.add("Gather", g.add("Shape", maps), g.constant(0))
+    numbers = g.add("Range", g.constant(0), pictures, g.constant(1))
+    one = g.constant([1])
+    picture = g.add("Unsqueeze", g.add("Cast", numbers, to=TensorProto.FLOAT), g.constant([1, 2]))
+    kinds = g.constant(np.arange(classes).reshape(1, classes, 1), np.float32)
+
+    def across(column: int) -> str:
+        """One column as ``[1, 1, K]``."""
+        values = g.columns(rows, column, column + 1)
+        return g.add("Unsqueeze", g.add("Transpose", values, perm=[1, 0]), g.constant([0]))
+
+    mine = g.add("And", g.add("Equal", across(0), picture), g.add("Equal", across(6), kinds))
+    scores = g.add("Mul", g.add("Cast", mine, to=TensorProto.FLOAT), across(5))
+    corners = g.add("Unsqueeze", g.columns(rows, 1, 5), g.constant([0]))
+    shape = g.add("Concat", g.add("Unsqueeze", pictures, g.constant([0])), one, one, axis=0)
+    selected = g.add(
+        "NonMaxSuppression",
+        g.add("Expand", corners, shape),
+        scores,
+        g.constant([limit]),
+        g.constant([iou], np.float32),
+        g.constant([confidence], np.float32),
+    )
+    kept = g.add("Gather", selected, g.constant(2), axis=1)
+    g.add("Gather", rows, kept, output="detections", axis=0)

@@ -1,0 +1,286 @@
+"""Classifiers on their way into an archive: pixels in, normalising inside the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from handlers.errors import KitError
+from handlers.passport import TensorSpec
+from repack import model as subjects
+from repack.cli_classification import MAX_SIDE, ClassifierOptions, Three
+from repack.model import Arrays, Shapes, Subject
+from repack.onnx import pixels as onnx_pixels
+from repack.progress import say
+from repack.sources import Source
+from repack.sources.errors import printable
+
+USUAL_CROP = 224
+Scores = NDArray[Any]
+
+KNOWN = {"detection": "detector", "segmentation": "segmentation net"}
+"""Tasks that a source says itself, and what such a model is."""
+
+SUM_ERROR = 1e-3
+"""How far from 1 a row of probabilities may sum up."""
+
+
+class PixelClassifier(nn.Module):
+    """A classifier that takes pictures as they are decoded.
+
+    Input: ``[N, H, W, 3]`` uint8, RGB. Output: as the classifier's own.
+    """
+
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, classifier: nn.Module, mean: Three, std: Three, layout: str):
+        super().__init__()
+        self.classifier = classifier
+        self.layout = layout
+        self.register_buffer("offset", torch.tensor(mean) * 255)
+        self.register_buffer("scale", 1 / (torch.tensor(std) * 255))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        normal = (pixels.to(torch.float32) - self.offset) * self.scale
+        planes = normal.permute(0, 3, 1, 2) if self.layout == "NCHW" else normal
+        result: Tensor = self.classifier(planes)
+        return result
+
+
+def subject(source: Source, shapes: Shapes, options: ClassifierOptions) -> Subject:
+    """A classifier: one picture in, one row of scores out.
+
+    Args:
+        shapes: as for ``subjects.tensors``; without one, a module is taken to want
+            ``batch x 3 x crop x crop``.
+
+    Raises:
+        KitError: the model is no classifier of RGB pictures, or labels do not fit it.
+    """
+    if source.task in KNOWN:
+        raise KitError(
+            f"{source.path}: {source.network} is a {KNOWN[source.task]}: leave --task out"
+        )
+    if source.module is not None and not shapes:
+        crop = options.crop or USUAL_CROP
+        shapes = {"input": ("batch", 3, crop, crop)}
+    base = subjects.tensors(source, shapes)
+    layout, crop = _geometry(base, options)
+    resize = options.resize or round(crop * 256 / 224)
+    if resize < crop:
+        raise KitError(f"--resize {resize} is smaller than the {crop} pixels that are cut out")
+    asked = _Original(base, layout, options)
+    probe = asked.answers(_noise(crop))
+    scores = _scores(source.path, probe, options)
+    labels = _labels(options.labels, probe.shape[1])
+    batch = asked.fixed or "batch"
+    spec = TensorSpec("pixels", "uint8", (batch, crop, crop, 3), (0, 255), "NHWC")
+    out = replace(base.outputs[0], shape=(batch, probe.shape[1]))
+    settings = {
+        "resize": resize,
+        "crop": crop,
+        "mean": list(options.mean),
+        "std": list(options.std),
+        "scores": scores,
+        "top_k": min(options.top_k, len(labels)),
+    }
+    found = Subject(
+        source=replace(source, task="classification", labels=labels),
+        inputs=(spec,),
+        outputs=(out,),
+        module=None,
+        original=_answering(out, asked),
+        settings=settings,
+    )
+    if base.module is not None:
+        module = PixelClassifier(base.module, options.mean, options.std, layout).eval()
+        return replace(found, module=module)
+    return _onnx(found, asked, layout, options)
+
+
+class _Original:
+    """The unconverted model, asked about pixels: normalised here in NumPy, apart from any graph."""
+
+    def __init__(self, base: Subject, layout: str, options: ClassifierOptions):
+        self.base = base
+        self.layout = layout
+        self.options = options
+        self.mean = np.array(options.mean, np.float32)
+        self.std = np.array(options.std, np.float32)
+        size = base.inputs[0].shape[0]
+        self.fixed = size if isinstance(size, int) else None
+
+    def with_any_batch(self, run: Callable[[Arrays], Arrays]) -> _Original:
+        """The same, asked through a function that takes any batch."""
+        spec = self.base.inputs[0]
+        free = replace(spec, shape=("batch", *spec.shape[1:]))
+        return _Original(
+            replace(self.base, inputs=(free,), original=run), self.layout, self.options
+        )
+
+    def answers(self, pixels: NDArray[np.uint8]) -> Scores:
+        """Scores ``[N, classes]`` of ``[N, H, W, 3]``, whatever batch the model takes.
+
+        Raises:
+            KitError: the model does not answer rows of numbers.
+        """
+        count, step = len(pixels), self.fixed or len(pixels)
+        filled = np.concatenate([pixels, np.repeat(pixels[:1], -count % step, axis=0)])
+        rows = [self._rows(filled[i : i + step]) for i in range(0, len(filled), step)]
+        return np.concatenate(rows)[:count]
+
+    def values(self, pixels: NDArray[np.uint8]) -> Arrays:
+        """What the model takes for these pixels."""
+        spec = self.base.inputs[0]
+        normal = (pixels.astype(np.float32) / np.float32(255) - self.mean) / self.std
+        planes = normal.transpose(0, 3, 1, 2) if self.layout == "NCHW" else normal
+        return {spec.name: np.ascontiguousarray(planes)}
+
+    def _rows(self, pixels: NDArray[np.uint8]) -> Scores:
+        answers = list(self.base.original(self.values(pixels)).values())
+        shapes = ", ".join(str(list(a.shape)) for a in answers)
+        if len(answers) != 1 or answers[0].ndim != 2 or len(answers[0]) != len(pixels):
+            raise KitError(
+                f"{self.base.source.path}: {shapes} came for {len(pixels)} pictures; expected one "
+                f"output [{len(pixels)}, classes]: a classifier's, or use --task tensors"
+            )
+        return np.array(answers[0])
+
+
+def _geometry(base: Subject, options: ClassifierOptions) -> tuple[str, int]:
+    """Layout of the model's input, and the side of its pictures.
+
+    Raises:
+        KitError: another kind of input, or ``--crop`` differs from it.
+    """
+    path = base.source.path
+    shown = "; ".join(f"{s.name} {s.dtype} {list(s.shape)}" for s in base.inputs)
+    spec = base.inputs[0]
+    layout = ""
+    if len(base.inputs) == 1 and len(spec.shape) == 4 and spec.dtype == "float32":
+        layout = "NCHW" if spec.shape[1] == 3 else "NHWC" if spec.shape[3] == 3 else ""
+    if not layout:
+        raise KitError(
+            f"{path}: takes {shown}; expected one float32 input of RGB pictures, [N, 3, H, W] or "
+            "[N, H, W, 3]: use --task tensors, or --input-shape where the file does not say"
+        )
+    axes = dict(zip(layout, spec.shape, strict=True))
+    sides = {n for n in (axes["H"], axes["W"]) if isinstance(n, int)}
+    crop = options.crop or (min(sides) if sides else USUAL_CROP)
+    if sides - {crop}:
+        raise KitError(
+            f"{path}: takes pictures of {axes['H']}x{axes['W']}; expected squares"
+            + (f" of --crop {crop}" if options.crop else "")
+        )
+    if crop > MAX_SIDE:
+        raise KitError(f"{path}: takes pictures of {crop}x{crop}; at most {MAX_SIDE}")
+    return layout, crop
+
+
+def _scores(path: Path, probe: Scores, options: ClassifierOptions) -> str:
+    """Whether the model ends in a softmax, told by its answers.
+
+    Raises:
+        KitError: values between 0 and 1 that do not add up to 1: it could be either.
+    """
+    if options.scores != "auto":
+        return options.scores
+    values = probe.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise KitError(f"{path}: answers NaN or infinity for a picture of noise")
+    if values.min() < 0 or values.max() > 1:
+        return "logits"
+    if np.abs(values.sum(axis=1) - 1).max() <= SUM_ERROR:
+        return "probabilities"
+    raise KitError(
+        f"{path}: its answers lie between 0 and 1 but do not add up to 1: say what they are with "
+        "--scores logits or --scores probabilities"
+    )
+
+
+def _labels(path: Path | None, classes: int) -> tuple[str, ...]:
+    """One name per class, from a file or by number.
+
+    Raises:
+        KitError: no text file, an empty or repeated line, or another number of lines than classes.
+    """
+    if path is None:
+        say("    note: no --labels, so classes are named by their numbers")
+        return tuple(str(i) for i in range(classes))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
+        raise KitError(f"--labels {path}: cannot be read ({reason})") from None
+    names = [printable(line.strip()) for line in lines]
+    if len(names) != classes:
+        raise KitError(f"--labels {path}: {len(names)} lines; the model has {classes} classes")
+    if "" in names:
+        raise KitError(f"--labels {path}, line {names.index('') + 1}: empty; expected a class name")
+    return tuple(names)
+
+
+def _onnx(found: Subject, asked: _Original, layout: str, options: ClassifierOptions) -> Subject:
+    """The subject of an ONNX file: its graph with the added nodes, its batch freed if it can be."""
+    model = onnx.load(found.source.graph)
+    (spec,) = found.inputs
+    crop, batch, original = int(spec.shape[1]), spec.shape[0], found.original
+    if asked.fixed is not None:
+        free = _freed(model, asked, crop)
+        note = "any batch gives the same answers" if free else "batches are filled up to that"
+        say(f"    note: the file is fixed at batch {asked.fixed}; {note}")
+        if free is not None:
+            batch = "batch"
+            onnx_pixels.free_batch(model)
+            original = _answering(found.outputs[0], free)
+    name = onnx_pixels.take_pixels(model, crop, layout, options.mean, options.std)
+    return replace(
+        found,
+        inputs=(replace(spec, name=name, shape=(batch, *spec.shape[1:])),),
+        outputs=(replace(found.outputs[0], shape=(batch, *found.outputs[0].shape[1:])),),
+        original=original,
+        write_onnx=lambda path: onnx.save(model, path),
+    )
+
+
+def _freed(model: onnx.ModelProto, asked: _Original, crop: int) -> _Original | None:
+    """The original with any batch; None where that fails or differs for one picture or three.
+
+    It is asked instead of the file itself because one picture would cost a whole batch.
+    """
+    import onnxruntime as ort
+
+    trial = onnx.ModelProto()
+    trial.CopyFrom(model)
+    onnx_pixels.free_batch(trial)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    pixels = _noise(crop, 3)
+    wanted = asked.answers(pixels)
+    try:
+        data = trial.SerializeToString()
+        session = ort.InferenceSession(data, options, ["CPUExecutionProvider"])
+        free = asked.with_any_batch(lambda given: {"scores": session.run(None, given)[0]})
+        same = [np.allclose(free.answers(pixels[:n]), wanted[:n], 1e-4, 9e-4) for n in (1, 3)]
+    except Exception:  # ONNX Runtime raises many types for a graph that wants its own batch
+        return None
+    return free if all(same) else None
+
+
+def _answering(output: TensorSpec, asked: _Original) -> Callable[[Arrays], Arrays]:
+    return lambda given: {output.name: asked.answers(next(iter(given.values())))}
+
+
+def _noise(side: int, count: int = 2) -> NDArray[np.uint8]:
+    """Pictures of random pixels."""
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)

@@ -1,0 +1,137 @@
+"""The gate's task metric for detectors: the same boxes, and no loss of mean average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers import boxes
+from repack.model import RAW, Arrays, Subject
+from repack.tasks.detection.grids import decode
+from repack.tasks.detection.metrics import match, mean_average_precision
+
+if TYPE_CHECKING:
+    from repack.gate import GateResult, Reference
+
+BORDER = {"f32": 1e-3, "f16": 0.02, "bf16": 0.05, "int8": 0.1, "best": 0.1}
+"""A box whose confidence lies this close above the threshold may be missing on the other side."""
+
+PIXELS = {"f32": 0.5, "f16": 2.0, "bf16": 8.0, "int8": 16.0, "best": 16.0}
+"""Largest shift of a matched box's corner, in pixels of the model's input."""
+
+MATCHED = {"f32": 1.0, "f16": 0.99, "bf16": 0.97, "int8": 0.95, "best": 0.95}
+"""Least share of the boxes that must have their partner on the other side."""
+
+MAP_POINTS = {"f32": 0.1, "f16": 0.5, "bf16": 0.5, "int8": 1.0, "best": 1.0}
+"""Most points (hundredths) of mAP50-95 that may be lost on labelled samples."""
+
+MAP_CONFIDENCE = 0.001
+"""Boxes above this enter mean average precision: the usual floor, far below serving's."""
+
+
+def compare(
+    subject: Subject,
+    asked: str,
+    reference: Reference,
+    converted: Sequence[Arrays],
+    result: GateResult,
+) -> None:
+    """Adds the boxes' agreement, and mAP where samples carry labels, to the gate's result."""
+    matched = expected = 0
+    shift = confidence = 0.0
+    for want, have in zip(reference.answers, converted, strict=True):
+        for i, original in enumerate(want["boxes"]):
+            first, second = both(subject, original, have, i)
+            m = match(first, second, iou=0.5)
+            border = subject.settings["confidence"] + BORDER[asked]
+            lost = np.delete(first, m.pairs[:, 0], axis=0)[:, 4] > border
+            extra = np.delete(second, m.pairs[:, 1], axis=0)[:, 4] > border
+            matched += m.matched
+            expected += m.matched + int(lost.sum()) + int(extra.sum())
+            shift, confidence = max(shift, m.box_px), max(confidence, m.confidence)
+    share = matched / expected if expected else 1.0
+    result.task = {
+        "boxes_compared": expected,
+        "boxes_matched": round(share, 4) if expected else "none to compare",
+        "largest_shift_px": round(shift, 2),
+        "largest_confidence_difference": round(confidence, 4),
+    }
+    if share < MATCHED[asked]:
+        result.failures.append(
+            f"boxes: {matched} of {expected} matched ({share:.1%}), at least {MATCHED[asked]:.0%}"
+        )
+    if shift > PIXELS[asked]:
+        result.failures.append(f"boxes: a corner moved {shift:.2f} px, at most {PIXELS[asked]} px")
+    _compare_map(subject, asked, reference, converted, result)
+
+
+def _compare_map(
+    subject: Subject,
+    asked: str,
+    reference: Reference,
+    converted: Sequence[Arrays],
+    result: GateResult,
+) -> None:
+    first = len(reference.inputs) - len(reference.samples)
+    labelled = [
+        (s.truth, reference.answers[first + i], converted[first + i])
+        for i, s in enumerate(reference.samples)
+        if s.truth is not None and len(s.truth)
+    ]
+    if not labelled:
+        result.task["map"] = "not compared: no sample has a label file"
+        return
+    truths = [truth for truth, _, _ in labelled]
+    original = mean_average_precision([_for_map(subject, want) for _, want, _ in labelled], truths)
+    other = mean_average_precision([_for_map(subject, have) for _, _, have in labelled], truths)
+    lost = (original.map50_95 - other.map50_95) * 100
+    result.task["map"] = {
+        "labelled_samples": len(labelled),
+        "original": {"map50": round(original.map50, 4), "map50_95": round(original.map50_95, 4)},
+        "converted": {"map50": round(other.map50, 4), "map50_95": round(other.map50_95, 4)},
+    }
+    if lost > MAP_POINTS[asked]:
+        result.failures.append(
+            f"mAP50-95: {original.map50_95:.4f} -> {other.map50_95:.4f}, "
+            f"{lost:.2f} points lost, at most {MAP_POINTS[asked]}"
+        )
+
+
+def both(
+    subject: Subject, original: NDArray[Any], converted: Arrays, i: int
+) -> tuple[boxes.Boxes, boxes.Boxes]:
+    """The boxes that a caller would get from the original and from the converted model.
+
+    Args:
+        original: the original's boxes of one picture before suppression.
+        converted: the converted model's outputs for the batch.
+        i: the picture's place in the batch.
+    """
+    return _suppressed(subject, original), _found(subject, converted, i)
+
+
+def _for_map(subject: Subject, answer: Arrays) -> boxes.Boxes:
+    return boxes.nms(_boxes(subject, answer)[0], MAP_CONFIDENCE, 0.6, 300)
+
+
+def _boxes(subject: Subject, answer: Arrays) -> NDArray[Any]:
+    """All boxes before suppression, decoded from the raw maps where the form ends in these."""
+    if "boxes" in answer or subject.raw is None:
+        return answer["boxes"]
+    return decode([answer[name] for name in RAW], subject.raw[1])
+
+
+def _suppressed(subject: Subject, prediction: NDArray[Any]) -> boxes.Boxes:
+    s = subject.settings
+    return boxes.nms(prediction, s["confidence"], s["iou"], s["max_detections"])
+
+
+def _found(subject: Subject, answer: Arrays, i: int) -> boxes.Boxes:
+    """What the handler would answer: the graph's own detections where it ends in them."""
+    if "detections" not in answer:
+        return _suppressed(subject, _boxes(subject, answer)[i])
+    rows = answer["detections"]
+    return np.ascontiguousarray(rows[rows[:, 0] == i, 1:7])

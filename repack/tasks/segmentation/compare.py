@@ -1,0 +1,164 @@
+"""The gate's task metric for segmentation: the same masks, label by label.
+
+Dice is ``2 |A and B| / (|A| + |B|)`` over all windows together. The Hausdorff distance (95 %) is
+the larger of the two 95th percentiles of the distances from one mask's surface to the other's
+(Huttenlocher et al. 1993, with the percentile of Menze et al. 2015, the BraTS benchmark), in mm of
+the window's grid, the worst window's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repack.model import Arrays, Subject
+from repack.tasks.segmentation.model import OUTPUT
+
+if TYPE_CHECKING:
+    from repack.gate import GateResult, Reference
+
+Mask = NDArray[np.bool_]
+
+DICE = {"f32": 0.999, "f16": 0.995, "bf16": 0.99, "int8": 0.97, "best": 0.97}
+"""Least Dice per label."""
+
+SURFACE_VOXELS = {"f32": 1.0, "f16": 1.0, "bf16": 2.0, "int8": 3.0, "best": 3.0}
+"""Largest Hausdorff distance (95 %), in steps of the grid's coarsest axis."""
+
+FEW = 64
+"""A label of fewer voxels on both sides is shown and not judged, unless one side has none at all:
+one voxel more or less would decide."""
+
+
+def compare(
+    subject: Subject,
+    asked: str,
+    reference: Reference,
+    converted: Sequence[Arrays],
+    result: GateResult,
+) -> None:
+    """Adds Dice and surface distance per label to the gate's result, and what is wrong with them.
+
+    Runs also where the logits already failed, because it names why: a net that overflows in a
+    reduced precision answers background everywhere.
+    """
+    settings = subject.settings
+    names = channels(settings, subject.source.labels)
+    spacing = settings["spacing"] or [1.0] * len(settings["patch"])
+    unit = "mm" if settings["spacing"] else "voxels"
+    tallies = {name: Tally() for name in names}
+    for want, have in zip(reference.answers, converted, strict=True):
+        other = have.get(OUTPUT)
+        if other is None or other.shape != want[OUTPUT].shape:
+            return  # already a failure, by name
+        pairs = zip(masks(want[OUTPUT], settings), masks(other, settings), strict=True)
+        for name, (a, b) in zip(names, pairs, strict=True):
+            tallies[name].add(a, b, spacing)
+    limit = SURFACE_VOXELS[asked] * max(spacing)
+    result.task = {
+        "labels": {name: tally.shown(unit) for name, tally in tallies.items()},
+        "limits": {"dice": DICE[asked], f"hd95_{unit}": limit},
+        "windows": sum(len(answer[OUTPUT]) for answer in reference.answers),
+        "grid": f"{' x '.join(f'{s:g}' for s in spacing)} {unit}",
+    }
+    collapse = _collapse(asked, tallies, converted)
+    if collapse:
+        result.failures.append(collapse)
+        return
+    for name, tally in tallies.items():
+        result.failures += tally.failures(name, DICE[asked], limit, f"{unit} for {asked}")
+
+
+def channels(settings: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
+    """The names of the masks that ``masks`` gives: foreground labels, or regions."""
+    answer = settings["answer"]
+    return list(answer.get("names") or labels[1:])
+
+
+def masks(logits: NDArray[Any], settings: Mapping[str, Any]) -> list[Mask]:
+    """One mask ``[batch, *patch]`` per foreground label or region; NaN belongs to none."""
+    answer = settings["answer"]
+    if answer["kind"] == "argmax":
+        numbers = np.nan_to_num(logits, nan=-np.inf)
+        best = numbers.argmax(1)
+        return [best == i for i in range(1, logits.shape[1])]
+    share = answer.get("threshold", 0.5)
+    above = np.log(share / (1 - share))
+    return [logits[:, i] > above for i in range(logits.shape[1])]
+
+
+class Tally:
+    """One label's voxels over all windows."""
+
+    def __init__(self) -> None:
+        self.original = self.converted = self.both = 0
+        self.surface = 0.0
+        self.judged = 0
+
+    def add(self, a: Mask, b: Mask, spacing: Sequence[float]) -> None:
+        """Counts one batch of windows, ``[batch, *patch]`` each."""
+        self.original += int(a.sum())
+        self.converted += int(b.sum())
+        self.both += int((a & b).sum())
+        for one, other in zip(a, b, strict=True):
+            if one.sum() >= FEW and other.sum() >= FEW:
+                self.surface = max(self.surface, hausdorff95(one, other, spacing))
+                self.judged += 1
+
+    @property
+    def dice(self) -> float:
+        """1 where neither side has the label."""
+        total = self.original + self.converted
+        return 2 * self.both / total if total else 1.0
+
+    def shown(self, unit: str) -> dict[str, Any]:
+        return {
+            "dice": round(self.dice, 5) if self.original + self.converted else "in no window",
+            f"hd95_{unit}": round(self.surface, 3) if self.judged else "no window has enough of it",
+            "voxels": self.original,
+        }
+
+    def failures(self, name: str, dice: float, surface: float, what: str) -> list[str]:
+        """What is wrong with this label, one line each."""
+        if self.original and not self.converted:
+            return [f"{name}: gone, the original marks {self.original:,} voxels"]
+        found = []
+        if max(self.original, self.converted) >= FEW and self.dice < dice:
+            found.append(f"{name}: Dice {self.dice:.4f}, at least {dice}")
+        if self.surface > surface:
+            found.append(f"{name}: surface {self.surface:.2f} apart, at most {surface:.2f} {what}")
+        return found
+
+
+def hausdorff95(a: Mask, b: Mask, spacing: Sequence[float]) -> float:
+    """The 95 % Hausdorff distance of two masks, neither empty, in the unit of ``spacing``."""
+    from scipy import ndimage
+
+    def surface(mask: Mask) -> Mask:
+        inner: Mask = ndimage.binary_erosion(mask, border_value=0)
+        return mask & ~inner
+
+    first, second = surface(a), surface(b)
+    to_first = ndimage.distance_transform_edt(~first, sampling=spacing)
+    to_second = ndimage.distance_transform_edt(~second, sampling=spacing)
+    ends = np.percentile(to_second[first], 95), np.percentile(to_first[second], 95)
+    return float(max(ends))
+
+
+def _collapse(asked: str, tallies: Mapping[str, Tally], converted: Sequence[Arrays]) -> str | None:
+    """The line for masks that are all background in a reduced precision, else None."""
+    if asked == "f32":
+        return None
+    original = sum(t.original for t in tallies.values())
+    if not original or any(t.converted for t in tallies.values()):
+        return None
+    odd = sum(int((~np.isfinite(answer[OUTPUT])).sum()) for answer in converted)
+    cause = "fp16 overflow" if asked in ("f16", "best") else f"{asked} collapse"
+    logits = f"; {odd:,} logits are NaN or infinity" if odd else ""
+    return (
+        f"{cause}: every mask is background, the original marks {original:,} voxels{logits}: "
+        "use bf16 or f32"
+    )

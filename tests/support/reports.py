@@ -1,0 +1,133 @@
+"""Facts that the report's tests share: of a segmentation, as no repack of it is quick enough."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from handlers.passport import Artefact, TensorSpec
+from handlers.runtimes.base import Runtime
+from repack.gate import Reference
+from repack.model import Arrays, Subject
+from repack.report import pictures
+from repack.samples import Sample
+from repack.sources import Source
+
+SIDES = (20, 36, 28)
+"""Of the volume, voxels along z, y and x."""
+
+SPACING = [2.5, 0.8, 0.8]
+"""mm along the same axes."""
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\"'&<b>\u202egnp.exe\x00"
+
+
+def volume() -> tuple[Arrays, Arrays, Arrays]:
+    """A scan of two balls in noise, the original's logits for it, and others near these."""
+    rng = np.random.default_rng(3)
+    z, y, x = np.meshgrid(*(np.arange(n) for n in SIDES), indexing="ij")
+    first = ((z - 9) * 2.5) ** 2 + ((y - 14) * 0.8) ** 2 + ((x - 12) * 0.8) ** 2 < 64
+    second = ((z - 13) * 2.5) ** 2 + ((y - 26) * 0.8) ** 2 + ((x - 19) * 0.8) ** 2 < 30
+    scan = rng.normal(0, 0.1, SIDES) + first * 0.6 + second * 0.9
+    logits = np.stack([0.5 - first - second, first - 0.5, second - 0.5]).astype(np.float32)
+    moved = logits.copy()
+    moved[1, :, 1:] = logits[1, :, :-1]
+    given = {"INPUT__0": scan[None, None].astype(np.float32)}
+    return given, {"OUTPUT__0": logits[None]}, {"OUTPUT__0": moved[None]}
+
+
+class Moved(Runtime):
+    """Answers what a conversion gone slightly wrong would."""
+
+    name = "onnxruntime"
+
+    def activate(self) -> None:
+        pass
+
+    def infer(self, inputs: Arrays, every: bool = False) -> Arrays:
+        return volume()[2]
+
+
+def segmentation() -> tuple[Subject, Runtime, Reference]:
+    """A segmentation's subject, the converted model's stand-in and one sample."""
+    given, want, _ = volume()
+    labels = ("background", "trunk", "branch")
+    path, task = Path("net.pt"), "segmentation"
+    source = Source(nn.Identity(), "plain", "U-Net", labels, path, "0" * 64, task)
+    inputs = (TensorSpec("INPUT__0", "float32", ("batch", 1, *SIDES), None, "NCDHW"),)
+    outputs = (TensorSpec("OUTPUT__0", "float32", ("batch", 3, *SIDES), None, "NCDHW"),)
+    settings = {"spacing": SPACING, "answer": {"kind": "argmax"}, "label_values": [0, 1, 2]}
+    subject = Subject(source, inputs, outputs, None, lambda _: want, settings)
+    runtime = Moved(Path(), Artefact("onnxruntime", (), "f32", {}, "tensors"), inputs)
+    reference = Reference([given], [want], [Sample(Path("case_001.nii.gz"), given)])
+    return subject, runtime, reference
+
+
+def segmentation_facts(base: dict[str, Any]) -> dict[str, Any]:
+    """A real report's facts with a segmentation's gate, labels and pictures in their place."""
+    subject, runtime, reference = segmentation()
+    facts = copy.deepcopy(base)
+    task = {
+        "labels": {
+            "trunk": {"dice": 0.9412, "hd95_mm": 0.8, "voxels_original": 3102},
+            "branch": {"dice": 1.0, "hd95_mm": 0.0, "voxels_original": 911},
+        },
+        "limits": {"dice": 0.9, "hd95_mm": 2.0},
+    }
+    facts["passport"]["task"] = "segmentation"
+    facts["passport"]["labels"] = list(subject.source.labels)
+    facts["passport"]["settings"] = subject.settings
+    for result in facts["passport"]["gate"].values():
+        result["task"] = task
+    for candidate in facts["candidates"]:
+        candidate["gate"]["task"] = task
+    facts["pictures"] = pictures.made(subject, runtime, reference)
+    return facts
+
+
+def hostile(value: Any) -> Any:
+    """The same facts with the user's strings replaced by one that attacks the page."""
+    facts = copy.deepcopy(value)
+    facts["command"] = facts["passport"]["source"]["file"] = HOSTILE
+    facts["passport"]["name"] = facts["archive"] = HOSTILE
+    facts["passport"]["source"]["network"] = HOSTILE * 50
+    facts["passport"]["labels"] = [HOSTILE] * 300
+    facts["passport"]["settings"] = {HOSTILE: {HOSTILE: HOSTILE}}
+    facts["passport"]["versions"] = {HOSTILE: HOSTILE}
+    facts["machine"]["processor"] = HOSTILE
+    for spec in (*facts["passport"]["inputs"], *facts["passport"]["outputs"]):
+        spec["name"] = spec["shape"][0] = HOSTILE
+    for result in (*facts["passport"]["gate"].values(), *(c["gate"] for c in facts["candidates"])):
+        result["outputs"] = {HOSTILE: next(iter(result["outputs"].values()))}
+        result["task"] = {HOSTILE: HOSTILE, "labels": {HOSTILE: {"dice": 1.0, HOSTILE: HOSTILE}}}
+    facts["not_checked"].append({"what": HOSTILE, "why": HOSTILE, "serious": True})
+    for block in facts["graph"].get("blocks", []):
+        block["title"] = block["shape"] = HOSTILE
+        block["operators"] = {HOSTILE: 2}
+    for sample in facts["pictures"].get("samples", []):
+        sample["file"] = sample["note"] = HOSTILE
+        for picture in sample["pictures"]:
+            picture["label"] = picture["note"] = HOSTILE
+    return facts
+
+
+class GroupNormNet(nn.Module):
+    """Convolution with batch norm, SiLU, group norm: ``[N, 3, 16, 16]`` to ``[N, 4]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.batch = nn.BatchNorm2d(8)
+        self.act = nn.SiLU()
+        self.group = nn.GroupNorm(4, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.group(self.act(self.batch(self.conv(x))))
+        result: torch.Tensor = self.head(x.mean((2, 3)))
+        return result

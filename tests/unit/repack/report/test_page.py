@@ -1,0 +1,263 @@
+"""The page: from real repacks, and with strings that attack it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers.passport import Artefact, TensorSpec, sha256
+from repack import archive, cli, packing, report
+from repack import gate as verify
+from repack import inspect as show
+from repack.candidates import Candidate, Workshop
+from repack.model import Subject
+from repack.report import page, unchecked, words
+from repack.sources import Source
+from repack.sources.engine import NOT_PROVEN
+from tests.support import made
+from tests.support.reports import HOSTILE, hostile, segmentation_facts
+
+VOID = {"img", "meta", "path", "rect", "wbr"}
+
+
+class Reader(HTMLParser):
+    """Tags, attributes and text of a page; every tag must be closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def facts() -> dict[str, Any]:
+    """Of a real repack of a small ONNX model."""
+    return report.read(made.tensors().with_suffix(".report.json"))
+
+
+def test_a_real_repack_leaves_data_and_the_page_made_from_it() -> None:
+    packed = made.tensors()
+    found = facts()
+    assert page.made(found) == packed.with_suffix(".report.html").read_text(encoding="utf-8")
+    assert found["sha256"] == sha256(packed)
+    assert found["bytes"] == packed.stat().st_size
+    assert found["passport"]["files"].keys() >= {"onnxruntime-f32/model.onnx"}
+    assert found["operators"] == {
+        "none": "the source is an ONNX file already: nothing was exported"
+    }
+    assert found["graph"]["nodes"] == 3
+    assert [n["what"] for n in found["not_checked"] if n["serious"]] == ["Real inputs"]
+
+
+def test_what_int8_left_in_floats_is_told_and_what_it_should_have_left() -> None:
+    found = facts()
+    artefacts = found["passport"]["artefacts"]
+    plain = page.made(found)
+    artefacts["accelerated"]["precision_found"]["kept"] = 0.126
+    told = page.made(found)
+    assert "13% of the multiply-adds are in layers next to inputs and outputs" in told
+    assert "which int8 leaves in floats on purpose" not in plain
+    gate: dict[str, Any] = {"inputs": {}, "passed": None, "note": "no original"}
+    subject: Any = None
+    for wished in (False, True):
+        chosen = Artefact("tensorrt", (), "int8", {}, "tensors", {"wished": wished})
+        notes = [n["what"] for n in unchecked.listed(subject, gate, [], chosen)]
+        assert ("What layers in int8 that should be in 16 bits cost" in notes) == wished
+        assert "Inputs unlike the calibration's" in notes
+
+
+def test_what_a_person_needs_is_in_the_page() -> None:
+    found = facts()
+    text = Reader(page.made(found)).text
+    (candidate,) = found["candidates"]
+    for needed in (
+        "Passed, but too little was compared",
+        "no --samples were given, so the gate compared on random inputs only",
+        f"{candidate['ms']:.2f} ms",
+        words.number(candidate["gate"]["outputs"]["y"]["relative_l2"]),
+        "relative L2 error at most 1.00e-04",
+        found["sha256"],
+        found["passport"]["source"]["sha256"],
+        found["command"],
+        f"onnxruntime{found['passport']['versions']['onnxruntime']}",
+        "batch x 16 x 8 x 8",
+    ):
+        assert needed in text, needed
+
+
+def test_an_engine_without_its_original_is_called_not_proven(tmp_path: Path) -> None:
+    """As ``--weights x.engine`` leaves it; the engine itself needs a GPU and is not read here."""
+    spec = TensorSpec("x", "float32", ("batch", 8))
+    source = Source(None, "engine", "x", (), tmp_path / "x.engine", "0" * 64, "tensors")
+    subject = Subject(source, (spec,), (spec,), None, lambda given: {})
+    form = Artefact("tensorrt", ("tensorrt-given/model.plan",), "f16", {}, "tensors")
+    seen = verify.GateResult("f16", {"label": "f16", "layers": {"f16": 1.0}, "flops": {}})
+    result = {**seen.to_dict(), "passed": None, "note": NOT_PROVEN}
+    record = packing.passport(subject, "x", "1.0", {"accelerated": form}, {"accelerated": result})
+    record.artefacts["accelerated"] = replace(form, precision_found=seen.precision_found)
+    candidate = Candidate("tensorrt", "f16", "given", error=NOT_PROVEN)
+    options = cli.parse(["--weights", str(source.path)])
+    workshop, nothing = Workshop(subject, tmp_path, []), verify.Reference([], [], [])
+    packed = tmp_path / "x.mar"
+    packed.write_bytes(b"archive")
+    report.write(packed, record, options, workshop, nothing, [candidate], candidate)
+    found = report.read(tmp_path / "x.report.json")
+    assert [n["what"] for n in found["not_checked"] if n["serious"]] == [
+        "Whether it answers like its original"
+    ]
+    text = Reader((tmp_path / "x.report.html").read_text(encoding="utf-8")).text
+    assert "Not proven: nobody compared it with its original" in text
+    assert "TensorRT f16, not compared" in text
+    assert "It answered like the original" not in text
+    assert "passed" not in text.casefold()
+
+
+def test_a_segmentations_labels_have_their_figures_and_limits() -> None:
+    text = Reader(page.made(segmentation_facts(facts()))).text
+    assert "limits: Dice at least 0.9000, HD95 at most 2.00 mm" in text
+    assert "trunk0.94120.803,102" in text and "Dice 0.9412" in text
+    assert "case_001.nii.gz" in text and "differencevoxels" not in text
+
+
+def test_hostile_strings_stay_text() -> None:
+    kind = segmentation_facts(facts())
+    kind["passport"]["labels"] = ["a"] * 300
+    kind["not_checked"].append({"what": "a", "why": "a", "serious": True})
+    benign, attacked = Reader(page.made(kind)), Reader(page.made(hostile(kind)))
+    for tag in ("script", "img", "style", "section", "h2", "svg", "meta"):
+        assert attacked.tags[tag] == benign.tags[tag], tag
+    assert attacked.tags.keys() <= benign.tags.keys()
+    assert {k for k, _ in attacked.attributes} <= {k for k, _ in benign.attributes}
+    assert "\u202e" not in attacked.text and "\0" not in attacked.text
+    assert "</script><img src=x onerror=alert(1)>" in attacked.text, "shown as it is"
+    sources = [v for k, v in attacked.attributes if k in ("src", "href", "d")]
+    assert not [v for v in sources if HOSTILE[:9] in str(v)]
+
+
+def test_nothing_is_loaded_from_anywhere() -> None:
+    for text in (page.made(facts()), page.made(segmentation_facts(facts()))):
+        assert not re.search(r"https?:|url\(|@import|<script|<link|srcset", text)
+        assert {v.partition(",")[0] for v in re.findall(r'src="([^"]*)"', text)} <= {
+            "data:image/jpeg;base64"
+        }
+
+
+def test_the_page_stays_small_and_says_what_it_left_out() -> None:
+    found = segmentation_facts(facts())
+    for picture in found["pictures"]["samples"][0]["pictures"]:
+        picture["uri"] += "A" * 400_000
+    text = page.made(found)
+    assert len(text.encode()) < page.MOST_BYTES
+    assert "left out: with them the page would be larger than 3 MB" in text
+
+
+def test_without_room_an_older_page_goes_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "fd1.report.html"
+    old.write_text("of another archive")
+
+    def full(self: Path, *_: Any, **__: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        assert report.place(old, "new") is False
+    assert (
+        "was not written (No space left on device); the archive is whole" in capsys.readouterr().err
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert report.place(old, "new") and old.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["fd1.report.html"]
+
+
+def test_a_part_that_fails_is_named_and_the_report_is_made(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from repack.report import facts as collected
+
+    def broken() -> dict[str, Any]:
+        raise ValueError("odd graph\nsecond line")
+
+    found = collected._part("graph", broken)
+    assert found == {"none": "could not be made (ValueError: odd graph)"}
+    assert "the report has no graph (ValueError: odd graph)" in capsys.readouterr().err
+    text = Reader(page.made({**facts(), "graph": found})).text
+    assert "No drawing: could not be made (ValueError: odd graph)." in text
+
+
+def test_the_page_can_be_made_again(tmp_path: Path) -> None:
+    data = tmp_path / "x.report.json"
+    data.write_text(json.dumps(facts()))
+    command = [sys.executable, "-m", "repack.report", str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=made.ROOT)
+    assert done.stdout.strip() == str(tmp_path / "x.report.html"), done.stderr
+    assert (tmp_path / "x.report.html").read_text(encoding="utf-8") == page.made(facts())
+    data.write_text("{}")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=made.ROOT)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: {data}: no report of this version of the kit; expected a NAME.report.json\n"
+    )
+
+
+def test_show_names_the_page() -> None:
+    passport = archive.verify(made.tensors())
+    assert f"report      {made.tensors().with_suffix('.report.html')}" in show.text(
+        passport, made.tensors()
+    )
+
+
+SCHEMES = re.compile(r"--([\w-]+): (#[0-9a-f]{6})")
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2.2 defines it, 0 to 1."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", range(3), ids=["light", "dark", "print"])
+def test_text_can_be_told_from_its_ground(scheme: int) -> None:
+    """At least 4.5 to 1, and 3 to 1 for what is drawn (WCAG 2.2, 1.4.3 and 1.4.11)."""
+    blocks = page.STYLE.read_text(encoding="utf-8").split(":root")[1:]
+    colours = dict(SCHEMES.findall(blocks[scheme].split("}")[0]))
+    pairs = [(text, ground) for text in ("ink", "soft", "link") for ground in ("page", "card")]
+    pairs += [(kind, f"{kind}-soft") for kind in ("good", "caution", "bad")]
+    pairs += [("ink", f"{kind}-soft") for kind in ("good", "caution")] + [("caution", "card")]
+    pairs += [("ink", "track"), ("soft", "track"), ("soft", "caution-soft")]
+    drawn = [("other", "card"), ("good", "card"), ("good", "track"), ("caution", "card")]
+    for wanted, given in ((4.5, pairs), (3.0, drawn)):
+        for one, two in given:
+            light, dark = sorted((luminance(colours[one]), luminance(colours[two])), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= wanted, (one, two)

@@ -1,0 +1,88 @@
+"""Planes and masks: what is shown is what the arrays hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from repack.report import pictures, planes
+from tests.support.reports import SIDES, SPACING, segmentation, volume
+
+
+def test_each_axis_shows_the_slice_that_differs_most() -> None:
+    scan, mask = np.zeros(SIDES, np.float32), np.zeros(SIDES, np.int64)
+    mask[4:16, 8:20, 6:18] = 1
+    other = mask.copy()
+    other[9, 11, 7:15] = 0
+    other[9, 11, 20:23] = 2
+    found = planes.cut(scan, mask, other, SPACING)
+    assert [(p.axis, p.place) for p in found] == [(0, (9, 20)), (1, (11, 36)), (2, (7, 28))]
+    assert [p.differing for p in found] == [11, 11, 1]
+    assert [p.extent for p in found] == [(36 * 0.8, 28 * 0.8), (50.0, 28 * 0.8), (50.0, 36 * 0.8)]
+    for p in found:
+        height, width = p.scan.shape[:2]
+        assert max(height, width) == planes.SIDE
+        assert abs(height / width - p.extent[0] / p.extent[1]) < 0.01, "not as the body is shaped"
+        colours = {tuple(c) for c in p.difference.reshape(-1, 3)}
+        assert planes.MISSED in colours
+        assert (planes.ADDED in colours) == (p.axis != 2)
+
+
+def test_equal_masks_leave_no_colour_in_the_difference() -> None:
+    mask = np.zeros(SIDES, np.int64)
+    mask[4:16, 8:20, 6:18] = 1
+    for p in planes.cut(np.random.default_rng(1).normal(size=SIDES), mask, mask):
+        assert p.differing == 0
+        assert (p.difference == p.difference[..., :1]).all(), "grey only"
+        assert (p.original == p.converted).all() and (p.original != p.scan).any()
+
+
+def test_a_flat_picture_and_a_scan_of_nothing_but_nan() -> None:
+    mask = np.eye(16, dtype=np.int64)
+    (plane,) = planes.cut(np.full((16, 16), np.nan, np.float32), mask, mask)
+    assert plane.axis is None and plane.scan.shape == (planes.SIDE, planes.SIDE, 3)
+
+
+def test_masks_follow_the_passports_answer() -> None:
+    logits = np.array([[2.0, -1, -1, -1], [1.0, 3, -1, 0.5], [0.0, 4, 1, -1]])[:, None, :]
+    argmax = pictures.mask(logits, {"answer": {"kind": "argmax"}})
+    assert argmax.tolist() == [[0, 2, 2, 1]]
+    regions = pictures.mask(logits, {"answer": {"kind": "regions", "order": [3, 1, 2]}})
+    assert regions.tolist() == [[1, 2, 2, 1]]
+    strict = {"kind": "sigmoid_threshold", "threshold": 0.9}
+    assert pictures.mask(logits, {"answer": strict}).tolist() == [[0, 3, 0, 0]]
+
+
+def test_a_segmentations_pictures() -> None:
+    subject, runtime, reference = segmentation()
+    found = pictures.made(subject, runtime, reference)
+    (sample,) = found["samples"]
+    _, want, have = volume()
+    differing = int((want["OUTPUT__0"].argmax(1) != have["OUTPUT__0"].argmax(1)).sum())
+    assert differing > 100
+    assert sample["differs"] == differing
+    assert sample["note"].startswith(f"{differing:,} of {np.prod(SIDES):,} voxels differ")
+    assert [p["label"] for p in sample["pictures"]] == 3 * [
+        "scan", "original", "converted", "difference",
+    ]  # fmt: skip
+    for p in sample["pictures"]:
+        head, _, data = p["uri"].partition(",")
+        assert head == "data:image/jpeg;base64"
+        assert max(Image.open(io.BytesIO(base64.b64decode(data))).size) == planes.SIDE
+        assert " mm" in p["note"]
+
+
+def test_windows_of_one_volume_are_told_apart() -> None:
+    subject, runtime, reference = segmentation()
+    twice = type(reference)(*(part * 2 for part in vars(reference).values()))
+    names = [s["file"] for s in pictures.made(subject, runtime, twice)["samples"]]
+    assert names == ["case_001.nii.gz, window 1 of 2", "case_001.nii.gz, window 2 of 2"]
+
+
+def test_without_samples_there_is_nothing_to_show() -> None:
+    subject, runtime, reference = segmentation()
+    none = type(reference)(reference.inputs, reference.answers, [])
+    assert pictures.made(subject, runtime, none) == {"none": pictures.NO_SAMPLES}

@@ -1,0 +1,273 @@
+"""Classifiers on the way into an archive: what is asked, what is found out, and the gate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from handlers.context import LocalContext
+from handlers.entry import Entry
+from handlers.errors import KitError
+from repack import archive, cli, samples, sources
+from repack.candidates import Candidate, Workshop, try_one
+from repack.cli_classification import ClassifierOptions
+from repack.gate import GateResult, Reference
+from repack.model import Subject
+from repack.tasks.classification import model as classifier
+from tests.support import classifiers, made
+
+ORT = Candidate("onnxruntime", "f32")
+
+
+def subject_of(path: Path, **options: Any) -> Subject:
+    return classifier.subject(sources.load(path), {}, ClassifierOptions(**options))
+
+
+def gate(subject: Subject, tmp_path: Path, form: Candidate = ORT) -> GateResult:
+    """Builds one form and compares it; fails on whatever keeps it from running."""
+    candidate = Candidate(form.backend, form.precision)
+    workshop = Workshop(subject, tmp_path / "work", [])
+    try_one(candidate, workshop, Reference.make(subject, []))
+    assert candidate.proof is not None, candidate.error
+    return candidate.proof.gate
+
+
+def test_flags_become_options(tmp_path: Path) -> None:
+    given = cli.parse(["--task", "classification", "--mean", "0.5", "--std", "1/255,1/255,0.5"])
+    assert given.classifier == ClassifierOptions(None, (0.5,) * 3, (1 / 255, 1 / 255, 0.5))
+    named = cli.parse(["--labels", "a.txt", "--top-k", "3", "--resize", "232", "--crop", "224"])
+    assert named.classifier == ClassifierOptions(Path("a.txt"), resize=232, crop=224, top_k=3)
+    assert cli.parse([]).classifier is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--task", "tensors", "--labels", "a.txt"), "--task tensors has no use for --labels"),
+        (("--labels", "a", "--crop", "0"), "--crop 0: expected 1 to 4096 pixels"),
+        (("--labels", "a", "--resize", "9000"), "--resize 9000: expected 1 to 4096 pixels"),
+        (("--labels", "a", "--top-k", "0"), "--top-k 0: expected at least 1"),
+        (("--labels", "a", "--std", "0"), "--std 0,0,0: expected numbers above 0"),
+    ],
+)
+def test_a_wrong_value_is_one_line(flags: tuple[str, ...], words: str) -> None:
+    with pytest.raises(KitError) as caught:
+        cli.parse(flags)
+    assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize("value", ["1,2", "a", "1/0", "-1", "1/2/3"])
+def test_no_numbers_are_a_wrong_flag(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.parse(["--labels", "a", f"--mean={value}"])
+    assert caught.value.code == 2
+    assert "expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("nhwc", [False, True], ids=["NCHW", "NHWC"])
+def test_both_layouts_answer_like_the_original(tmp_path: Path, nhwc: bool) -> None:
+    path = classifiers.saved(tmp_path / "a.onnx", classifiers.pooled(nhwc))
+    subject = subject_of(path, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    assert subject.task == "classification"
+    assert subject.inputs[0].shape == ("batch", 16, 16, 3)
+    assert subject.settings["resize"] == round(16 * 256 / 224)
+    assert gate(subject, tmp_path).failures == []
+    pixels = np.random.default_rng(5).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    means = (pixels.mean((1, 2)) / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.25, 0.3]
+    matrix = numpy_helper.to_array(onnx.load(path).graph.initializer[0])
+    (found,) = subject.original({subject.inputs[0].name: pixels}).values()
+    np.testing.assert_allclose(found, means @ matrix, rtol=0, atol=1e-4)
+
+
+def test_red_is_the_first_channel(tmp_path: Path) -> None:
+    model = classifiers.pooled()
+    chosen = np.eye(3, 5, dtype=np.float32)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(chosen, "matrix"))
+    subject = subject_of(classifiers.saved(tmp_path / "a.onnx", model), mean=(0, 0, 0))
+    pixels = np.zeros((1, 16, 16, 3), np.uint8)
+    pixels[..., 0] = 255
+    (found,) = subject.original({"pixels": pixels}).values()
+    assert found[0].argmax() == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "asked", "found"),
+    [
+        ("", "auto", "logits"),
+        ("Softmax", "auto", "probabilities"),
+        ("Sigmoid", "probabilities", "probabilities"),
+        ("Sigmoid", "logits", "logits"),
+    ],
+)
+def test_what_the_model_answers(tmp_path: Path, end: str, asked: str, found: str) -> None:
+    path = classifiers.saved(tmp_path / "a.onnx", classifiers.pooled(end=end))
+    assert subject_of(path, scores=asked).settings["scores"] == found
+
+
+def test_a_fixed_batch_is_freed_where_the_graph_allows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subject = subject_of(classifiers.resnet_onnx(batch=4))
+    assert subject.inputs[0].shape == ("batch", 64, 64, 3)
+    assert "fixed at batch 4; any batch gives the same answers" in capsys.readouterr().err
+    assert gate(subject, tmp_path).failures == []
+
+
+def test_a_reshape_to_the_fixed_batch_is_freed_too(tmp_path: Path) -> None:
+    model = classifiers.pooled(batch=4)
+    pool, classify = model.graph.node
+    pool.attribute[0].i = 1
+    del model.graph.node[:]
+    pool.output[0] = "kept"
+    target = numpy_helper.from_array(np.array([4, 3], np.int64), "target")
+    model.graph.initializer.append(target)
+    reshape = onnx.helper.make_node("Reshape", ["kept", "target"], ["means"], "flat")
+    model.graph.node.extend([pool, reshape, classify])
+    subject = subject_of(classifiers.saved(tmp_path / "a.onnx", model))
+    assert subject.inputs[0].shape[0] == "batch"
+    assert gate(subject, tmp_path).failures == []
+
+
+def test_a_batch_fixed_inside_stays_and_is_filled_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = classifiers.pooled(batch=3, fixed_inside=True)
+    path = classifiers.saved(tmp_path / "a.onnx", model)
+    flags: list[str | Path] = [
+        *classifiers.FLAGS,
+        "--weights",
+        path,
+        "--name",
+        "kinds",
+        "--samples",
+        made.PICTURES,
+    ]
+    done = made.repack(*flags, "--model-store", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "fixed at batch 3; batches are filled up to that" in done.stderr
+    record = archive.unpack(tmp_path / "kinds.mar", tmp_path / "out")
+    assert record.inputs[0].shape == (3, 16, 16, 3)
+    assert record.gate["accelerated"]["inputs"] == {"random": 3, "samples": 12}
+    entry = Entry()
+    context = LocalContext(tmp_path / "out")
+    entry.initialize(context)
+    rows = [{"body": p.read_bytes()} for p in sorted(made.PICTURES.glob("*.jpg"))[:4]]
+    answers = [json.loads(a)["classes"] for a in entry.handle(rows, context)]
+    assert context.statuses == [200] * 4
+    # This graph adds another value to each place of its batch: alone, a picture is in the first.
+    context.begin()
+    assert json.loads(entry.handle(rows[3:], context)[0])["classes"] == answers[3]
+
+
+JIT = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+
+@JIT
+@pytest.mark.parametrize("form", [Candidate("torchscript", "f32"), Candidate("openvino", "bf16")])
+def test_a_module_takes_pixels_too(tmp_path: Path, form: Candidate) -> None:
+    path = tmp_path / "net.pt"
+    torch.save(classifiers.network().state_dict(), path)
+    source = sources.load(path, "tests.support.classifiers:Small")
+    subject = classifier.subject(source, {}, ClassifierOptions(crop=64))
+    assert subject.inputs[0].shape == ("batch", 64, 64, 3)
+    if form.precision == "bf16" and not _has_bf16():
+        pytest.skip("this CPU has no bf16")
+    assert gate(subject, tmp_path, form).failures == []
+
+
+@JIT
+def test_a_torchscript_file_is_exported_behind_the_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "net.torchscript"
+    with torch.no_grad():
+        traced = torch.jit.trace(classifiers.network(), torch.zeros(1, 3, 64, 64))
+    torch.jit.save(traced, str(path))
+    subject = subject_of(path, crop=64)
+    for form in (Candidate("torchscript", "f32"), ORT):
+        assert gate(subject, tmp_path / form.backend, form).failures == []
+
+
+def _has_bf16() -> bool:
+    import openvino as ov
+
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _refusal(path: Path, **options: Any) -> str:
+    with pytest.raises(KitError) as caught:
+        subject_of(path, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_is_no_classifier_is_refused(tmp_path: Path) -> None:
+    assert "expected one output [2, classes]" in _refusal(made.tiny_onnx())
+    sigmoid = classifiers.saved(tmp_path / "a.onnx", classifiers.pooled(end="Sigmoid"))
+    assert "do not add up to 1: say what they are with --scores" in _refusal(sigmoid)
+    model = classifiers.pooled()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "channels"
+    path = classifiers.saved(tmp_path / "b.onnx", model)
+    words = "x float32 ['batch', 'channels', 16, 16]; expected one float32 input of RGB"
+    assert words in _refusal(path)
+    net = classifiers.resnet_onnx()
+    assert "takes pictures of 64x64; expected squares of --crop 32" in _refusal(net, crop=32)
+    assert "--resize 50 is smaller than the 64 pixels" in _refusal(net, resize=50)
+    assert "is a detector: leave --task out" in _refusal(cli.SHIPPED)
+
+
+def test_labels_must_fit(tmp_path: Path) -> None:
+    net, path = classifiers.resnet_onnx(), tmp_path / "labels.txt"
+    assert "cannot be read (No such file" in _refusal(net, labels=path)
+    path.write_text("a\nb\n")
+    assert "2 lines; the model has 10 classes" in _refusal(net, labels=path)
+    path.write_text("a\n\n" + "b\n" * 8)
+    assert "line 2: empty; expected a class name" in _refusal(net, labels=path)
+    path.write_bytes(b"\xff\xfe\x00" * 10)
+    assert "cannot be read (not UTF-8 text)" in _refusal(net, labels=path)
+    path.write_text("\ufeff" + "".join(f"kind {i}, n\u00b0 {i}\r\n" for i in range(10)), "utf-8")
+    assert subject_of(net, labels=path).source.labels[:2] == ("kind 0, n° 0", "kind 1, n° 1")
+    assert subject_of(net).source.labels == tuple("0123456789")
+
+
+def test_samples_in_class_folders_have_their_truth(tmp_path: Path) -> None:
+    subject = subject_of(classifiers.resnet_onnx(), labels=classifiers.labels())
+    pictures = sorted(made.PICTURES.glob("*.jpg"))
+    for folder, picture in zip(("kind 4", "7", "."), pictures, strict=False):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        shutil.copy(picture, tmp_path / folder)
+    found = samples.read(tmp_path, subject, "--samples")
+    assert [None if s.truth is None else s.truth.tolist() for s in found] == [None, [7], [4]]
+    assert found[0].inputs["pixels"].shape == (1, 64, 64, 3)
+    (tmp_path / "kind 4").rename(tmp_path / "sort 4")
+    with pytest.raises(KitError, match=r"sort 4: no class 'sort 4'; expected a line of --labels"):
+        samples.read(tmp_path, subject, "--samples")
+
+
+def test_the_archive_answers_by_name(tmp_path: Path) -> None:
+    record = archive.unpack(classifiers.archive(), tmp_path)
+    assert (record.task, len(record.labels)) == ("classification", 10)
+    assert record.handler == "handlers.classification:ClassificationHandler"
+    assert record.settings["crop"] == 64
+    assert record.settings["mean"] == [0.485, 0.456, 0.406]
+    assert record.gate["accelerated"]["task"]["same_first_class"] == 1
+    entry, context = Entry(), LocalContext(tmp_path)
+    entry.initialize(context)
+    rows = [{"body": p.read_bytes()} for p in sorted(made.PICTURES.glob("*.jpg"))[:5]]
+    together = [json.loads(a) for a in entry.handle(rows, context)]
+    for row, answer in zip(rows, together, strict=True):
+        context.begin()
+        (alone,) = entry.handle([row], context)
+        assert [c["class"] for c in answer["classes"]] == [
+            c["class"] for c in json.loads(alone)["classes"]
+        ]
+        values = [c["probability"] for c in answer["classes"]]
+        assert values == sorted(values, reverse=True)
+        assert len(values) == 3
+        assert answer["classes"][0]["class"].startswith("kind ")
