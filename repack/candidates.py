@@ -13,8 +13,10 @@ from typing import Any
 
 import onnx
 
+from handlers import artefact as artefacts
+from handlers import head
+from handlers.artefact import Artefact
 from handlers.errors import KitError
-from handlers.passport import Artefact
 from handlers.runtimes import make
 from handlers.runtimes.base import Runtime
 from handlers.runtimes.device import DeviceRuntime
@@ -183,19 +185,22 @@ class Workshop:
             torchscript_from_module.convert(self.subject, self.stage / file)
             names = [s.name for s in self.subject.outputs]
             output = "boxes" if detector else "tensors"
-            return Artefact("torchscript", (file,), precision, {}, output, {"outputs": names})
+            named = artefacts.TorchScriptOptions(outputs=tuple(names))
+            return Artefact("torchscript", (file,), precision, {}, output, named)
         if isinstance(self.onnx, KitError):
             raise self.onnx
         if candidate.backend == "onnxruntime":
             file = f"{folder}/model.onnx"
             # Loaded and saved, because weights may lie in files beside the source.
             onnx.save(onnx.load(self.onnx), self.stage / file)
-            return Artefact("onnxruntime", (file,), precision, {}, output)
+            none = artefacts.OnnxRuntimeOptions()
+            return Artefact("onnxruntime", (file,), precision, {}, output, none)
         files = (f"{folder}/model.xml", f"{folder}/model.bin")
         execution = openvino_from_onnx.convert(
             self.onnx, self.stage / files[0], precision, self.calibration
         )
-        return Artefact("openvino", files, precision, {}, output, {"execution_type": execution})
+        options = artefacts.OpenVinoOptions(execution_type=execution)
+        return Artefact("openvino", files, precision, {}, output, options)
 
 
 def try_one(candidate: Candidate, workshop: Workshop, reference: Reference) -> None:
@@ -208,7 +213,8 @@ def try_one(candidate: Candidate, workshop: Workshop, reference: Reference) -> N
         with step(f"converting to {name}"):
             artefact = workshop.build(candidate)
         with step(f"comparing {name} with the original"):
-            runtime = make(workshop.stage, subject.inputs, artefact, threads=1)
+            ends = head.of(subject.settings)
+            runtime = make(workshop.stage, subject.inputs, artefact, threads=1, head=ends)
             runtime.activate()
             gate = check(subject, runtime, candidate.precision, reference)
     except KitError as e:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from handlers.errors import KitError
 from handlers.passport import TensorSpec
-from repack.networks.yolov5 import Detect, YOLOv5
+from repack.networks.yolov5 import STRIDES, Detect, YOLOv5
 from repack.sources import Source
 from repack.tasks.detection.grids import Grid, grids
 
@@ -142,7 +142,10 @@ def detector(source: Source, imgsz: int, settings: Mapping[str, Any]) -> Subject
         return torch.cat([head.decode(m, i) for i, m in enumerate(maps)], 1), *maps
 
     original = _torch_original(both, (spec,), (boxes, *raws))
-    return Subject(source, (spec,), (boxes,), module, original, dict(settings), (raw, where))
+    pixels = (head.anchors * torch.tensor(STRIDES).view(3, 1, 1)).tolist()
+    ends = {"name": "yolov5", "anchors": pixels, "strides": list(STRIDES)}
+    settings = {**settings, "head": {**ends, "classes": source.module.classes}}
+    return Subject(source, (spec,), (boxes,), module, original, settings, (raw, where))
 
 
 Limits = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from handlers import images
+from handlers.artefact import Artefact
 from handlers.errors import KitError
-from handlers.passport import Artefact, Passport
+from handlers.passport import Passport
 from repack import archive, interrupts
 from repack.model import HANDLERS, Subject
 from repack.samples import Sample

@@ -25,7 +25,7 @@ LOAD = "import sys, torch; torch._inductor.aoti_load_package(sys.argv[1], run_si
 
 def convert(
     form: DeviceForm, precision: str, batches: Sequence[int], folder: Path
-) -> tuple[list[Path], dict[str, list[int]]]:
+) -> tuple[list[Path], dict[str, tuple[int, int]]]:
     """Compiles a package for each batch size, each in its own process.
 
     A process of its own, because a compiled package, loaded where it was compiled, has crashed
@@ -86,13 +86,13 @@ def _try_loading(package: Path) -> None:
         raise KitError(f"AOTInductor compiled this model, but the package does not load ({last})")
 
 
-def _weights(program: torch.export.ExportedProgram) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
+def _weights(program: torch.export.ExportedProgram) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
     for value in program.state_dict.values():
         if isinstance(value, torch.Tensor) and value.dim() >= 2 and value.is_floating_point():
-            counts = found.setdefault(str(value.dtype).removeprefix("torch."), [0, 0])
-            counts[0] += 1
-            counts[1] += value.numel()
+            kind = str(value.dtype).removeprefix("torch.")
+            weights, values = found.get(kind, (0, 0))
+            found[kind] = weights + 1, values + value.numel()
     return found
 
 

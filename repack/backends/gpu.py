@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from handlers.artefact import AotInductorOptions, Artefact, TorchScriptCudaOptions
 from handlers.errors import KitError
-from handlers.passport import Artefact
 from repack.backends.gpu_model import DeviceForm, device_form
 from repack.backends.tensorrt import engines as plan
 from repack.backends.tensorrt import rebuild as on_load
@@ -98,20 +98,15 @@ class GpuWorkshop:
                 "torch": torch.__version__.split("+")[0],
                 "compute_capability": f"{major}.{minor}",
             }
-            options = {
-                **self.form.options,
-                "batches": list(self.batches),
-                "built": built,
-                "weights": weights,
-                "channels_last": True,
-            }
+            given = {**vars(self.form.options), "batches": self.batches, "channels_last": True}
+            options = AotInductorOptions(**given, built=built, weights=weights)
             return Artefact("aotinductor", files, precision, {}, "tensors", options)
         from repack.backends import torchscript_cuda as torchscript_cuda_from_module
 
         file = f"{folder}/model.pt"
         torchscript_cuda_from_module.convert(self.form, precision, self.stage / file)
-        options = {**self.form.options, "batches": list(self.batches)}
-        return Artefact("torchscript-cuda", (file,), precision, {}, "tensors", options)
+        traced = TorchScriptCudaOptions(**{**vars(self.form.options), "batches": self.batches})
+        return Artefact("torchscript-cuda", (file,), precision, {}, "tensors", traced)
 
     def _fixed(self) -> tuple[int, ...]:
         return () if self.options.least else self.batches

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from handlers.runtimes.device import PIXELS, RAW_MAPS
+from handlers.artefact import DeviceOptions
 from repack.model import RAW, Arrays, Subject
-from repack.networks.yolov5 import STRIDES, Detect, YOLOv5
+from repack.networks.yolov5 import Detect, YOLOv5
 from repack.onnx.symbolic import Functions
 
 Shapes = Mapping[str, tuple[int | str, ...]]
@@ -29,7 +28,7 @@ class DeviceForm:
         shapes: per input its shape as the module takes it; a word is an axis of any length.
         dtypes: per input NumPy's name of its element type.
         outputs: their names.
-        options: for the runtime (``handlers.runtimes.device``) and the handler.
+        pixels, channels_last: as in ``handlers.artefact.DeviceOptions``.
         symbolic: the user's ONNX forms of operators (``repack.onnx.symbolic``).
     """
 
@@ -38,15 +37,23 @@ class DeviceForm:
     shapes: Shapes
     dtypes: Mapping[str, str]
     outputs: tuple[str, ...]
-    options: dict[str, Any] = field(default_factory=dict)
+    pixels: tuple[str, ...] = ()
+    channels_last: bool = False
     symbolic: Functions = field(default_factory=dict)
+
+    @property
+    def options(self) -> DeviceOptions:
+        """What a runtime of this form needs, but for the batch sizes."""
+        return DeviceOptions(
+            outputs=self.outputs, pixels=self.pixels, channels_last=self.channels_last
+        )
 
     def feed(self, given: Arrays) -> Arrays:
         """Inputs as the passport has them -> as the module takes them."""
         return {name: self._own(name, value) for name, value in given.items()}
 
     def _own(self, name: str, value: Any) -> Any:
-        if name in self.options.get(PIXELS, ()):
+        if name in self.pixels:
             return np.ascontiguousarray(value.transpose(0, 3, 1, 2)).astype(np.float32) / 255
         return value
 
@@ -81,25 +88,13 @@ def device_form(subject: Subject, graph: Path | None) -> DeviceForm:
             {s.name: s.shape for s in subject.inputs},
             {s.name: s.dtype for s in subject.inputs},
             tuple(s.name for s in subject.outputs),
-            {"outputs": [s.name for s in subject.outputs]},
-            subject.symbolic,
+            symbolic=subject.symbolic,
         )
-    head = cast(Detect, detector.model[24])
     spec = subject.inputs[0]
     batch, height, width, _ = spec.shape
-    pixels = head.anchors * torch.tensor(STRIDES).view(3, 1, 1)
-    options = {
-        "outputs": list(RAW),
-        PIXELS: [spec.name],
-        RAW_MAPS: head.outputs,
-        "anchors": pixels.tolist(),
-        "strides": list(STRIDES),
-        "channels_last": True,
-    }
-    shape = (batch, 3, height, width)
-    return DeviceForm(
-        Maps(detector).eval(), None, {spec.name: shape}, {spec.name: "float32"}, RAW, options
-    )
+    shapes: Shapes = {spec.name: (batch, 3, height, width)}
+    module = Maps(detector).eval()
+    return DeviceForm(module, None, shapes, {spec.name: "float32"}, RAW, (spec.name,), True)
 
 
 def sized(shapes: Shapes, batch: int) -> dict[str, tuple[int, ...]]:

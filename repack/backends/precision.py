@@ -54,7 +54,7 @@ def found(runtime: Runtime) -> dict[str, Any]:
     }
     if runtime.name == "tensorrt":
         found["label"] = _main(flops)
-        floats = set(runtime.artefact.options.get("floats", ()))
+        floats = set(runtime.options.float_layers)
         kept = sum(
             n for names, kind, n in _engine_layers(runtime) if kind != "int8" and names & floats
         )
@@ -216,7 +216,7 @@ def _aotinductor(runtime: Any) -> tuple[Counter[str], Counter[str]]:
     """From the weights of the program that was compiled: a package does not tell its own types."""
     layers: Counter[str] = Counter()
     flops: Counter[str] = Counter()
-    for name, (count, values) in runtime.artefact.options["weights"].items():
+    for name, (count, values) in runtime.options.weights.items():
         layers[NAMES.get(name, name)] += count
         flops[NAMES.get(name, name)] += values
     return layers, flops

@@ -57,7 +57,7 @@ def convert(form: DeviceForm, precision: str, path: Path) -> None:
     """
     if isinstance(form.module, torch.jit.ScriptModule) and precision != "f32":
         raise KitError("a TorchScript file keeps its own types: --precision f32")
-    module, given = prepared(form, precision, 2, bool(form.options.get("channels_last")))
+    module, given = prepared(form, precision, 2, form.channels_last)
     with (
         warnings.catch_warnings(),
         torch.no_grad(),

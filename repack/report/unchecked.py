@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from handlers.passport import Artefact
+from handlers.artefact import Artefact
 from repack import gate as verify
 from repack.model import Subject
 from repack.tasks.classification import compare as verify_classification
@@ -55,7 +55,7 @@ def listed(
     else:
         found = [] if samples >= FEW else [_few(samples)]
         found += _by_task(subject, gate["task"], samples)
-    if chosen.options.get("wished"):
+    if getattr(chosen.options, "relaxed", False):
         found.append(
             _note(
                 "What layers in int8 that should be in 16 bits cost",

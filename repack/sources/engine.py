@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from handlers.artefact import Artefact, Shape, TensorRTOptions
 from handlers.engines import build, versions
 from handlers.errors import KitError, RuntimeUnfit
-from handlers.passport import Artefact, Passport, TensorSpec
+from handlers.passport import Passport, TensorSpec
 from handlers.runtimes import make
 from handlers.runtimes.base import Runtime
 from repack import model as subjects
@@ -56,7 +57,7 @@ class Engine:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    options: dict[str, Any]
+    options: TensorRTOptions
 
 
 def read(path: Path) -> Engine:
@@ -94,19 +95,23 @@ def read(path: Path) -> Engine:
     entries = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
     kinds = {name: dtype(trt, engine.get_tensor_dtype(name)) for name in names}
     specs = {n: TensorSpec(n, kinds[n], axes(engine.get_tensor_shape(n))) for n in names}
-    profile = {n: [list(s) for s in engine.get_tensor_profile_shape(n, 0)] for n in entries}
+    profile = {n: _profile(engine, n) for n in entries}
     results = [n for n in names if n not in entries]
     return Engine(
         tuple(specs[n] for n in entries),
         tuple(specs[n] for n in results),
-        {
-            "outputs": results,
-            "built": versions.machine(trt, torch, 0),
-            "batches": [],
-            "engines": [profile],
-            "via": "given",
-        },
+        TensorRTOptions(
+            outputs=tuple(results),
+            built=versions.machine(trt, torch, 0),
+            engines=(profile,),
+            via="given",
+        ),
     )
+
+
+def _profile(engine: Any, name: str) -> tuple[Shape, Shape, Shape]:
+    least, usual, most = (tuple(s) for s in engine.get_tensor_profile_shape(name, 0))
+    return least, usual, most
 
 
 def dtype(trt: Any, kind: Any) -> str:
@@ -151,7 +156,7 @@ def repack(options: Options) -> Path:
             target = _unproven(options, subject, artefact, runtime, work, stage)
         else:
             subject = original(options, told)
-            drawn = subjects.within(subject, told.options["engines"][0])
+            drawn = subjects.within(subject, told.options.engines[0])
             reference = Reference.make(drawn, _samples(options, subject))
             candidate = Candidate("tensorrt", artefact.precision_asked, "given")
             gate = check(subject, runtime, artefact.precision_asked, reference)
@@ -234,7 +239,7 @@ def _unproven(
 ) -> Path:
     """Packs the engine alone, and says everywhere that nobody compared it."""
     say(f"    warning: {NOT_PROVEN}")
-    given = subjects.within(subject, artefact.options["engines"][0]).random_inputs(seed=2)
+    given = subjects.within(subject, artefact.options.engines[0]).random_inputs(seed=2)
     runtime.infer(given)
     (stage / FOLDER).mkdir(parents=True)
     (work / artefact.files[0]).replace(stage / artefact.files[0])

@@ -18,10 +18,11 @@ import numpy as np
 import onnx
 import torch
 
+from handlers.artefact import Artefact, Profile, TensorRTOptions
 from handlers.engines import versions
-from handlers.engines.build import BuildFailed, Shape
+from handlers.engines.build import BuildFailed
 from handlers.errors import KitError, RuntimeUnfit
-from handlers.passport import Artefact, sha256
+from handlers.passport import sha256
 from repack import interrupts
 from repack.backends.gpu_model import DeviceForm, sized
 from repack.backends.tensorrt import onnx_file as onnx_for_engine
@@ -43,7 +44,7 @@ PLUGINS = "engine-plugins.onnx"
 """In the folder ``work``: the ONNX file that engines are built from, the same with int8 layers, and
 with TensorRT's plugins."""
 
-Profiles = dict[str, tuple[Shape, Shape, Shape]]
+Profiles = Profile
 
 
 @dataclass(frozen=True)
@@ -127,16 +128,15 @@ def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
         plan.precision,
         {},
         "tensors",
-        {
-            **plan.form.options,
-            "built": machine,
-            "batches": list(plan.batches),
-            "engines": [{k: [list(s) for s in v] for k, v in p.items()} for p in profiles],
-            "via": plan.via,
-            "plugins": [instance_norm.PLUGIN] if by_plugin else [],
-            "floats": kept_floats.ends(onnx.load(source).graph) if kept else [],
-            "wished": bool(wished),
-        },
+        TensorRTOptions(
+            **{**vars(plan.form.options), "batches": plan.batches},
+            built=machine,
+            engines=tuple(profiles),
+            via=plan.via,
+            plugins=(instance_norm.PLUGIN,) if by_plugin else (),
+            float_layers=tuple(kept_floats.ends(onnx.load(source).graph)) if kept else (),
+            relaxed=bool(wished),
+        ),
     )
 
 
