@@ -51,6 +51,7 @@ class Task(ABC):
         handler: "module:Class" of what serves it.
         labelled: ``--labels`` names its classes.
         takes_pictures: a request is a JPEG, PNG, WebP or BMP.
+        one_at_a_time: a request is a whole piece of work: several at once gain nothing.
         server: settings of a server whose store holds such an archive (``run.sh``'s flags, as
             fields of ``deploy.torchserve.settings.Settings``).
         names_causes: ``compare`` also runs where outputs already differ, because it says why.
@@ -62,6 +63,7 @@ class Task(ABC):
     labelled: ClassVar[bool] = False
     names_causes: ClassVar[bool] = False
     takes_pictures: ClassVar[bool] = False
+    one_at_a_time: ClassVar[bool] = False
     server: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod

@@ -196,5 +196,9 @@ def test_no_product_file_names_a_backend_beside_its_module_and_the_tables() -> N
     assert named == FAMILIES
 
 
-FAMILIES = {"repack/sources/torchscript.py": {"torchscript"}}
-"""A source family has the name of a file format, which a backend has too."""
+FAMILIES = {
+    "repack/sources/torchscript.py": {"torchscript"},
+    "handlers/passport.py": {"torchscript"},
+}
+"""A source family has the name of a file format, which a backend has too; and passports of format 1
+are read."""

@@ -22,6 +22,7 @@ class Segmentation(Task):
     title = "a segmentation net"
     handler = "handlers.segmentation:SegmentationHandler"
     names_causes = True
+    one_at_a_time = True
     # A 512x512x500 scan of 16-bit values has 250 MiB as it is, and minutes are usual on a CPU.
     server = {"max_request_mb": "512", "response_timeout": "900"}  # noqa: RUF012
 
