@@ -123,7 +123,7 @@ class Net(nn.Module):
 def test_a_task_from_the_table_to_the_served_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(TASKS, "embedding", the("embedding_task", "Embedding")())
+    monkeypatch.setitem(TASKS, "embedding", the("embedding_task", "EMBEDDING"))
     torch.manual_seed(3)
     weights = tmp_path / "net.pt"
     with warnings.catch_warnings():
