@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         "--weights",
         type=Path,
         default=s.weights,
+        metavar="FILE",
         help="checkpoint, ONNX or TorchScript file, TensorRT engine, MONAI bundle, folder of a "
         "SavedModel or of nnU-Net results (default: the shipped detector)",
     )
@@ -150,10 +151,34 @@ def _source_flags(found: argparse.ArgumentParser) -> None:
 def _detector_flags(found: argparse.ArgumentParser) -> None:
     add = found.add_argument_group("detectors").add_argument
     d = DetectorOptions()
-    add("--imgsz", type=int, default=d.imgsz, help="side of the square input, pixels")
-    add("--conf", type=float, default=d.confidence, help="least confidence of an answered box")
-    add("--iou", type=float, default=d.iou, help="overlap above which boxes of a class are merged")
-    add("--max-det", type=int, default=d.max_detections, help="most boxes per picture")
+    add(
+        "--imgsz",
+        type=int,
+        default=d.imgsz,
+        metavar="PIXELS",
+        help="side of the square input, pixels",
+    )
+    add(
+        "--conf",
+        type=float,
+        default=d.confidence,
+        metavar="0..1",
+        help="least confidence of an answered box",
+    )
+    add(
+        "--iou",
+        type=float,
+        default=d.iou,
+        metavar="0..1",
+        help="overlap above which boxes of a class are merged",
+    )
+    add(
+        "--max-det",
+        type=int,
+        default=d.max_detections,
+        metavar="N",
+        help="most boxes per picture",
+    )
 
 
 def _classifier_flags(found: argparse.ArgumentParser) -> None:
@@ -186,6 +211,7 @@ def _gpu_flags(found: argparse.ArgumentParser) -> None:
     add(
         "--batch",
         default=",".join(map(str, g.batches)),
+        metavar="1,4,16",
         help="batch sizes that are built; smaller ones are padded",
     )
     for flag in ("--min", "--opt", "--max"):
