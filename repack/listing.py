@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from handlers.errors import KitError
-from repack.backends import PRECISIONS
+from repack.backends import PRECISIONS, openvino
 from repack.backends import gpu as gpu_artefacts
 from repack.backends.gpu import AUTO
 from repack.backends.gpu import PRECISIONS as GPU_PRECISIONS
 from repack.candidates import Candidate
 from repack.cli_gpu import GpuOptions
 from repack.model import Subject
+from repack.progress import say
 
 
 def listed(
@@ -45,6 +46,21 @@ def listed(
             f"--backend {backend} --precision {precision} is not to be had for a "
             f"{subject.source.family} source; there is {have}"
         )
+    return _runnable(found, backend, precision)
+
+
+def _runnable(asked: Sequence[Candidate], backend: str, precision: str) -> list[Candidate]:
+    """Those that this machine can run; a line for each that is left out."""
+    lacking = {c.form: openvino.lacks(c.precision) for c in asked if c.backend == "openvino"}
+    found = [c for c in asked if not lacking.get(c.form)]
+    why = {form: reason for form, reason in lacking.items() if reason}
+    if not found:
+        raise KitError(
+            f"--backend {backend} --precision {precision}: {'; '.join(why.values())}: "
+            "use --backend auto --precision auto for what this machine runs"
+        )
+    for form, reason in why.items():
+        say(f"    note: {' '.join(form)} is left out: {reason}")
     return found
 
 

@@ -9,9 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from handlers.errors import KitError
+from handlers.errors import KitError, RuntimeMissing
+from handlers.runtimes import openvino_
 from repack.model import Arrays
 from repack.onnx import nodes as operators
+
+
+def lacks(precision: str) -> str | None:
+    """Why this machine cannot run a precision in OpenVINO, or None where it can."""
+    try:
+        return openvino_.lacks(precision)
+    except RuntimeMissing as e:
+        return str(e)
 
 
 def convert(source: Path, target: Path, precision: str, calibration: Sequence[Arrays]) -> str:
@@ -40,7 +49,7 @@ def convert(source: Path, target: Path, precision: str, calibration: Sequence[Ar
     execution = "f32"
     if precision == "int8":
         model = _quantise(model, calibration)
-        execution = "bf16" if _cpu_has_bf16() else "f32"
+        execution = "f32" if lacks("bf16") else "bf16"
     elif precision == "bf16":
         execution = "bf16"
     ov.save_model(model, target, compress_to_fp16=False)
@@ -63,9 +72,3 @@ def _quantise(model: Any, calibration: Sequence[Arrays]) -> Any:
             ignored_scope=tail,
             fast_bias_correction=True,
         )
-
-
-def _cpu_has_bf16() -> bool:
-    import openvino as ov
-
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
