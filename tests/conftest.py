@@ -18,6 +18,7 @@ from deploy.torchserve.settings import Settings, make
 from handlers import passport as passports
 from handlers.passport import Passport
 from repack.archive import MANIFEST, pack
+from tests.support import isa as isas
 
 ECHO = '''
 class Handler:
@@ -107,6 +108,12 @@ def serving(settings: Settings, wait: bool = True) -> Iterator[Server]:
 
 
 ServerFactory = Callable[..., Server]
+
+
+@pytest.fixture(params=isas.ISAS, ids=lambda isa: isa or "as it is")
+def isa(request: pytest.FixtureRequest) -> str:
+    """The processor as it is, then as older ones: see ``tests.support.isa``."""
+    return str(request.param)
 
 
 @pytest.fixture

@@ -26,7 +26,9 @@ KEPT = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE",
     OWN_VARIABLE,
 )  # fmt: skip
-KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_")
+KEPT_PREFIXES = (
+    "LC_", "CUDA_", "NVIDIA_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "ONEDNN_", "DNNL_",
+)  # fmt: skip
 
 
 def properties(settings: Settings, archives: Sequence[Archive]) -> dict[str, str]:

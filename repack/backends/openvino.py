@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handlers.artefact import Artefact, OpenVinoOptions
-from handlers.errors import KitError
+from handlers.errors import KitError, RuntimeMissing
 from repack.backends.base import Backend, Found
 from repack.backends.element_types import NAMES
 
@@ -32,6 +32,14 @@ class OpenVino(Backend):
     packages = ("openvino", "nncf")
     precisions = auto = ("f32", "bf16", "int8")
     from_onnx = True
+
+    def lacks(self, precision: str) -> str | None:
+        from handlers.runtimes import openvino_
+
+        try:
+            return openvino_.lacks(precision)
+        except RuntimeMissing as e:
+            return str(e)
 
     def build(self, given: Conversion, precision: str, via: str, folder: str) -> Artefact:
         files = (f"{folder}/model.xml", f"{folder}/model.bin")
@@ -90,7 +98,7 @@ def convert(source: Path, target: Path, precision: str, calibration: Sequence[Ar
     execution = "f32"
     if precision == "int8":
         model = _quantise(model, calibration)
-        execution = "bf16" if _cpu_has_bf16() else "f32"
+        execution = "f32" if OpenVino().lacks("bf16") else "bf16"
     elif precision == "bf16":
         execution = "bf16"
     ov.save_model(model, target, compress_to_fp16=False)
@@ -113,12 +121,6 @@ def _quantise(model: Any, calibration: Sequence[Arrays]) -> Any:
             ignored_scope=tail,
             fast_bias_correction=True,
         )
-
-
-def _cpu_has_bf16() -> bool:
-    import openvino as ov
-
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _merged_names(op: Any) -> list[str]:
