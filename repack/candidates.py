@@ -137,7 +137,7 @@ def asked(
     for one in tried:
         reason = one.unavailable() or one.takes(model)
         if reason is not None:
-            reasons.append(reason)
+            reasons.append(reason + ("" if backend == "auto" else ": use --backend auto"))
             continue
         for p in one.auto if precision == "auto" else (precision,):
             if p not in one.precisions or (p == "int8" and precision == "auto" and not calibrated):
@@ -146,14 +146,13 @@ def asked(
             if lack is None:
                 found += [Candidate(one.name, p, via) for via in one.routes(model, gpu, p)]
                 continue
-            reasons.append(lack)
+            reasons.append(lack + ("" if precision == "auto" else ": use --precision auto"))
             if backend == "auto" or precision == "auto":
                 say(f"    note: {one.name} {p} is left out: {lack}")
     if found:
         return found
     if reasons:
-        hint = "" if backend == "auto" else ": use --backend auto"
-        raise KitError(f"--backend {backend} --precision {precision}: {reasons[0]}{hint}")
+        raise KitError(f"--backend {backend} --precision {precision}: {reasons[0]}")
     offered = "; ".join(f"{b.name} offers {', '.join(b.precisions)}" for b in tried)
     raise KitError(
         f"--backend {backend} --precision {precision}: no backend builds that from a "
