@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from handlers.artefact import OpenVinoOptions
 from handlers.errors import RuntimeMissing
 from handlers.runtimes.base import Runtime
 
@@ -20,6 +21,8 @@ class OpenVino(Runtime):
     """
 
     name = "openvino"
+    options_type = OpenVinoOptions
+    options: OpenVinoOptions
 
     def activate(self) -> None:
         try:
@@ -27,7 +30,7 @@ class OpenVino(Runtime):
         except ImportError as e:
             raise RuntimeMissing("openvino", e) from None
         core = ov.Core()
-        hint = self.artefact.options.get("execution_type", "f32")
+        hint = self.options.execution_type
         config = {
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": self.threads,

@@ -16,16 +16,15 @@ import pytest
 from handlers.engines import build, rebuild, versions
 from handlers.errors import RuntimeUnfit
 from handlers.passport import Artefact, TensorSpec, sha256
-from repack import cli_gpu
-from repack.backends.gpu_model import device_form
 from repack.backends.tensorrt import engines as engine_plan
 from repack.backends.tensorrt import int8
 from repack.backends.tensorrt import onnx_file as onnx_for_engine
 from repack.backends.tensorrt import rebuild as on_load
 from repack.backends.tensorrt.engines import SOURCE, Plan
 from repack.backends.tensorrt.reasons import ended, with_node
-from repack.model import Subject
+from repack.model import Model
 from repack.onnx import instance_norm
+from repack.options import GpuOptions
 from tests.support import built, made
 
 MACHINE = {"tensorrt": "8.6.0", "gpu": "NVIDIA H200", "compute_capability": "9.0", "cuda": "12"}
@@ -152,7 +151,7 @@ def test_every_batch_size_is_compared(tmp_path: Path) -> None:
 
 def plan(precision: str, calibration: list[Any], via: str = "onnx") -> Plan:
     form: Any = None
-    return Plan(form, via, precision, (1,), {}, cli_gpu.GpuOptions(), calibration)
+    return Plan(form, via, precision, (1,), {}, GpuOptions(), calibration)
 
 
 class Of8:
@@ -174,7 +173,7 @@ def test_what_tensorrt_calibrates_is_refused_with_8(
 
 def on_its_way(
     folder: Path, precision: str, calibrated: bool
-) -> tuple[Subject, Plan, Artefact, Path, Path]:
+) -> tuple[Model, Plan, Artefact, Path, Path]:
     """A small network, its plan and its engine's record; the folders to work and to stage in."""
     given = built.net()
     work, stage = folder / "work", folder / "stage"
@@ -183,7 +182,7 @@ def on_its_way(
     form = device_form(given, None)
     onnx_for_engine.convert(form, work / SOURCE)
     inputs = [given.random_inputs(i) for i in range(4)] if calibrated else []
-    asked = Plan(form, "onnx", precision, (1, 4), {}, cli_gpu.GpuOptions(level=0), inputs)
+    asked = Plan(form, "onnx", precision, (1, 4), {}, GpuOptions(level=0), inputs)
     options = {"outputs": ["output"], "batches": [1, 4], "engines": [{"x": SHAPE}]}
     artefact = Artefact("tensorrt", ("t/a.plan",), precision, {}, "tensors", options)
     return given, asked, artefact, work, stage
@@ -193,7 +192,7 @@ def test_what_the_plugin_cannot_do_is_built_without_it_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = built.volume()
-    asked = Plan(device_form(given, None), "onnx", "f16", (1, 4), {}, cli_gpu.GpuOptions(), [])
+    asked = Plan(device_form(given, None), "onnx", "f16", (1, 4), {}, GpuOptions(), [])
     monkeypatch.setattr("handlers.engines.versions.library", lambda: Of8)
     monkeypatch.setattr("handlers.engines.versions.machine", lambda *_: MACHINE)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -233,7 +232,7 @@ def test_the_file_that_was_built_from_is_the_one_to_build_again(
     work.mkdir()
     (stage / "t").mkdir(parents=True)
     onnx_for_engine.convert(form, work / SOURCE, work / engine_plan.PLUGINS)
-    asked = Plan(form, "onnx", "f16", (1,), {}, cli_gpu.GpuOptions(), [])
+    asked = Plan(form, "onnx", "f16", (1,), {}, GpuOptions(), [])
     options = {"outputs": ["output"], "batches": [1], "engines": [{}], "plugins": plugins}
     artefact = Artefact("tensorrt", ("t/a.plan",), "f16", {}, "tensors", options)
     found = on_load.pack(asked, artefact, given, "t", stage, work)

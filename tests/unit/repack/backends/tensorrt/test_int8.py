@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from handlers.engines import build, rebuild, versions
-from repack import cli_gpu
 from repack.backends.tensorrt import engines as engine_plan
 from repack.backends.tensorrt import job
 from repack.backends.tensorrt import onnx_file as onnx_for_engine
 from repack.backends.tensorrt.engines import SOURCE, Plan
+from repack.options import GpuOptions
 from tests.unit.handlers.engines.test_rebuild import MACHINE, SHAPE, Of8, on_its_way
 from tests.unit.repack.onnx.test_float_layers import FORM
 
@@ -48,7 +48,7 @@ def test_a_cached_engine_still_says_what_was_only_wished_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, asked, _, work, stage = on_its_way(tmp_path, "int8", True)
-    asked = replace(asked, options=cli_gpu.GpuOptions(engine_cache=tmp_path / "cache"))
+    asked = replace(asked, options=GpuOptions(engine_cache=tmp_path / "cache"))
     runs = []
 
     def run(plan: Plan, recipe: Any, source: Path, ranges: Any, folder: Path, *_: Any) -> Any:

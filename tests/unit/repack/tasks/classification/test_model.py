@@ -17,25 +17,26 @@ from handlers.context import LocalContext
 from handlers.entry import Entry
 from handlers.errors import KitError
 from repack import archive, cli, samples, sources
-from repack.candidates import Candidate, Workshop, try_one
-from repack.cli_classification import ClassifierOptions
+from repack.backends.conversion import Conversion
+from repack.candidates import Candidate, try_one
 from repack.gate import GateResult, Reference
-from repack.model import Subject
+from repack.model import Model
+from repack.options import ClassifierOptions
 from repack.tasks.classification import model as classifier
 from tests.support import classifiers, made
 
 ORT = Candidate("onnxruntime", "f32")
 
 
-def subject_of(path: Path, **options: Any) -> Subject:
+def subject_of(path: Path, **options: Any) -> Model:
     return classifier.subject(sources.load(path), {}, ClassifierOptions(**options))
 
 
-def gate(subject: Subject, tmp_path: Path, form: Candidate = ORT) -> GateResult:
+def gate(subject: Model, tmp_path: Path, form: Candidate = ORT) -> GateResult:
     """Builds one form and compares it; fails on whatever keeps it from running."""
     candidate = Candidate(form.backend, form.precision)
-    workshop = Workshop(subject, tmp_path / "work", [])
-    try_one(candidate, workshop, Reference.make(subject, []))
+    conversion = Conversion(subject, tmp_path / "work", [])
+    try_one(candidate, conversion, Reference.make(subject, []))
     assert candidate.proof is not None, candidate.error
     return candidate.proof.gate
 
