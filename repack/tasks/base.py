@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -50,6 +50,9 @@ class Task(ABC):
         title: what such a model is called in a sentence: "a detector".
         handler: "module:Class" of what serves it.
         labelled: ``--labels`` names its classes.
+        takes_pictures: a request is a JPEG, PNG, WebP or BMP.
+        server: settings of a server whose store holds such an archive (``run.sh``'s flags, as
+            fields of ``deploy.torchserve.settings.Settings``).
         names_causes: ``compare`` also runs where outputs already differ, because it says why.
     """
 
@@ -58,6 +61,8 @@ class Task(ABC):
     handler: ClassVar[str]
     labelled: ClassVar[bool] = False
     names_causes: ClassVar[bool] = False
+    takes_pictures: ClassVar[bool] = False
+    server: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def model(self, source: Source, options: Options) -> Model:

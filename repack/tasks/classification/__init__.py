@@ -21,6 +21,7 @@ class Classification(Task):
     name = "classification"
     title = "a classifier"
     handler = "handlers.classification:ClassificationHandler"
+    takes_pictures = True
     labelled = True
     names_causes = True
 

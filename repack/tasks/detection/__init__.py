@@ -21,6 +21,7 @@ class Detection(Task):
     name = "detection"
     title = "a detector"
     handler = "handlers.detection:DetectionHandler"
+    takes_pictures = True
 
     def model(self, source: Source, options: Options) -> Model:
         from repack.tasks.detection.model import detector

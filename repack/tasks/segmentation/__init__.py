@@ -22,6 +22,8 @@ class Segmentation(Task):
     title = "a segmentation net"
     handler = "handlers.segmentation:SegmentationHandler"
     names_causes = True
+    # A 512x512x500 scan of 16-bit values has 250 MiB as it is, and minutes are usual on a CPU.
+    server = {"max_request_mb": "512", "response_timeout": "900"}  # noqa: RUF012
 
     def model(self, source: Source, options: Options) -> Model:
         from repack.tasks.segmentation.model import segmentation_net
