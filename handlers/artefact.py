@@ -153,7 +153,7 @@ class Artefact:
     precision_asked: str
     precision_found: dict[str, Any]
     output: str
-    options: Any = field(default_factory=Options)
+    options: Any = field(default_factory=dict)
 
 
 def understood(artefact: Artefact, kind: type[Options] | None = None) -> Artefact:

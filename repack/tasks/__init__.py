@@ -4,13 +4,40 @@ from __future__ import annotations
 
 from handlers.errors import KitError
 from repack.tasks.base import Task
-from repack.tasks.classification import Classification
-from repack.tasks.detection import Detection
-from repack.tasks.segmentation import Segmentation
-from repack.tasks.tensors import RawTensors
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (Classification(), Detection(), Segmentation(), RawTensors())
+    task.name: task
+    for task in (
+        Task(
+            "classification",
+            "a classifier",
+            "handlers.classification:ClassificationHandler",
+            names_causes=True,
+            labelled=True,
+            takes_pictures=True,
+        ),
+        Task(
+            "detection",
+            "a detector",
+            "handlers.detection:DetectionHandler",
+            takes_pictures=True,
+        ),
+        Task(
+            "segmentation",
+            "a segmentation net",
+            "handlers.segmentation:SegmentationHandler",
+            names_causes=True,
+            one_at_a_time=True,
+            # A 512x512x500 scan of 16-bit values has 250 MiB, and minutes are usual on a CPU.
+            server={"max_request_mb": "512", "response_timeout": "900"},
+        ),
+        Task(
+            "tensors",
+            "a model of raw tensors",
+            "handlers.tensors:TensorHandler",
+            metric=False,
+        ),
+    )
 }
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from handlers.runtimes.base import Runtime
     from repack.model import Arrays, Model
     from repack.options import Options
     from repack.samples import Sample
@@ -42,37 +41,52 @@ class Note:
     serious: bool = False
 
 
-class Task(ABC):
-    """What a model does. One object stands in the table ``TASKS``; heavy imports come late.
+@dataclass(frozen=True)
+class Task:
+    """What a model does. One object stands in the table ``TASKS``.
+
+    What it does lies in the modules of its folder, which are imported when they are needed:
+    ``model.make``, ``samples.read`` and ``.example``, ``compare.compare`` and ``.limits``,
+    ``report.unchecked`` and ``.pictures``. A task of another kind overrides the methods.
 
     Attributes:
         name: as the passport has it, and the value of ``--task``.
         title: what such a model is called in a sentence: "a detector".
         handler: "module:Class" of what serves it.
+        folder: the package with its modules; "" for ``repack.tasks.NAME``.
+        metric: has a metric of its own; where not, outputs alone are compared.
+        names_causes: the metric is asked also where outputs already differ, because it says why.
         labelled: ``--labels`` names its classes.
         takes_pictures: a request is a JPEG, PNG, WebP or BMP.
-        server: settings of a server whose store holds such an archive (``run.sh``'s flags, as
-            fields of ``deploy.torchserve.settings.Settings``).
-        names_causes: ``compare`` also runs where outputs already differ, because it says why.
+        one_at_a_time: a request is a whole piece of work: several at once gain nothing.
+        server: settings of a server whose store holds such an archive, as fields of
+            ``deploy.torchserve.settings.Settings``.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    handler: ClassVar[str]
-    labelled: ClassVar[bool] = False
-    names_causes: ClassVar[bool] = False
-    takes_pictures: ClassVar[bool] = False
-    server: ClassVar[Mapping[str, str]] = {}
+    name: str
+    title: str
+    handler: str
+    folder: str = ""
+    metric: bool = True
+    names_causes: bool = False
+    labelled: bool = False
+    takes_pictures: bool = False
+    one_at_a_time: bool = False
+    server: Mapping[str, str] = field(default_factory=dict)
 
-    @abstractmethod
+    def part(self, module: str) -> Any:
+        """One of the modules in the task's folder."""
+        return import_module(f"{self.folder or f'repack.tasks.{self.name}'}.{module}")
+
     def model(self, source: Source, options: Options) -> Model:
         """The source as a model of this task.
 
         Raises:
             KitError: it is none, or an option does not fit it.
         """
+        made: Model = self.part("model").make(source, options)
+        return made
 
-    @abstractmethod
     def read_samples(self, folder: Path, model: Model, flag: str) -> list[Sample]:
         """The user's inputs in a folder that exists.
 
@@ -82,10 +96,13 @@ class Task(ABC):
         Raises:
             KitError: nothing usable there, or a file that cannot be read.
         """
+        found: list[Sample] = self.part("samples").read(folder, model, flag)
+        return found
 
-    @abstractmethod
     def example(self, model: Model, samples: Sequence[Sample], folder: Path) -> Path:
         """A file that the finished archive must answer; made in ``folder`` where there is none."""
+        found: Path = self.part("samples").example(model, samples, folder)
+        return found
 
     def compare(
         self,
@@ -101,32 +118,11 @@ class Task(ABC):
             asked: the precision, a key of ``repack.tolerances.TOLERANCES``.
             originals, converted: all outputs of both, per input.
         """
-        return Comparison()
+        compare = self.part("compare").compare
+        found: Comparison = compare(model, asked, originals, converted, samples)
+        return found
 
     def limits(self, precision: str) -> dict[str, float]:
         """The metric's limits for a precision, by the names of its figures."""
-        return {}
-
-    def unchecked(self, figures: dict[str, Any], samples: int) -> list[Note]:
-        """What ``compare`` could not tell.
-
-        Args:
-            figures: what it gave.
-            samples: how many samples there were.
-        """
-        return []
-
-    def pictures(
-        self,
-        model: Model,
-        runtime: Runtime,
-        originals: Sequence[Arrays],
-        samples: Sequence[Sample],
-    ) -> dict[str, Any]:
-        """The samples on which both differ most, drawn; ``{"none": reason}`` where it cannot be.
-
-        Args:
-            runtime: the chosen artefact, activated.
-            originals: the original's answers to the samples.
-        """
-        return {"none": f"answers of the task {self.name} have no pictures"}
+        found: dict[str, float] = self.part("compare").limits(precision) if self.metric else {}
+        return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from repack.tasks.base import Comparison, Note, Task
+from repack.tasks.base import Comparison, Task
 
 if TYPE_CHECKING:
     from repack.model import Arrays, Model
@@ -21,12 +21,7 @@ COSINE = {"f32": 0.99999, "bf16": 0.999, "int8": 0.98}
 
 
 class Embedding(Task):
-    """One vector a picture."""
-
-    name = "embedding"
-    title = "an embedding"
-    handler = "embedding_handler:EmbeddingHandler"
-    takes_pictures = True
+    """One vector a picture: a task that overrides what its folder would hold."""
 
     def model(self, source: Source, options: Options) -> Model:
         from dataclasses import replace
@@ -35,8 +30,7 @@ class Embedding(Task):
         from torch import Tensor, nn
 
         from handlers.passport import TensorSpec
-        from repack.model import Model
-        from repack.tasks.tensors.model import of_module
+        from repack.model import Model, of_module
 
         class Pixels(nn.Module):
             """The network behind the pixels: ``[N, side, side, 3]`` uint8 to ``[N, D]``."""
@@ -98,5 +92,7 @@ class Embedding(Task):
     def limits(self, precision: str) -> dict[str, float]:
         return {"least_cosine": COSINE[precision]}
 
-    def unchecked(self, figures: dict[str, object], samples: int) -> list[Note]:
-        return [Note("Retrieval", "vectors are compared with the original's, not with labels.")]
+
+EMBEDDING = Embedding(
+    "embedding", "an embedding", "embedding_handler:EmbeddingHandler", takes_pictures=True
+)

@@ -123,7 +123,7 @@ class Net(nn.Module):
 def test_a_task_from_the_table_to_the_served_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(TASKS, "embedding", the("embedding_task", "Embedding")())
+    monkeypatch.setitem(TASKS, "embedding", the("embedding_task", "EMBEDDING"))
     torch.manual_seed(3)
     weights = tmp_path / "net.pt"
     with warnings.catch_warnings():
@@ -196,5 +196,9 @@ def test_no_product_file_names_a_backend_beside_its_module_and_the_tables() -> N
     assert named == FAMILIES
 
 
-FAMILIES = {"repack/sources/torchscript.py": {"torchscript"}}
-"""A source family has the name of a file format, which a backend has too."""
+FAMILIES = {
+    "repack/sources/torchscript.py": {"torchscript"},
+    "handlers/passport.py": {"torchscript"},
+}
+"""A source family has the name of a file format, which a backend has too; and passports of format 1
+are read."""

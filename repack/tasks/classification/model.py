@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from handlers.errors import KitError
 from handlers.passport import TensorSpec
-from repack.model import Arrays, Model
+from repack.model import Arrays, Model, tensors
 from repack.onnx import pixels
-from repack.options import MAX_SIDE, ClassifierOptions, Shapes, Three
+from repack.options import MAX_SIDE, ClassifierOptions, Options, Shapes, Three
 from repack.progress import say
 from repack.sources.errors import printable
 from repack.sources.source import Source
-from repack.tasks.tensors.model import tensors
 
 USUAL_CROP = 224
 Scores = NDArray[Any]
@@ -51,6 +50,11 @@ class PixelClassifier(nn.Module):
         planes = normal.permute(0, 3, 1, 2) if self.layout == "NCHW" else normal
         result: Tensor = self.classifier(planes)
         return result
+
+
+def make(source: Source, given: Options) -> Model:
+    """A classifier, as the options say; raises as ``classifier``."""
+    return classifier(source, given.input_shapes, given.classifier)
 
 
 def classifier(source: Source, shapes: Shapes, options: ClassifierOptions) -> Model:

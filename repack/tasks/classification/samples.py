@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from handlers import crops
 from handlers.errors import ItemError, KitError
 from repack.model import Model
-from repack.samples import PICTURES, Sample
+from repack.samples import PICTURES, Sample, picture_example
 
 
 def read(folder: Path, model: Model, flag: str) -> list[Sample]:
@@ -59,3 +60,8 @@ def _sample(path: Path, truth: NDArray[np.float32] | None, model: Model) -> Samp
     size = spec.shape[0]
     count = size if isinstance(size, int) else 1  # a fixed batch sees the picture in every place
     return Sample(path, {spec.name: np.repeat(pixels[None], count, axis=0)}, truth)
+
+
+def example(model: Model, samples: Sequence[Sample], folder: Path) -> Path:
+    """As ``Task.example``."""
+    return picture_example(model, samples, folder)

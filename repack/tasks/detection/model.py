@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from handlers.errors import KitError
 from handlers.passport import TensorSpec
-from repack.model import Arrays, Export, GpuModel, Model
+from repack.model import Arrays, Export, GpuModel, Model, of_module
 from repack.networks.yolov5 import STRIDES, Detect, YOLOv5
 from repack.onnx import suppression
 from repack.options import MAX_SIDE, DetectorOptions, Options
 from repack.sources.source import Source
 from repack.tasks.detection.grids import Grid, decode, grids
-from repack.tasks.tensors.model import of_module
 
 RAW = ("raw_8", "raw_16", "raw_32")
 """A YOLOv5 detector's raw maps, by stride."""
@@ -73,7 +72,7 @@ class Maps(nn.Module):
         return tuple(conv(m) for conv, m in zip(head.m, maps, strict=True))
 
 
-def detector(source: Source, options: Options) -> Model:
+def make(source: Source, options: Options) -> Model:
     """A detector on square pictures.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from handlers import images
 from handlers.errors import KitError
 from repack.model import Model
-from repack.samples import PICTURES, Sample, read_each
+from repack.samples import PICTURES, Sample, picture_example, read_each
 
 
 def read(folder: Path, model: Model, flag: str) -> list[Sample]:
@@ -73,3 +74,8 @@ def _check_classes(path: Path, truth: NDArray[np.float32], classes: int) -> None
             raise KitError(
                 f"{path}, line {number}: class {kind:g}; the model has classes 0 to {classes - 1}"
             )
+
+
+def example(model: Model, samples: Sequence[Sample], folder: Path) -> Path:
+    """As ``Task.example``."""
+    return picture_example(model, samples, folder)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repack.model import Arrays, Model
+from repack.samples import Sample
 from repack.tasks.base import Comparison
 from repack.tasks.segmentation.model import OUTPUT
 
@@ -36,6 +37,7 @@ def compare(
     asked: str,
     originals: Sequence[Arrays],
     converted: Sequence[Arrays],
+    samples: Sequence[Sample] = (),
 ) -> Comparison:
     """Dice and surface distance per label; as ``Task.compare``.
 
@@ -161,3 +163,8 @@ def _collapse(asked: str, tallies: Mapping[str, Tally], converted: Sequence[Arra
         f"{cause}: every mask is background, the original marks {original:,} voxels{logits}: "
         "use bf16 or f32"
     )
+
+
+def limits(precision: str) -> dict[str, float]:
+    """As ``Task.limits``."""
+    return {"dice": DICE[precision], "hd95_steps": SURFACE_VOXELS[precision]}

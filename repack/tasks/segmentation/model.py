@@ -18,10 +18,9 @@ from torch import Tensor
 
 from handlers.errors import KitError
 from handlers.passport import TensorSpec
-from repack.model import Arrays, Model
-from repack.options import Shapes
+from repack.model import Arrays, Model, tensors
+from repack.options import Options
 from repack.sources.source import Source
-from repack.tasks.tensors.model import tensors
 
 INPUT, OUTPUT = "INPUT__0", "OUTPUT__0"
 
@@ -29,12 +28,12 @@ LAYOUTS = {2: "NCHW", 3: "NCDHW"}
 """By number of the patch's axes."""
 
 
-def segmentation_net(source: Source, shapes: Shapes) -> Model:
+def make(source: Source, options: Options) -> Model:
     """A segmentation net on windows of its settings' patch, any number at once.
 
     Args:
         source: its settings as ``repack.sources`` gives them.
-        shapes: refused: the settings' patch says it.
+        options: its input shapes are refused: the settings' patch says them.
 
     Raises:
         KitError: the net does not run on such windows, or answers something else than logits of
@@ -45,7 +44,7 @@ def segmentation_net(source: Source, shapes: Shapes) -> Model:
             f"{source.path}: says nothing of volumes: add --volumes YAML, which says how the net "
             "was trained"
         )
-    if shapes:
+    if options.input_shapes:
         raise KitError("--input-shape: a segmentation net's input is its settings' patch")
     settings = source.settings
     patch = [int(n) for n in settings["patch"]]

@@ -117,9 +117,11 @@ def _array(path: Path, model: Model) -> Sample:
         raise KitError(f"{path}: {e}") from None
 
 
-def example(model: Model, path: Path) -> Path:
+def example(model: Model, samples: Sequence[Sample], folder: Path) -> Path:
     """Writes a made-up NIfTI of a patch's size, values 0 to 255, that the archive must answer."""
     import nibabel
+
+    path = folder / "example.nii.gz"
 
     settings = model.settings
     patch = [int(n) for n in settings["patch"]]
