@@ -179,7 +179,7 @@ def test_health_follows_the_workers(served: Box) -> None:
 
 WORKERS = """
 import os
-from deploy import server, settings
+from deploy.torchserve import server, settings
 server.running(settings.parse([], os.environ)[1]).client.set_workers("fd1", {})
 """
 
