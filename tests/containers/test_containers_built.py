@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ECHO, write_archive
+from tests.support.archives import ECHO, write_archive
 from tests.support.boxes import (
     ADDRESS,
     ROOT,

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deploy.torchserve.server import Server
-from tests.conftest import serving, settings_for
 from tests.support import made
+from tests.support.servers import serving, settings_for
 
 T = TypeVar("T")
 
