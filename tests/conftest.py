@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,10 +12,19 @@ from pathlib import Path
 import pytest
 
 from deploy.torchserve.server import Server
+from tests.support import shared
 from tests.support.archives import write_archive
 from tests.support.servers import serving, settings_for
 
 ServerFactory = Callable[..., Server]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the folder that the processes of this run share."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.mkdtemp(prefix="kit-tests-")
+        os.environ[shared.SHARED] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ TWO = [{"name": n, "normalisation": {"kind": "zscore"}} for n in ("T1", "T2")]
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def running() -> Iterator[Bench]:
     """A detector in batches of four and a model of raw tensors, with a short queue."""
-    tmp_path_factory.getbasetemp()  # made before TMPDIR changes
     archives = {"fd1": made.detector(), "tiny": made.tensors()}
     values = {"batch_size": 4, "max_batch_delay": 100, "queue": 8, "max_request_mb": 2}
     with bench(archives, ("fd1", GOOD), **values) as found:
@@ -34,9 +33,7 @@ def served(running: Bench) -> Iterator[Bench]:
 @pytest.fixture(scope="session")
 def volume_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """Three segmentation models, on a server of ``volumes.VOLUME_LIMIT`` bytes a body."""
-    tmp_path_factory.getbasetemp()
-    store = made.folder() / "volumes"
-    store.mkdir()
+    store = tmp_path_factory.mktemp("volumes")
     archives = {
         "seg": volumes.write_archive(store / "seg.mar", volumes.settings()),
         "wide": volumes.write_archive(store / "wide.mar", volumes.settings(**WIDE)),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
+from typing import IO
 
 from deploy.torchserve import server as servers
 from deploy.torchserve import state
@@ -13,24 +17,47 @@ from deploy.torchserve.archives import survey
 from deploy.torchserve.server import Server
 from deploy.torchserve.settings import Settings, make
 
+FIRST_PORT, PORTS, BLOCKS = 20_000, 100, 120
+"""Below what systems hand out on their own for connections, 32,768 and up."""
+
+
+@cache
+def _block() -> Iterator[int]:
+    """The first port of each free run of five, round and round, in this process's own block.
+
+    The block is this process's own by a lock that ends with it: of two runs on one machine, or
+    two processes of a run, none takes a port that the other has found free and not yet bound.
+    """
+    for number in range(BLOCKS):
+        try:
+            lock = Path(f"/tmp/kit-tests-ports-{number}.lock").open("a")  # noqa: S108, SIM115
+        except PermissionError:  # another user's
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        _held.append(lock)
+        first = FIRST_PORT + number * PORTS
+        return cycle(range(first, first + PORTS, 5))
+    raise RuntimeError(f"all {BLOCKS} blocks of ports are taken by other runs")
+
+
+_held: list[IO[str]] = []
+
 
 def free_ports() -> tuple[int, int]:
     """Free ports for HTTP (with its two successors) and gRPC (with its successor)."""
-    found: list[int] = []
-    with ExitStack() as held:
-        for count in (3, 2):
-            while True:
-                probe = socket.create_server(("127.0.0.1", 0))
-                held.enter_context(probe)
-                first = probe.getsockname()[1]
-                try:
-                    for port in range(first + 1, first + count):
-                        held.enter_context(socket.create_server(("127.0.0.1", port)))
-                except OSError:
-                    continue
-                found.append(first)
-                break
-    return found[0], found[1]
+    for first in islice(_block(), PORTS):
+        with ExitStack() as held:
+            try:
+                for port in range(first, first + 5):
+                    held.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            return first, first + 3
+    raise RuntimeError(f"no five free ports in a row among {PORTS}")
 
 
 def settings_for(store: Path, run_dir: Path, **values: object) -> Settings:
