@@ -20,9 +20,9 @@ from handlers.artefact import Artefact, TensorRTOptions
 from handlers.passport import Passport, TensorSpec
 from qpstest import processes
 from repack import archive
-from tests.conftest import serving, settings_for
 from tests.support import gpu_server_program as hub_program
 from tests.support.detector_maps import HEAD
+from tests.support.servers import serving, settings_for
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = sorted((ROOT / "examples" / "pictures").glob("*.jpg"))

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from deploy.torchserve.server import Server
-from tests.conftest import write_archive
+from tests.support.archives import write_archive
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "examples" / "pictures"

@@ -20,7 +20,8 @@ from deploy.environment import read_stamp, wanted
 from deploy.torchserve import state
 from deploy.torchserve.client import Client
 from deploy.torchserve.settings import ROOT, make
-from tests.conftest import ECHO, free_ports, write_archive
+from tests.support.archives import ECHO, write_archive
+from tests.support.servers import free_ports
 
 pytestmark = pytest.mark.skipif(
     wanted([ROOT / "requirements.txt", ROOT / "requirements-no-deps.txt"]).items()

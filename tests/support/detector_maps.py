@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from handlers import boxes
+from handlers.gpu.boxes import PLANE, Decoder
 from handlers.head import YOLOv5
 from repack.tasks.detection.grids import Grid, decode
 
@@ -74,3 +75,26 @@ def same(want: NDArray[Any], have: NDArray[Any]) -> None:
         other_class = want[:, None, 5] != have[None, :, 5]
         nearest = np.where(other_class, np.inf, distance).min(1)
         assert nearest.max() < 0.05, nearest.max()
+
+
+class OnTheCpu(Decoder):
+    """Suppression by the textbook's loop, where torchvision may not be installed."""
+
+    def kept(self, rows: torch.Tensor) -> torch.Tensor:
+        values = rows.double().numpy()
+        corners = values[:, 1:5] + values[:, [6, 0, 6, 0]] * PLANE
+        return torch.tensor(_greedy(corners, values[:, 5], self.iou), dtype=torch.long)
+
+
+def _greedy(corners: NDArray[Any], scores: NDArray[Any], iou: float) -> list[int]:
+    left = np.argsort(-scores, kind="stable")
+    kept = []
+    area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+    while left.size:
+        first, left = left[0], left[1:]
+        kept.append(int(first))
+        low = np.maximum(corners[first, :2], corners[left, :2])
+        high = np.minimum(corners[first, 2:], corners[left, 2:])
+        shared = np.clip(high - low, 0, None).prod(1)
+        left = left[shared <= iou * (area[first] + area[left] - shared)]
+    return kept

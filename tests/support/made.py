@@ -1,15 +1,13 @@
-"""Archives and small models that the tests share, each made once a session."""
+"""Archives and small models that the tests share, each made once a run."""
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +16,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from tests.support import shared
+from tests.support.shared import once
+
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "examples" / "pictures"
 REPACK = ROOT / "repack" / "model_repack.py"
 IMGSZ = 320
-
-
-@cache
-def folder() -> Path:
-    """The session's own folder."""
-    made = Path(tempfile.mkdtemp(prefix="kit-tests-"))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return made
+folder = shared.folder
 
 
 def repack(
@@ -68,7 +62,7 @@ def repacked(*flags: str | Path, **variables: str) -> str:
     return done.stderr
 
 
-@cache
+@once
 def detector() -> Path:
     """``fd1.mar``: the shipped detector for ONNX Runtime, TorchScript as its portable form."""
     store = folder() / "detector"
@@ -77,7 +71,7 @@ def detector() -> Path:
     return store / "fd1.mar"
 
 
-@cache
+@once
 def tensors() -> Path:
     """``tiny.mar``: a small ONNX model, ONNX Runtime only."""
     store = folder() / "tensors"
@@ -99,7 +93,7 @@ class TinyNet(nn.Module):
         return result
 
 
-@cache
+@once
 def tiny_torchscript() -> Path:
     """A traced ``TinyNet``."""
     torch.manual_seed(5)
@@ -110,7 +104,7 @@ def tiny_torchscript() -> Path:
     return path
 
 
-@cache
+@once
 def tiny_onnx() -> Path:
     """Two convolutions: ``x`` ``[batch, 3, 8, 8]`` to ``y`` ``[batch, 4, 8, 8]``."""
     rng = np.random.default_rng(5)

@@ -213,3 +213,9 @@ def load_mask(data: bytes) -> tuple[NDArray[Any], Any]:
 def message(answer: bytes) -> str:
     """The reason in a refusal."""
     return str(json.loads(answer)["message"])
+
+
+SCAN = scan()
+VOLUME = nifti(SCAN)
+VOLUME_LIMIT = 1 << 20
+VOLUME_MEMORY_MB = 128

@@ -10,7 +10,7 @@ from deploy.torchserve import config
 from deploy.torchserve.settings import make, parse
 from handlers.base import MAX_ANSWER_VARIABLE
 from handlers.memory import LIMIT_VARIABLE, machine_memory, memory_limit
-from tests.conftest import write_archive
+from tests.support.archives import write_archive
 
 
 def test_volumes_change_the_defaults_and_nothing_that_was_asked_for(tmp_path: Path) -> None:

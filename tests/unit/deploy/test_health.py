@@ -10,6 +10,7 @@ import pytest
 from deploy.torchserve import health
 from deploy.torchserve.server import Server
 from deploy.torchserve.settings import ROOT
+from tests.support.archives import write_archive
 
 
 def environ(server: Server) -> dict[str, str]:
@@ -31,8 +32,6 @@ def test_a_server_whose_model_is_ready_is_healthy(echo_server: Server) -> None:
 
 
 def test_a_model_that_lost_its_workers_is_not(server_factory: object, tmp_path: Path) -> None:
-    from tests.conftest import write_archive
-
     write_archive(tmp_path, "fd1")
     server: Server = server_factory(tmp_path)  # type: ignore[operator]
     assert health.ailment(environ(server)) is None

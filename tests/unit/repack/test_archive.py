@@ -17,30 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handlers.artefact import Artefact
 from handlers.errors import ArchiveError, KitError
-from handlers.passport import FILE, Passport
+from handlers.passport import FILE
 from repack import archive
-
-RECORD = Passport(
-    name="m", version="1.0", task="tensors", handler="handlers.tensors:TensorHandler",
-    source={}, inputs=(), outputs=(), labels=(), settings={},
-    artefacts={"portable": Artefact("torchscript", ("portable/model.pt",), "f32", {}, "tensors")},
-    gate={}, versions={},
-)  # fmt: skip
-
-
-def build(folder: Path, name: str = "m.mar") -> Path:
-    """An archive as the kit writes it, with a weights file of random bytes."""
-    stage = folder / f"stage-{name}"
-    (stage / "portable").mkdir(parents=True)
-    (stage / "portable" / "model.pt").write_bytes(os.urandom(3000))
-    archive.stage_handlers(stage)
-    archive.finish_stage(stage, RECORD)
-    with archive.Draft(folder / name) as draft:
-        archive.pack(stage, draft.path)
-        draft.commit()
-    return folder / name
+from tests.support.archives import build
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from repack.backends.gpu_model import device_form
 
 from handlers.artefact import Artefact, Rebuild, TensorRTOptions
 from handlers.engines import build, rebuild, versions
 from handlers.errors import RuntimeUnfit
 from handlers.passport import TensorSpec, sha256
 from repack import cli_gpu
-from repack.backends.gpu_model import device_form
 from repack.backends.tensorrt import engines as engine_plan
 from repack.backends.tensorrt import int8
 from repack.backends.tensorrt import onnx_file as onnx_for_engine

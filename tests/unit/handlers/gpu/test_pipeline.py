@@ -21,7 +21,7 @@ from handlers.images import Letterbox
 from handlers.runtimes.device import Size
 from handlers.stages import Stages
 from tests.support import detector_maps as made
-from tests.unit.handlers.gpu.test_boxes import OnTheCpu
+from tests.support.detector_maps import OnTheCpu
 
 SIDE = 320
 NAMES = ["raw_8", "raw_16", "raw_32"]
