@@ -80,6 +80,11 @@ class Candidate:
         return self.proof is not None and bool(self.proof.gate.passed)
 
     @property
+    def usable(self) -> bool:
+        """Passed, or there was nothing to compare it by, which its verdict then says."""
+        return self.proof is not None and not self.proof.gate.failures
+
+    @property
     def verdict(self) -> str:
         if self.proof is None:
             return self.error
@@ -168,7 +173,7 @@ def _of_this_machine() -> list[Backend]:
 
 def superfluous(candidate: Candidate, tried: Sequence[Candidate], gpu: GpuOptions) -> bool:
     """Whether the artefact was made another way already, and the user left the way open."""
-    return gpu.via == "auto" and any(c.same_artefact(candidate) and c.passed for c in tried)
+    return gpu.via == "auto" and any(c.same_artefact(candidate) and c.usable for c in tried)
 
 
 def try_one(candidate: Candidate, conversion: Conversion, reference: Reference | None) -> None:
@@ -236,11 +241,11 @@ def measure(candidates: Sequence[Candidate], given: Arrays) -> None:
     thread, batch 1.
     """
     for c in candidates:
-        runtime = c.proof.runtime if c.proof is not None and c.passed else None
+        runtime = c.proof.runtime if c.proof is not None and c.usable else None
         if isinstance(runtime, DeviceRuntime) and runtime.batches:
             most = runtime.batches[-1]
             c.ms, c.per_item_ms = runtime.time(runtime.batches[0]), runtime.time(most) / most
-    passed = [c for c in candidates if c.passed and not c.ms]
+    passed = [c for c in candidates if c.usable and not c.ms]
     times: list[list[float]] = [[] for _ in passed]
     for _ in range(ROUNDS):
         for candidate, taken in zip(passed, times, strict=True):

@@ -106,8 +106,9 @@ def parser() -> argparse.ArgumentParser:
         "--input-shape",
         action="append",
         default=[],
-        metavar="[NAME=]1x3x224x224",
-        help="an input's shape, where the file does not carry it; a word is an axis of any length",
+        metavar="[NAME=][TYPE:]1x3x224x224",
+        help="an input's shape, and type (such as int64), where the file does not carry it; a word "
+        "is an axis of any length",
     )
     add(
         "--symbolic",
@@ -269,6 +270,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options | None:
         raise KitError(f"--version {given.version!r}: expected such as 1.0")
     if given.precision == "int8" and given.calibration is None:
         raise KitError("--precision int8 needs inputs to calibrate on: add --calibration DIR")
+    shapes, types = _inputs(given.input_shape)
     words = sys.argv[1:] if arguments is None else list(arguments)
     return Options(
         source=SourceOptions(
@@ -288,7 +290,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options | None:
         precision=ALIASES.get(given.precision, given.precision),
         samples=given.samples,
         calibration=given.calibration,
-        input_shapes=_free_shapes(given.input_shape),
+        input_shapes=shapes,
+        input_types=types,
         symbolic=given.symbolic,
         detector=_detector(given),
         classifier=_classifier(given),
@@ -413,14 +416,29 @@ def _fixed_shapes(flag: str, given: Sequence[str]) -> dict[str, Shape]:
     return found
 
 
-def _free_shapes(given: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
+TYPES = (
+    *("float16", "float32", "float64", "bool"),
+    *("int8", "int16", "int32", "int64", "uint8"),
+)
+
+
+def _inputs(given: Sequence[str]) -> tuple[dict[str, tuple[int | str, ...]], dict[str, str]]:
+    """Shapes and types by input name."""
     shapes: dict[str, tuple[int | str, ...]] = {}
+    types: dict[str, str] = {}
     for i, text in enumerate(given):
-        name, _, axes = text.rpartition("=")
+        name, _, told = text.rpartition("=")
+        kind, _, axes = told.rpartition(":")
         parts = axes.split("x")
-        if not all(re.fullmatch(r"[1-9]\d*|[A-Za-z_]+", part) for part in parts):
+        if kind and kind not in TYPES:
+            raise KitError(f"--input-shape {text!r}: no type {kind!r}; there is {', '.join(TYPES)}")
+        if axes and not all(re.fullmatch(r"[1-9]\d*|[A-Za-z_]+", part) for part in parts):
             raise KitError(
-                f"--input-shape {text!r}: expected [NAME=]1x3x224x224, or words for free axes"
+                f"--input-shape {text!r}: expected [NAME=][TYPE:]1x3x224x224, or words for free "
+                "axes; nothing after TYPE: is a single value"
             )
-        shapes[name or f"input_{i}"] = tuple(int(p) if p.isdigit() else p for p in parts)
-    return shapes
+        name = name or f"input_{i}"
+        shapes[name] = tuple(int(p) if p.isdigit() else p for p in parts if p)
+        if kind:
+            types[name] = kind
+    return shapes, types

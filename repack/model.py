@@ -5,19 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from onnx import numpy_helper
+from torch import nn
 
 from handlers.artefact import Artefact
 from handlers.errors import KitError
 from handlers.passport import TensorSpec
+from handlers.runtimes.torchscript import flatten
+from repack.element_types import NAMES
 from repack.onnx import nodes
 from repack.options import Profiles, Shapes
 from repack.sources.source import Source
@@ -128,6 +132,9 @@ class Model:
         draw: made-up inputs ``(random numbers, batch) -> arrays``; None for values spread over
             each input's range.
         built: the user's own artefact, where nothing is to be built.
+        own_types: element types beside "f32" that the file's own layers are in, such as "int8" of a
+            quantised one: they are no loss of precision.
+        sorts: chooses the best of a list inside, so that rows of equal rank come in any order.
     """
 
     source: Source
@@ -143,6 +150,8 @@ class Model:
     on_gpu: GpuModel | None = None
     draw: Callable[[np.random.Generator, int], Arrays] | None = None
     built: Built | None = None
+    own_types: frozenset[str] = frozenset()
+    sorts: bool = False
 
     @property
     def task(self) -> str:
@@ -163,7 +172,29 @@ class Model:
         """
         if self.original is None:
             raise KitError(f"{self.source.path}: holds no original to compare with")
-        return self.original(given)
+        try:
+            return self.original(given)
+        except KitError:
+            raise
+        except Exception as e:  # runtimes raise many types for inputs that a model does not take
+            raise KitError(self._refusal(e, given)) from None
+
+    def _refusal(self, error: Exception, given: Arrays) -> str:
+        """Why the original does not run on inputs that its shapes allow."""
+        shown = ", ".join(f"{k}={'x'.join(map(str, v.shape))}" for k, v in given.items())
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        if self.module is None:
+            reason = nodes.reason(self.source.graph, error)
+        free = [s for s in self.inputs if any(isinstance(n, str) for n in s.shape)]
+        told = "; ".join(f"{s.name} is {'x'.join(map(str, s.shape))}" for s in free)
+        hint = f" ({told}): give sizes that it takes by --input-shape" if free else ""
+        return f"{self.source.path}: the model does not run on {shown}: {reason}{hint}"
+
+    @property
+    def float64(self) -> bool:
+        """Whether it computes in 64-bit floats."""
+        kinds = {spec.dtype for spec in (*self.inputs, *self.outputs)}
+        return "float64" in kinds or "f64" in self.own_types
 
     def for_gpu(self) -> GpuModel:
         """The model as the runtimes on a GPU take it."""
@@ -197,15 +228,16 @@ def within(model: Model, profile: Profiles) -> Model:
     return replace(model, inputs=tuple(inputs))
 
 
-def tensors(source: Source, shapes: Shapes) -> Model:
+def tensors(source: Source, shapes: Shapes, types: Mapping[str, str] | None = None) -> Model:
     """Any model: raw tensors in, raw tensors out.
 
     Args:
         shapes: shape per input name, as given by the user; TorchScript files and state dicts do not
             carry theirs. A word instead of a number is an axis of any length.
+        types: NumPy's name of an input's element type, likewise; that of the weights if left out.
 
     Raises:
-        KitError: shapes are missing, or the model does not run on them.
+        KitError: shapes are missing, the model does not run on them, or its weights are not finite.
     """
     if source.module is None:
         return _of_onnx(source, shapes)
@@ -214,27 +246,49 @@ def tensors(source: Source, shapes: Shapes) -> Model:
             f"{source.path}: a {source.family} file does not carry its input's shape: "
             "add --input-shape 1x3x224x224 (or batchx3x224x224)"
         )
-    specs = tuple(TensorSpec(name, "float32", shape) for name, shape in shapes.items())
     module = source.module.eval()
+    weights = dict([*module.named_parameters(), *module.named_buffers()])
+    odd = [n for n, w in weights.items() if w.is_floating_point() and not w.isfinite().all()]
+    _refuse_odd(source.path, odd)
+    kinds = {w.dtype for w in weights.values() if w.is_floating_point()}
+    usual = _name(next(iter(kinds))) if len(kinds) == 1 else "float32"
+    specs = tuple(TensorSpec(n, (types or {}).get(n, usual), shape) for n, shape in shapes.items())
     example = {s.name: random_array(s, np.random.default_rng(0), 2) for s in specs}
+    given = ", ".join(f"{s.name}={s.dtype}:{'x'.join(map(str, s.shape))}" for s in specs)
     try:
         with torch.inference_mode():
             result = module(*(torch.from_numpy(example[s.name]) for s in specs))
     except Exception as e:
         reason = str(e).strip().splitlines()[-1] if str(e).strip() else type(e).__name__
-        given = ", ".join(f"{s.name}={'x'.join(map(str, s.shape))}" for s in specs)
-        raise KitError(f"{source.path}: the model does not run on {given} ({reason})") from None
-    values = result if isinstance(result, (tuple, list)) else (result,)
-    if not all(isinstance(v, Tensor) for v in values):
         raise KitError(
-            f"{source.path}: the model answers {type(result).__name__}; expected tensors"
-        )
-    names = ["output"] if len(values) == 1 else [f"output_{i}" for i in range(len(values))]
-    outputs = tuple(
-        TensorSpec(n, str(v.dtype).removeprefix("torch."), ("any",) * v.dim())
-        for n, v in zip(names, values, strict=True)
-    )
-    return Model(source, specs, outputs, module, of_module(module, specs, outputs))
+            f"{source.path}: the model does not run on {given} ({reason}): give each input as "
+            "--input-shape [NAME=][TYPE:]SHAPE, in the order of its arguments"
+        ) from None
+    try:
+        values = flatten(result)
+    except TypeError as e:
+        raise KitError(f"{source.path}: of what the model answers, {e}; expected tensors") from None
+    outputs = tuple(TensorSpec(n, _name(v.dtype), ("any",) * v.dim()) for n, v in values.items())
+    own = frozenset(NAMES.get(_name(k), _name(k)) for k in kinds)
+    original = of_module(module, specs, outputs)
+    graph = getattr(module, "inlined_graph", None)
+    sorts = graph is not None and any(n.kind() in SORTING for n in graph.nodes())
+    return Model(source, specs, outputs, module, original, own_types=own, sorts=sorts)
+
+
+SORTING = {"aten::topk", "aten::sort", "aten::argsort", "torchvision::nms"}
+SORTING |= {"TopK", "NonMaxSuppression"}
+"""Operators that put rows in order, TorchScript's and ONNX's."""
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _refuse_odd(path: Path, weights: Sequence[str]) -> None:
+    if weights:
+        more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
+        raise KitError(f"{path}: weights {weights[0]!r}{more} hold NaN or infinity: train it again")
 
 
 def of_module(
@@ -245,7 +299,7 @@ def of_module(
     def run(given: Arrays) -> Arrays:
         with torch.inference_mode():
             result = module(*(torch.from_numpy(given[s.name]) for s in inputs))
-        values = result if isinstance(result, (tuple, list)) else (result,)
+        values = flatten(result).values()
         return {s.name: v.numpy() for s, v in zip(outputs, values, strict=True)}
 
     return run
@@ -256,7 +310,7 @@ def _of_onnx(source: Source, shapes: Shapes) -> Model:
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     try:
         session = ort.InferenceSession(str(source.graph), options, ["CPUExecutionProvider"])
     except Exception as e:
@@ -276,7 +330,36 @@ def _of_onnx(source: Source, shapes: Shapes) -> Model:
         values = session.run(None, given)
         return dict(zip((o.name for o in outputs), values, strict=True))
 
-    return Model(source, inputs, outputs, None, original)
+    graph = onnx.load(source.graph).graph
+    _refuse_odd(source.path, [t.name for t in graph.initializer if not _finite(t)])
+    return Model(
+        source,
+        inputs,
+        outputs,
+        None,
+        original,
+        own_types=_own_types(graph),
+        sorts=any(node.op_type in SORTING for node in graph.node),
+    )
+
+
+def _finite(tensor: onnx.TensorProto) -> bool:
+    value = numpy_helper.to_array(tensor)
+    return value.dtype.kind != "f" or bool(np.isfinite(value).all())
+
+
+def _own_types(graph: onnx.GraphProto) -> frozenset[str]:
+    """Types of the weights of two axes and more, and of the integer operators that read them."""
+    kinds = {str(numpy_helper.to_array(t).dtype) for t in graph.initializer if len(t.dims) > 1}
+    found = {NAMES.get(kind, kind) for kind in kinds if kind.startswith("float")}
+    if any(node.op_type in INTEGER for node in graph.node):
+        found.add("int8")
+    return frozenset(found)
+
+
+INTEGER = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv"}
+INTEGER |= {"QLinearMatMul", "ConvInteger", "MatMulInteger"}
+"""Operators of a file that is quantised already."""
 
 
 ONNX_TYPES = {

@@ -138,6 +138,7 @@ class Options:
         precision: "auto" or one that the backend offers.
         samples, calibration: folders of inputs for the gate and for int8.
         input_shapes: where the file does not carry them.
+        input_types: NumPy's names of element types, likewise.
         symbolic: the user's Python file of ONNX operators (``repack.onnx.symbolic``).
         command: as the user typed it, for the report.
     """
@@ -152,6 +153,7 @@ class Options:
     samples: Path | None = None
     calibration: Path | None = None
     input_shapes: Shapes = field(default_factory=dict)
+    input_types: Mapping[str, str] = field(default_factory=dict)
     symbolic: Path | None = None
     detector: DetectorOptions = field(default_factory=DetectorOptions)
     classifier: ClassifierOptions = field(default_factory=ClassifierOptions)

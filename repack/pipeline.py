@@ -163,7 +163,7 @@ def choose(
     with step("timing what passed"):
         candidates.measure(tried, reference.inputs[-1])
     say(tables.candidates(tried))
-    passed = [c for c in tried if c.passed]
+    passed = [c for c in tried if c.usable]
     if not passed:
         compared = [c for c in tried if c.proof is not None]
         if not compared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,11 @@ class Tolerance:
     relative_l2: float
 
 
+ATOL = 9e-4
+"""The absolute tolerance of f32: below it, differences mean nothing."""
+
 TOLERANCES = {
-    "f32": Tolerance(1e-4, 9e-4, 1e-4),
+    "f32": Tolerance(1e-4, ATOL, 1e-4),
     "f16": Tolerance(None, None, 1e-2),
     "bf16": Tolerance(None, None, 3e-2),
     "int8": Tolerance(None, None, 1.5e-1),
@@ -37,17 +41,32 @@ PROVEN = {"f32": 1.0, "f16": 0.9, "bf16": 0.9, "int8": 0.8}
 int8 leaves in floats on purpose do not count, as long as the rest is most of them."""
 
 
-def shortfall(asked: str, report: dict[str, Any]) -> str | None:
+def shortfall(
+    asked: str, report: Mapping[str, Any], own: Collection[str] = frozenset()
+) -> str | None:
     """Why the precision asked is not the one that runs, or None where it is.
+
+    What cannot be counted is no shortfall: then the runtime's own word holds.
 
     Args:
         report: as ``repack.backends.base.Found.report`` gives it.
+        own: types that the model's file is in already: asked for f32, these stay as they are.
     """
     if asked == "best":
         return None
-    share, kept = report["flops"].get(asked, 0.0), report.get("kept", 0.0)
-    if report["label"] == asked and share >= PROVEN[asked] * (1 - kept):
+    flops, kept = report["flops"], report.get("kept", 0.0)
+    fine = {asked, *((*WIDER, *own) if asked == "f32" else ())}
+    share = sum(v for k, v in flops.items() if k in fine)
+    label = report["label"] in fine or (not flops and asked == report["label"])
+    if label and (not flops or share >= PROVEN[asked] * (1 - kept) - ROUNDING):
         return None
-    shown = ", ".join(f"{k} {v:.0%}" for k, v in report["flops"].items()) or "none known"
+    shown = ", ".join(f"{k} {v:.0%}" for k, v in flops.items()) or "none known"
     purpose = f"; {kept:.0%} left in floats on purpose" if kept else ""
     return f"asked {asked}, found {report['label']} (multiply-adds: {shown}{purpose})"
+
+
+WIDER = ("f64", "unknown")
+"""What is no loss where f32 is asked for: no runtime here goes below it on its own."""
+
+ROUNDING = 1e-3
+"""Of shares, which are rounded to four places."""

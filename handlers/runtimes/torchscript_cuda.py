@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from handlers.artefact import DeviceOptions, TorchScriptCudaOptions
 from handlers.runtimes.device import DeviceRuntime, Size
+from handlers.runtimes.torchscript import flatten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +64,6 @@ class TorchScriptCuda(DeviceRuntime):
     def call(self, size: Size) -> None:
         with self.torch.inference_mode():
             result = size.model(*(size.inputs[s.name] for s in self.inputs))
-        values = result if isinstance(result, (tuple, list)) else [result]
+        values = flatten(result).values()
         # A graph replays into the tensors of its capture: what was made last is what stays.
         size.outputs = dict(zip(self.options.outputs, values, strict=True))

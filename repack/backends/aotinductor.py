@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from handlers.artefact import AotInductorOptions, Artefact
 from handlers.errors import KitError
 from repack.backends.base import Found
-from repack.backends.element_types import NAMES
 from repack.backends.torchscript_cuda import ONE_SIZE, TorchScriptCuda, prepared
+from repack.element_types import NAMES
 
 if TYPE_CHECKING:
     import torch

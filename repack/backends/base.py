@@ -123,6 +123,13 @@ class Backend(ABC):
         """What an activated runtime of this backend runs in which type."""
 
 
+def narrowed(model: Model, title: str) -> str | None:
+    """Why a runtime that computes 64-bit floats in 32 bits does not take a model; else None."""
+    if model.float64:
+        return f"{title} computes the model's float64 in 32 bits"
+    return None
+
+
 def gpu_missing(what: str) -> str | None:
     """The line for a backend that needs an NVIDIA GPU; None where PyTorch sees one."""
     import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import tempfile
@@ -49,6 +50,8 @@ class OnnxRuntime(Backend):
         import onnx
         import onnxruntime as ort
 
+        from repack.onnx import nodes
+
         with tempfile.TemporaryDirectory() as tmp:
             options = ort.SessionOptions()
             options.intra_op_num_threads = 1
@@ -56,13 +59,17 @@ class OnnxRuntime(Backend):
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(tmp) / "profile")
             options.optimized_model_filepath = str(Path(tmp) / "optimised.onnx")
-            path = str(runtime.folder / runtime.artefact.files[0])
+            file = onnx.load(runtime.folder / runtime.artefact.files[0])
+            nodes.name_all(file.graph)  # the profile knows nodes by their names
+            path = str(Path(tmp) / "named.onnx")
+            onnx.save(file, path)
             session = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
             feed = {
                 s.name: np.zeros([n if isinstance(n, int) else 1 for n in s.shape], s.dtype)
                 for s in runtime.inputs
             }
-            session.run(None, feed)
+            with contextlib.suppress(Exception):  # sizes that the model does not take: see below
+                session.run(None, feed)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
             graph = onnx.load(Path(tmp) / "optimised.onnx", load_external_data=False).graph
         sizes = {t.name: list(t.dims) for t in graph.initializer}

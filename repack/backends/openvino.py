@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from handlers.artefact import Artefact, OpenVinoOptions
 from handlers.errors import KitError, RuntimeMissing
-from repack.backends.base import Backend, Found
-from repack.backends.element_types import NAMES
+from repack.backends.base import Backend, Found, narrowed
+from repack.element_types import NAMES
 
 if TYPE_CHECKING:
     from handlers.runtimes.base import Runtime
     from repack.backends.conversion import Conversion
-    from repack.model import Arrays
+    from repack.model import Arrays, Model
 
 HEAVY = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"}
 """OpenVINO's operations whose multiplications make up a network's cost."""
@@ -32,6 +32,9 @@ class OpenVino(Backend):
     packages = ("openvino", "nncf")
     precisions = auto = ("f32", "bf16", "int8")
     from_onnx = True
+
+    def takes(self, model: Model) -> str | None:
+        return narrowed(model, self.title)
 
     def lacks(self, precision: str) -> str | None:
         from handlers.runtimes import openvino_
@@ -53,9 +56,13 @@ class OpenVino(Backend):
         import openvino as ov
 
         model = ov.Core().read_model(str(runtime.folder / runtime.artefact.files[0]))
+        sized = True
         for port in model.inputs:
             sizes = [d.get_length() if d.is_static else 1 for d in port.partial_shape]
-            model.reshape({port.get_any_name(): sizes})
+            try:
+                model.reshape({port.get_any_name(): sizes})
+            except RuntimeError:  # sizes that the model does not take: layers are counted alone
+                sized = False
         ran: dict[str, str] = {}
         for node in compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
@@ -66,7 +73,7 @@ class OpenVino(Backend):
         for op in model.get_ops():
             if op.get_type_name() in HEAVY:
                 kind = next((ran[n] for n in _merged_names(op) if n in ran), "unknown")
-                found.add(kind, _multiplies(op))
+                found.add(kind, _multiplies(op) if sized else 1)
         return found
 
 

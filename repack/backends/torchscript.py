@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from handlers.artefact import Artefact, TorchScriptOptions
 from handlers.errors import KitError
 from repack.backends.base import NO_MODULE, Backend, Found, refuse_without_module
-from repack.backends.element_types import NAMES
+from repack.element_types import NAMES
 
 if TYPE_CHECKING:
     import torch
@@ -89,9 +89,17 @@ def convert(model: Model, path: Path) -> None:
                 raise KitError(f"the module cannot be traced ({reason})") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        frozen = torch.jit.freeze(module.eval()) if hasattr(module, "training") else module
+        frozen = module
+        if hasattr(module, "training") and not _defaulted(module):
+            frozen = torch.jit.freeze(module.eval())
         _refuse_foreign(frozen)
         torchscript_file.save(frozen, path)
+
+
+def _defaulted(module: torch.jit.ScriptModule) -> bool:
+    """Whether arguments may be left out: freezing would make them the graph's inputs."""
+    forward: Any = module.forward
+    return any(a.has_default_value() for a in forward.schema.arguments)
 
 
 def _refuse_foreign(module: torch.jit.ScriptModule) -> None:
@@ -100,7 +108,8 @@ def _refuse_foreign(module: torch.jit.ScriptModule) -> None:
     Raises:
         KitError: the module calls another one.
     """
-    waiting = list(module.inlined_graph.nodes())
+    graph = module.inlined_graph  # its nodes live no longer than it does
+    waiting = list(graph.nodes())
     while waiting:
         node = waiting.pop()
         space = node.kind().partition("::")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import onnx
@@ -86,3 +87,14 @@ def _line(graph: GraphProto, nodes: Sequence[NodeProto]) -> str:
     return (
         f"operator {_full(node)}, node {name!r} (fed by {' and '.join(feeds) or 'nothing'}){more}"
     )
+
+
+def name_all(graph: GraphProto) -> None:
+    """Names the nodes that have none, so that TensorRT can be told what to do with each."""
+    taken = {node.name for node in graph.node}
+    for i, node in enumerate(graph.node):
+        if not node.name:
+            node.name = next(
+                name for k in count() if (name := f"{node.op_type}_{i}{'_' * k}") not in taken
+            )
+            taken.add(node.name)

@@ -9,15 +9,16 @@ from typing import cast
 import torch
 from torch import nn
 
-from repack.sources.errors import UnreadableFile, printable
+from repack.sources.errors import UnreadableFile, UnsupportedLayout, printable
 from repack.sources.source import Source, sha256_of
 
 
 def load(path: Path) -> Source:
-    """Any TorchScript file, on the CPU, in evaluation mode, its parameters as float32.
+    """Any TorchScript file, on the CPU, in evaluation mode, in its own types.
 
     Raises:
         UnreadableFile: damaged, or it needs operators that this torch does not have.
+        UnsupportedLayout: it was traced in training mode, or on a GPU whose name is in its code.
     """
     try:
         with warnings.catch_warnings():
@@ -28,8 +29,46 @@ def load(path: Path) -> Source:
             path,
             f"a TorchScript file that torch {torch.__version__} cannot load ({printable(error)})",
         ) from error
-    module.eval().float()
+    module.eval()
+    _refuse_traces(path, cast(torch.jit.ScriptModule, module))
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     network = str(getattr(module, "original_name", "") or type(module).__name__)
     return Source(module, "torchscript", network, (), path, sha256_of(path), "tensors")
+
+
+TRAINING = {"aten::batch_norm": 5, "aten::dropout": 2, "aten::feature_dropout": 2}
+"""Operators that act otherwise in training, and which of their inputs says so."""
+
+
+def _refuse_traces(path: Path, module: torch.jit.ScriptModule) -> None:
+    """Refuses what a trace has fixed for good and no caller can undo."""
+    if not hasattr(module, "inlined_graph"):
+        return
+    graph = module.inlined_graph  # its nodes live no longer than it does
+    nodes = list(graph.nodes())
+    trained = [
+        node.kind().removeprefix("aten::")
+        for node in nodes
+        if node.kind() in TRAINING
+        and list(node.inputs())[TRAINING[node.kind()]].node().kind() == "prim::Constant"
+        and bool(list(node.inputs())[TRAINING[node.kind()]].toIValue())
+    ]
+    if trained:
+        raise UnsupportedLayout(
+            path,
+            f"traced in training mode ({len(trained)} operators, first {trained[0]}): its answers "
+            "are those of training: call eval() and trace it again",
+        )
+    devices = {
+        str(node.output().toIValue())
+        for node in nodes
+        if node.kind() == "prim::Constant" and node.output().type().kind() == "DeviceObjType"
+    }
+    foreign = sorted(d for d in devices if d.partition(":")[0] != "cpu")
+    if foreign:
+        raise UnsupportedLayout(
+            path,
+            f"its code names the device {', '.join(foreign)}, which no other machine has: trace it "
+            "on the CPU",
+        )

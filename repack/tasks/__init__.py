@@ -36,6 +36,7 @@ TASKS: dict[str, Task] = {
             "a model of raw tensors",
             "handlers.tensors:TensorHandler",
             metric=False,
+            batches=False,
         ),
     )
 }

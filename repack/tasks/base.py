@@ -56,6 +56,7 @@ class Task:
         folder: the package with its modules; "" for ``repack.tasks.NAME``.
         metric: has a metric of its own; where not, outputs alone are compared.
         names_causes: the metric is asked also where outputs already differ, because it says why.
+        batches: the handler answers several requests by one call of the model.
         labelled: ``--labels`` names its classes.
         takes_pictures: a request is a JPEG, PNG, WebP or BMP.
         one_at_a_time: a request is a whole piece of work: several at once gain nothing.
@@ -69,6 +70,7 @@ class Task:
     folder: str = ""
     metric: bool = True
     names_causes: bool = False
+    batches: bool = True
     labelled: bool = False
     takes_pictures: bool = False
     one_at_a_time: bool = False

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from handlers.artefact import TensorRTOptions
-from repack.backends.base import Backend, Found, gpu_missing
+from repack.backends.base import Backend, Found, gpu_missing, narrowed
 
 if TYPE_CHECKING:
     from handlers.artefact import Artefact
@@ -30,6 +30,9 @@ class TensorRT(Backend):
 
     def unavailable(self) -> str | None:
         return gpu_missing(f"--backend {self.name}")
+
+    def takes(self, model: Model) -> str | None:
+        return narrowed(model, self.title)
 
     def routes(self, model: Model, options: GpuOptions, precision: str) -> Sequence[str]:
         """int8 by ONNX only, unless asked for otherwise: the file holds ranges that keep the layers

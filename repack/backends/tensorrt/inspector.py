@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from repack.backends.element_types import NAMES
+from repack.element_types import NAMES
 
 
 def layers(runtime: Any) -> Iterator[tuple[set[str], str, int]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import nn
 
 from handlers.errors import KitError
 from repack.model import GpuModel
-from repack.onnx import instance_norm, symbolic
+from repack.onnx import instance_norm, nodes, symbolic
 
 OPSET = 17
 """The newest operators that the parser of TensorRT 8.6 knows; later ones read them too."""
@@ -35,7 +34,7 @@ def convert(form: GpuModel, target: Path, plugins: Path | None = None) -> None:
         _export(form, form.module, target)
     model = onnx.load(target if form.onnx is None else form.onnx)
     widen_bytes(model.graph)
-    name_all(model.graph)
+    nodes.name_all(model.graph)
     if any(node.op_type == "InstanceNormalization" for node in model.graph.node):
         ranks = instance_norm.ranks(model)
         if plugins is not None:
@@ -46,17 +45,6 @@ def convert(form: GpuModel, target: Path, plugins: Path | None = None) -> None:
                 onnx.save(other, plugins)
         instance_norm.by_layer_norm(model.graph, ranks)
     onnx.save(model, target)
-
-
-def name_all(graph: GraphProto) -> None:
-    """Names the nodes that have none, so that TensorRT can be told what to do with each."""
-    taken = {node.name for node in graph.node}
-    for i, node in enumerate(graph.node):
-        if not node.name:
-            node.name = next(
-                name for k in count() if (name := f"{node.op_type}_{i}{'_' * k}") not in taken
-            )
-            taken.add(node.name)
 
 
 def _export(form: GpuModel, module: nn.Module, target: Path) -> None:

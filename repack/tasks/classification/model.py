@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -219,16 +220,39 @@ def _labels(path: Path | None, classes: int) -> tuple[str, ...]:
         say("    note: no --labels, so classes are named by their numbers")
         return tuple(str(i) for i in range(classes))
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
         raise KitError(f"--labels {path}: cannot be read ({reason})") from None
+    lines = _of_json(path, text) if path.suffix == ".json" else text.rstrip().splitlines()
     names = [printable(line.strip()) for line in lines]
     if len(names) != classes:
         raise KitError(f"--labels {path}: {len(names)} lines; the model has {classes} classes")
     if "" in names:
         raise KitError(f"--labels {path}, line {names.index('') + 1}: empty; expected a class name")
     return tuple(names)
+
+
+def _of_json(path: Path, text: str) -> list[str]:
+    """TorchServe's ``index_to_name.json``: names by number, ``{"0": "cat"}`` or ``{"0": [id,
+    "cat"]}``, or a plain list of them.
+
+    Raises:
+        KitError: something else.
+    """
+    expected = 'expected {"0": "cat", "1": "dog"} or ["cat", "dog"]'
+    try:
+        told = json.loads(text)
+    except ValueError as e:
+        raise KitError(f"--labels {path}: no JSON ({e}); {expected}") from None
+    if isinstance(told, dict):
+        if set(told) != {str(i) for i in range(len(told))}:
+            raise KitError(f"--labels {path}: numbers from 0 on do not name its keys; {expected}")
+        told = [told[str(i)] for i in range(len(told))]
+    names = [n[-1] if isinstance(n, list) and n else n for n in told] if told else []
+    if not names or not all(isinstance(n, str) for n in names):
+        raise KitError(f"--labels {path}: {expected}")
+    return names
 
 
 def _onnx(found: Model, asked: _Original, layout: str, options: ClassifierOptions) -> Model:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from handlers.tensors import npz
 from repack.model import Model
 from repack.samples import ARRAYS, Sample, arrays, read_each
 
@@ -21,5 +20,5 @@ def example(model: Model, samples: Sequence[Sample], folder: Path) -> Path:
     if samples:
         return samples[0].path.resolve()
     path = folder / "example.npz"
-    np.savez(path, **model.random_inputs(seed=2))  # type: ignore[arg-type]
+    path.write_bytes(npz(model.random_inputs(seed=2)))
     return path

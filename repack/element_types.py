@@ -5,6 +5,7 @@ from __future__ import annotations
 NAMES = {
     "i8": "int8",
     "u8": "int8",
+    "float64": "f64",
     "float32": "f32",
     "float16": "f16",
     "bfloat16": "bf16",
