@@ -1,0 +1,320 @@
+"""Small models of kinds that a gate can judge wrongly, each made by a function of its own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
+INT64, BOOL = TensorProto.INT64, TensorProto.BOOL
+Value = tuple[str, int, Sequence[int | str]]
+
+
+def saved(
+    path: Path,
+    nodes: Sequence[NodeProto],
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    **constants: Any,
+) -> Path:
+    """An ONNX file of these nodes."""
+    graph = helper.make_graph(
+        nodes,
+        path.stem,
+        [helper.make_tensor_value_info(n, t, list(s)) for n, t, s in inputs],
+        [helper.make_tensor_value_info(n, t, list(s)) for n, t, s in outputs],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def lstm(path: Path) -> Path:
+    rng = np.random.default_rng(1)
+    hidden, size = 4, 3
+    return saved(
+        path,
+        [helper.make_node("LSTM", ["x", "w", "r"], ["y"], "lstm", hidden_size=hidden)],
+        [("x", FLOAT, ["time", "batch", size])],
+        [("y", FLOAT, ["time", 1, "batch", hidden])],
+        w=rng.normal(0, 0.4, (1, 4 * hidden, size)).astype(np.float32),
+        r=rng.normal(0, 0.4, (1, 4 * hidden, hidden)).astype(np.float32),
+    )
+
+
+def suppression(path: Path) -> Path:
+    return saved(
+        path,
+        [helper.make_node("NonMaxSuppression", ["boxes", "scores", "most"], ["kept"], "nms")],
+        [("boxes", FLOAT, [1, "n", 4]), ("scores", FLOAT, [1, 2, "n"])],
+        [("kept", INT64, ["m", 3])],
+        most=np.array([5], np.int64),
+    )
+
+
+def choice(path: Path) -> Path:
+    """Booleans, and a single number, as inputs."""
+    return saved(
+        path,
+        [helper.make_node("Where", ["mask", "x", "other"], ["y"], "where")],
+        [("mask", BOOL, ["batch", 3]), ("x", FLOAT, ["batch", 3]), ("other", FLOAT, [])],
+        [("y", FLOAT, ["batch", 3])],
+    )
+
+
+def lookup(path: Path) -> Path:
+    table = np.random.default_rng(2).normal(size=(7, 4)).astype(np.float32)
+    return saved(
+        path,
+        [helper.make_node("Gather", ["table", "ids"], ["y"], "gather")],
+        [("ids", INT64, ["batch", 6])],
+        [("y", FLOAT, ["batch", 6, 4])],
+        table=table,
+    )
+
+
+def nameless(path: Path) -> Path:
+    """A product whose node has no name."""
+    weights = np.random.default_rng(3).normal(size=(5, 2)).astype(np.float32)
+    return saved(
+        path,
+        [helper.make_node("Gemm", ["x", "w"], ["y"])],
+        [("x", FLOAT, ["batch", 5])],
+        [("y", FLOAT, ["batch", 2])],
+        w=weights,
+    )
+
+
+def quantised(path: Path) -> Path:
+    """Already in integers, by its maker."""
+    weights = np.random.default_rng(4).integers(-90, 90, (6, 3)).astype(np.int8)
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"], "quantise"),
+        helper.make_node("MatMulInteger", ["q", "w", "zero"], ["wide"], "product"),
+        helper.make_node("Cast", ["wide"], ["float"], "cast", to=FLOAT),
+        helper.make_node("Mul", ["float", "scale"], ["y"], "scale"),
+    ]
+    return saved(path, nodes, [("x", FLOAT, ["batch", 6])], [("y", FLOAT, ["batch", 3])], w=weights)
+
+
+def far_from_zero(path: Path) -> Path:
+    """Subtracts a number whose neighbours 32-bit floats do not tell apart."""
+    return saved(
+        path,
+        [helper.make_node("Sub", ["x", "offset"], ["y"], "sub")],
+        [("x", DOUBLE, ["batch", 3])],
+        [("y", DOUBLE, ["batch", 3])],
+        offset=np.array(1.7e9, np.float64),
+    )
+
+
+def fixed_inside(path: Path) -> Path:
+    """Says that its batch is free, which a Reshape inside contradicts."""
+    return saved(
+        path,
+        [helper.make_node("Reshape", ["x", "target"], ["y"])],
+        [("x", FLOAT, ["batch", 6])],
+        [("y", FLOAT, [1, 12])],
+        target=np.array([1, 12], np.int64),
+    )
+
+
+def halved_and_doubled(path: Path) -> Path:
+    """Takes pictures of even sides only, as detectors take multiples of 32."""
+    weights = np.random.default_rng(5).normal(0, 0.3, (3, 3, 2, 2)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["half"], "half", strides=[2, 2]),
+        helper.make_node("Resize", ["half", "", "scales"], ["whole"], "double", mode="nearest"),
+        helper.make_node("Concat", ["x", "whole"], ["y"], "join", axis=1),
+    ]
+    return saved(
+        path,
+        nodes,
+        [("x", FLOAT, ["batch", 3, "height", "width"])],
+        [("y", FLOAT, ["batch", 6, "height", "width"])],
+        w=weights,
+        scales=np.array([1, 1, 2, 2], np.float32),
+    )
+
+
+def best_rows(path: Path) -> Path:
+    """The eight best of 40 boxes, whose scores have few values: ties all over."""
+    rng = np.random.default_rng(6)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["raw"], "boxes"),
+        helper.make_node("Reshape", ["raw", "rows"], ["boxes"], "rows"),
+        helper.make_node("Slice", ["boxes", "zero", "one", "axis"], ["first"], "first"),
+        helper.make_node("Round", ["first"], ["scores"], "round"),
+        helper.make_node("Squeeze", ["scores", "axis"], ["flat"], "flat"),
+        helper.make_node("TopK", ["flat", "k"], ["best", "which"], "best", axis=1),
+        helper.make_node("Unsqueeze", ["which", "axis"], ["index"], "index"),
+        helper.make_node("Expand", ["index", "wide"], ["wider"], "wider"),
+        helper.make_node("GatherElements", ["boxes", "wider"], ["kept"], "kept", axis=1),
+        helper.make_node("Unsqueeze", ["best", "axis"], ["column"], "column"),
+        helper.make_node("Concat", ["kept", "column"], ["y"], "list", axis=2),
+    ]
+    return saved(
+        path,
+        nodes,
+        [("x", FLOAT, [1, 16])],
+        [("y", FLOAT, [1, 8, 5])],
+        w=rng.normal(0, 0.4, (16, 160)).astype(np.float32),
+        rows=np.array([1, 40, 4], np.int64),
+        zero=np.array([0], np.int64),
+        one=np.array([1], np.int64),
+        axis=np.array([2], np.int64),
+        k=np.array([8], np.int64),
+        wide=np.array([1, 8, 4], np.int64),
+    )
+
+
+def quiet(path: Path) -> Path:
+    """Answers zeros unless its input is far above what noise has."""
+    weights = np.random.default_rng(7).normal(1, 0.2, (4, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["raw"], "conv"),
+        helper.make_node("ReduceMean", ["x"], ["mean"], "mean", keepdims=1),
+        helper.make_node("Greater", ["mean", "least"], ["loud"], "loud"),
+        helper.make_node("Cast", ["loud"], ["gate"], "gate", to=FLOAT),
+        helper.make_node("Mul", ["raw", "gate"], ["y"], "gated"),
+    ]
+    return saved(
+        path,
+        nodes,
+        [("x", FLOAT, [1, 3, 16, 16])],
+        [("y", FLOAT, [1, 4, 14, 14])],
+        w=weights,
+        least=np.array(0.5, np.float32),
+    )
+
+
+def not_finite(path: Path) -> Path:
+    weights = np.ones((5, 2), np.float32)
+    weights[3, 1] = np.nan
+    return saved(
+        path,
+        [helper.make_node("Gemm", ["x", "w"], ["y"], "gemm")],
+        [("x", FLOAT, ["batch", 5])],
+        [("y", FLOAT, ["batch", 2])],
+        w=weights,
+    )
+
+
+def answers_infinity(path: Path) -> Path:
+    return saved(
+        path,
+        [helper.make_node("Div", ["x", "zero"], ["y"], "div")],
+        [("x", FLOAT, ["batch", 3])],
+        [("y", FLOAT, ["batch", 3])],
+        zero=np.array(0, np.float32),
+    )
+
+
+def output_called_file(path: Path) -> Path:
+    """An output whose name NumPy's own writer of archives cannot take."""
+    return saved(
+        path,
+        [helper.make_node("Identity", ["x"], ["file"], "same")],
+        [("x", FLOAT, ["batch", 3])],
+        [("file", FLOAT, ["batch", 3])],
+    )
+
+
+class Scores(nn.Module):
+    """A small classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.drop = nn.Dropout(0.5)
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.last(self.drop(self.conv(x).relu().mean((2, 3)) * 9))
+        return found
+
+
+class Centred(Scores):
+    """Its scores are relative to the batch's mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = super().forward(x)
+        return found - found.mean(0, keepdim=True)
+
+
+class Wide(nn.Module):
+    """Computes in 64-bit floats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.linear(x - 1e8)
+        return found
+
+
+class Named(nn.Module):
+    """Answers a dictionary with a tuple in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        maps = self.conv(x)
+        return {"maps": maps, "mean": maps.mean((1, 2, 3))}
+
+
+class Defaulted(nn.Module):
+    """Takes more than a tensor, if it is given."""
+
+    def forward(self, x: Tensor, times: int = 2, really: bool = True) -> Tensor:
+        return x * times if really else x
+
+
+class Masked(nn.Module):
+    """Token numbers and a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 5)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        found: Tensor = (self.table(ids) * mask[..., None].float()).sum(1)
+        return found
+
+
+class Positive(nn.Module):
+    """Has no weights and multiplies nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu()
+
+
+def scripted(path: Path, module: nn.Module) -> Path:
+    """As a TorchScript file, its control flow kept."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript as a whole
+        torch.jit.save(torch.jit.script(module.eval()), str(path))
+    return path
+
+
+def traced(path: Path, module: nn.Module, *given: Tensor, training: bool = False) -> Path:
+    """As a TorchScript file of one call."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = torch.jit.trace(module.train(training), given, check_trace=False)
+        torch.jit.save(file, str(path))
+    return path
