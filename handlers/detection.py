@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers import boxes, images
+from handlers.accept import chosen
 from handlers.base import Handler, guard
 from handlers.drawing import draw
 from handlers.errors import ItemError
@@ -116,7 +117,7 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
 
     def encode(self, item: Item, result: boxes.Boxes, accept: str) -> tuple[bytes, str]:
         detections = self.detections(result)
-        if "image/jpeg" in accept:
+        if chosen(accept, ("application/json", "image/jpeg")) == "image/jpeg":
             whole = images.decode(item.data)
             return images.encode_jpeg(draw(whole, detections)), "image/jpeg"
         # The same words in every answer: written once.

@@ -10,18 +10,15 @@ from typing import Any
 
 from handlers.errors import BadInput, UnsupportedFormat
 
-FIELDS = ("body", "data", "file", "image", "b64")
-"""Names of the input in a request, a form or a JSON object, looked for in this order."""
-
 
 def read(row: Mapping[str, Any]) -> bytes:
     """The input's bytes.
 
-    Taken as they are: a raw body, or a multipart form with one field or one of ``FIELDS``.
-    Decoded from base64: a JSON object with one of ``FIELDS``, a text body, a ``data:`` URI.
+    Taken as they are: a raw body, or a multipart form with one field. Decoded from base64, also the
+    URL-safe kind: a JSON object with one key, a text body, a ``data:`` URI.
 
     Raises:
-        BadInput: nothing there, several fields of other names, or broken base64.
+        BadInput: nothing there, several fields or parameters, or broken base64.
         UnsupportedFormat: JSON or text of another kind.
     """
     value = _field(row)
@@ -44,13 +41,10 @@ def read(row: Mapping[str, Any]) -> bytes:
 
 
 def _field(row: Mapping[str, Any]) -> Any:
-    for name in FIELDS:
-        if name in row:
-            return row[name]
     if len(row) == 1:
         return next(iter(row.values()))
     names = ", ".join(sorted(map(str, row))) or "none"
-    raise BadInput(f"fields {names}: expected one, or one named {' or '.join(FIELDS)}")
+    raise BadInput(f"fields or parameters {names} came: expected one, which is the input")
 
 
 def _json(data: bytes) -> Any:
@@ -60,10 +54,14 @@ def _json(data: bytes) -> Any:
         raise BadInput(f"the body begins like JSON but is not ({e})") from None
 
 
+URL_SAFE = str.maketrans("-_", "+/")
+
+
 def _base64(text: str) -> bytes:
     encoded = text.partition(",")[2] if text.startswith("data:") else text
+    plain = "".join(encoded.split()).translate(URL_SAFE)
     try:
-        data = base64.b64decode("".join(encoded.split()), validate=True)
+        data = base64.b64decode(plain, validate=True)
     except (binascii.Error, ValueError) as e:
         raise UnsupportedFormat(f"text that is not base64 ({e}): send the file's bytes") from None
     if not data:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers import payload, windows
+from handlers.accept import chosen
 from handlers.base import Handler, guard
 from handlers.context import Context
 from handlers.errors import ItemError, Unprocessable
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
 
 GZIP, DICOM, JSON = "application/gzip", "application/dicom", "application/json"
+NIFTI = (GZIP, "application/x-gzip", "application/nifti", "application/x-nifti")
 
 
 @dataclass
@@ -106,15 +108,17 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
     def encode(self, item: Item, result: Found | ItemError, accept: str) -> tuple[bytes, str]:
         if isinstance(result, ItemError):
             raise result
-        if JSON in accept:
-            return json.dumps(self.statistics(item, result)).encode(), JSON
         dicom = item.volume.format == "DICOM"
-        if DICOM in accept and not dicom:
+        offered = (DICOM, *NIFTI, JSON) if dicom else (*NIFTI, JSON, DICOM)
+        wanted = chosen(accept, offered)
+        if wanted == JSON:
+            return json.dumps(self.statistics(item, result)).encode(), JSON
+        if wanted == DICOM and not dicom:
             raise Unprocessable(
                 f"a DICOM-SEG was asked for, and {item.volume.format} came: "
                 "send the DICOM series, or take the mask as NIfTI"
             )
-        if DICOM in accept or (dicom and not ("gzip" in accept or "nifti" in accept)):
+        if wanted == DICOM:
             from handlers.volumes import dicom_seg
 
             maker = self.passport.name, self.passport.version
@@ -133,6 +137,7 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
             "X-Accumulator-Bytes": str(memory.accumulators),
             "X-Memory-Needed-Bytes": str(memory.needed),
             "X-Device-Memory-Bytes": str(item.device_bytes),
+            "X-Left-Out": ", ".join(item.volume.left_out) or "none",
         }
 
     def note(self) -> str:
@@ -150,6 +155,8 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
             "runtime": self.runtime_info(),
             "volume": {
                 "format": item.volume.format,
+                "left_out": list(item.volume.left_out),
+                "channels": dict(item.volume.channels),
                 "shape_zyx": geometry.shape,
                 "spacing_mm_zyx": [round(s, 6) for s in geometry.spacing],
                 "affine_ras": geometry.affine.round(6).tolist(),

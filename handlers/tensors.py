@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers.base import Handler
-from handlers.errors import BadInput, TooLarge, Unprocessable
+from handlers.accept import chosen
+from handlers.base import NO_MEMORY, Handler
+from handlers.errors import BadInput, KitError, TooLarge, Unprocessable
 from handlers.passport import TensorSpec
 
 Tensors = dict[str, NDArray[Any]]
+
+NPZ = "application/x-npz"
 
 MAX_BYTES = 1 << 30
 """Largest array that a request may claim, in bytes."""
@@ -38,20 +41,42 @@ class TensorHandler(Handler[Tensors, Tensors]):
         return super().read(row)
 
     def decode(self, data: bytes) -> Tensors:
-        given = _read(data, [spec.name for spec in self.passport.inputs])
-        return {s.name: check(given, s) for s in self.passport.inputs}
+        names = [spec.name for spec in self.passport.inputs]
+        given = _read(data, names)
+        found = {s.name: check(given, s) for s in self.passport.inputs}
+        unknown = sorted(set(given) - set(names))
+        if unknown:
+            raise Unprocessable(
+                f"inputs {', '.join(unknown)} came, which the model has not; expected "
+                f"{', '.join(names)}"
+            )
+        return found
 
     def infer(self, items: Sequence[Tensors]) -> Sequence[Tensors]:
         with self.stages.measure("infer"):
+            return [self._asked(item) for item in items]
+
+    def _asked(self, item: Tensors) -> Tensors:
+        """One call of the model.
+
+        Raises:
+            Unprocessable: the model does not run on these values, though it runs on others.
+        """
+        try:
             # Copied, because a runtime may use its output buffers again for the next item.
-            return [
-                {name: np.array(value) for name, value in self.runtime.infer(item).items()}
-                for item in items
-            ]
+            return {name: np.array(value) for name, value in self.runtime.infer(item).items()}
+        except (KitError, MemoryError):
+            raise
+        except Exception as e:  # runtimes raise many types for values that a model does not take
+            if any(words in str(e).lower() for words in NO_MEMORY):
+                raise
+            self.runtime.warm_up()  # what fails here too is no fault of the request
+            reason = (str(e).strip().splitlines() or [type(e).__name__])[-1]
+            raise Unprocessable(f"the model does not run on these values ({reason})") from None
 
     def encode(self, item: Tensors, result: Tensors, accept: str) -> tuple[bytes, str]:
-        if "application/x-npz" in accept:
-            return npz(result), "application/x-npz"
+        if chosen(accept, ("application/json", NPZ)) == NPZ:
+            return npz(result), NPZ
         bad = [name for name, value in result.items() if not np.isfinite(value).all()]
         if bad:
             raise Unprocessable(

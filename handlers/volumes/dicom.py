@@ -31,8 +31,9 @@ NEEDED = (
 SAME = 1e-3
 """How far orientation cosines and mm of pixel spacing may differ within a series."""
 
-EVEN = 0.01
-"""How far the distances of neighbouring slices may differ, as a share of their median."""
+EVEN = 0.03
+"""How far a slice may lie from where an even line of slices has it, as a share of their distance:
+positions are often written with two decimals, so gaps differ where the line does not."""
 
 TILT_MM = 0.1
 """How far the slices may shift sideways from first to last (a tilted gantry)."""
@@ -66,7 +67,8 @@ def read(data: Buffer, admit: Admit) -> Volume:
         ItemError: whatever ``admit`` raises.
     """
     files = Files(data)
-    slices = _sorted([_header(name, files) for name in files.names])
+    found, left_out = _slices(files)
+    slices = _sorted(found)
     geometry = _geometry(slices)
     first = slices[0].header
     stored = np.dtype(f"{'i' if first.PixelRepresentation else 'u'}{first.BitsAllocated // 8}")
@@ -75,11 +77,55 @@ def read(data: Buffer, admit: Admit) -> Volume:
     for z, piece in enumerate(slices):
         pixels, scale = _pixels(piece, files)
         store(voxels[0, z], pixels, scale, z)
-    return Volume(voxels, geometry, "DICOM", [piece.header for piece in slices])
+    return Volume(voxels, geometry, "DICOM", [piece.header for piece in slices], tuple(left_out))
 
 
-def _header(name: str, files: Files) -> Slice:
-    dataset = _dataset(name, files, pixels=False)
+def _slices(files: Files) -> tuple[list[Slice], list[str]]:
+    """The series' slices; and what came along with it and is none: other documents, reports without
+    pixels, a slice that is there twice to the byte.
+
+    Raises:
+        BadInput: a damaged file; one without DICOM's preamble, which may be a slice.
+        UnsupportedFormat: no file is a slice.
+    """
+    found: list[Slice] = []
+    left_out: list[str] = []
+    seen: dict[str, bytes] = {}
+    for name in files.names:
+        data = files.read(name)
+        if not is_dicom(data):
+            if data[:2] in BARE:
+                raise BadInput(
+                    f"{name} has no preamble (128 bytes, then DICM), so it is no DICOM file as it "
+                    "should be: write it anew, as dcmtk's dcmconv does"
+                )
+            left_out.append(name)
+            continue
+        header = _dataset(name, data, pixels=False)
+        uid = str(header.get("SOPInstanceUID", ""))
+        if "Rows" not in header or (uid and seen.get(uid) == data):
+            left_out.append(name)
+            continue
+        seen[uid] = data
+        found.append(_slice(name, header))
+    if files.names and not found:
+        raise UnsupportedFormat(
+            f"{left_out[0]} is no slice of a DICOM series, nor is any other of {len(left_out)} "
+            "files of the zip; expected the slices of one series"
+        )
+    return found, left_out
+
+
+BARE = (b"\x08\x00", b"\x02\x00")
+"""The first group of a dataset that was written without DICOM's preamble."""
+
+
+def _slice(name: str, dataset: Any) -> Slice:
+    if int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise Unprocessable(
+            f"{name} has {dataset.NumberOfFrames} frames (an enhanced object); expected one slice "
+            "a file: split it first, as dcm4che's emf2sf does"
+        )
     missing = [tag for tag in NEEDED if dataset.get(tag) in (None, "")]
     if missing:
         raise BadInput(f"{name} has no {missing[0]}: no slice of a series")
@@ -97,12 +143,9 @@ def _header(name: str, files: Files) -> Slice:
         raise BadInput(f"{name} has a header that cannot be read ({e})") from None
 
 
-def _dataset(name: str, files: Files, pixels: bool) -> Any:
+def _dataset(name: str, data: bytes, pixels: bool) -> Any:
     import pydicom
 
-    data = files.read(name)
-    if not is_dicom(data):
-        raise BadInput(f"{name} is no DICOM file; the zip may hold the slices of one series only")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd values in tags that nobody reads here
@@ -131,10 +174,6 @@ def _transfer_syntax(data: bytes) -> str:
 def _check_kind(name: str, dataset: Any) -> None:
     if int(dataset.get("SamplesPerPixel", 1)) != 1:
         raise Unprocessable(f"{name} has {dataset.SamplesPerPixel} samples a pixel; expected 1")
-    if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise Unprocessable(
-            f"{name} has {dataset.NumberOfFrames} frames; expected one slice a file"
-        )
     if dataset.get("PhotometricInterpretation", "MONOCHROME2") != "MONOCHROME2":
         raise Unprocessable(f"{name} is {dataset.PhotometricInterpretation}; expected MONOCHROME2")
     if dataset.BitsAllocated not in (8, 16, 32):
@@ -207,10 +246,7 @@ def _step(slices: list[Slice], normal: NDArray[np.float64]) -> tuple[NDArray[np.
             raise BadInput(
                 f"slices are missing between {a} and {b}: {gap:g} mm apart, the others {usual:g}"
             )
-        if abs(gap - usual) > EVEN * usual + SAME:
-            raise BadInput(
-                f"the slices are unevenly spaced: {a} and {b} {gap:g} mm apart, others {usual:g}"
-            )
+    _check_even(slices)
     first, last = (np.array(slices[i].header.ImagePositionPatient, np.float64) for i in (0, -1))
     way = last - first
     aside = float(np.linalg.norm(way - (way @ normal) * normal))
@@ -222,8 +258,20 @@ def _step(slices: list[Slice], normal: NDArray[np.float64]) -> tuple[NDArray[np.
     return normal, float(way @ normal) / (len(slices) - 1)
 
 
+def _check_even(slices: list[Slice]) -> None:
+    places = np.array([piece.place for piece in slices])
+    step = (places[-1] - places[0]) / (len(places) - 1)
+    off = np.abs(places - (places[0] + step * np.arange(len(places))))
+    worst = int(off.argmax())
+    if off[worst] > EVEN * step + SAME:
+        raise BadInput(
+            f"the slices are unevenly spaced: {slices[worst].name} lies {off[worst]:.3g} mm from "
+            f"where {step:g} mm between slices would have it"
+        )
+
+
 def _pixels(piece: Slice, files: Files) -> tuple[NDArray[Any], Any]:
-    dataset = _dataset(piece.name, files, pixels=True)
+    dataset = _dataset(piece.name, files.read(piece.name), pixels=True)
     claimed = int(dataset.Rows) * int(dataset.Columns) * dataset.BitsAllocated // 8
     held = len(dataset.get("PixelData") or b"")
     if "PixelData" not in dataset or (

@@ -90,12 +90,16 @@ class Volume:
         format: as in ``Layout``.
         origin: what the answer's header is made from: the NIfTI header, or the DICOM series'
             datasets without pixels in the order of z.
+        left_out: files that came along and are no part of it.
+        channels: where each came as a file of its own, the channel's name and the form field's.
     """
 
     data: NDArray[np.float32]
     geometry: Geometry
     format: str
     origin: Any = field(default=None, repr=False)
+    left_out: tuple[str, ...] = ()
+    channels: tuple[tuple[str, str], ...] = ()
 
 
 def checked(shape: tuple[int, ...], spacing: Spacing, affine: NDArray[Any]) -> Geometry:

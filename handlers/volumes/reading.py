@@ -43,13 +43,14 @@ def read_channels(
     """Several files, one a channel, to one volume.
 
     Args:
-        parts: each form field's name and file. Where the names are those of the channels (in any
-            case), or their numbers, they say which is which; otherwise the order does.
+        parts: each form field's name and file. The names are those of the channels, in any case,
+            or their numbers.
         names: the model's channels.
         admit: asked once per file, with all channels in its layout.
 
     Raises:
-        Unprocessable: another number of files, or files that do not lie on the same grid.
+        Unprocessable: another number of files, other names, or files that do not lie on the same
+            grid.
         ItemError: as ``read``, with the field's name.
     """
     if len(parts) != len(names):
@@ -58,14 +59,18 @@ def read_channels(
             f"expected {len(names)}: {', '.join(names)}"
         )
     whole: Volume | None = None
-    for c, (field, data) in enumerate(_in_order(parts, names)):
+    ordered = _in_order(parts, names)
+    for c, (field, data) in enumerate(ordered):
         try:
             volume = read(data, lambda layout: admit(_with_all(layout, len(names))))
         except ItemError as e:
             raise type(e)(f"field {field}: {e}") from None
         if whole is None:
             stack = np.empty((len(names), *volume.geometry.shape), np.float32)
-            whole = Volume(stack, volume.geometry, volume.format, volume.origin)
+            told = tuple(zip(names, (f for f, _ in ordered), strict=True))
+            whole = Volume(
+                stack, volume.geometry, volume.format, volume.origin, volume.left_out, told
+            )
         elif not whole.geometry.same_grid(volume.geometry):
             raise Unprocessable(
                 f"field {field}: another grid than the first field's (size {volume.geometry.shape} "
@@ -93,4 +98,7 @@ def _in_order(
             return [given[name] for name in wanted]
         if all(f.isdigit() for f in given):
             return [given[f] for f in numbers]
-    return parts
+    raise Unprocessable(
+        f"fields {', '.join(field for field, _ in parts)} came; expected {', '.join(names)}, or "
+        "their numbers from 0 on: which file is which channel cannot be guessed"
+    )

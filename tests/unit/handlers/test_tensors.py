@@ -120,6 +120,7 @@ def test_several_inputs() -> None:
         (npy(GOOD.astype("U3")), ONE, 422, "x: <U3 came; expected float32"),
         (npz(z=GOOD), ONE, 400, "inputs z came; expected x"),
         (npz(), ONE, 400, ""),
+        (npz(x=GOOD, z=GOOD), ONE, 422, "inputs z came, which the model has not; expected x"),
         (npz(x=GOOD), TWO, 400, "inputs x came; expected n"),
         (npy(GOOD), TWO, 400, "the model has inputs x, n: send .npz"),
         (npz(x=GOOD, n=np.array([1.0, 2.0])), TWO, 422, "n: float64 came; expected uint8"),
