@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
+from handlers.engines.build import Profiles
 from handlers.errors import KitError
 from handlers.passport import Artefact
 from repack.backends.gpu_model import DeviceForm, device_form
-from repack.backends.tensorrt import engines as plan
-from repack.backends.tensorrt import rebuild as on_load
+from repack.backends.tensorrt import engines, rebuild
+from repack.backends.tensorrt.request import EngineRequest
 from repack.cli_gpu import GpuOptions
 from repack.model import Arrays, Subject
 
@@ -75,15 +76,15 @@ class GpuWorkshop:
         if backend == "tensorrt":
             work = self.stage / "engine"
             work.mkdir(exist_ok=True)
-            asked = plan.Plan(
+            asked = EngineRequest(
                 self.form, via, precision, self._fixed(), self._profile(), self.options,
                 self.calibration,
             )  # fmt: skip
             if not self.options.rebuild_on_load:
-                return plan.build(asked, folder, self.stage, work)
-            on_load.refuse(asked)
-            made = plan.build(asked, folder, self.stage, work)
-            return on_load.pack(asked, made, self.subject, folder, self.stage, work)
+                return engines.build(asked, folder, self.stage, work)
+            rebuild.refuse(asked)
+            made = engines.build(asked, folder, self.stage, work)
+            return rebuild.pack(asked, made, self.subject, folder, self.stage, work)
         if not self._fixed():
             raise KitError(f"{backend} is built for fixed sizes: --batch, not --min --opt --max")
         if backend == "aotinductor":
@@ -116,7 +117,7 @@ class GpuWorkshop:
     def _fixed(self) -> tuple[int, ...]:
         return () if self.options.least else self.batches
 
-    def _profile(self) -> plan.Profiles:
+    def _profile(self) -> Profiles:
         least, usual, most = self.options.least, self.options.usual, self.options.most
         if not (least and usual and most):
             return {}

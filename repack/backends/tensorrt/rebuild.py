@@ -11,52 +11,59 @@ import numpy as np
 from handlers.engines import rebuild, versions
 from handlers.errors import KitError
 from handlers.passport import Artefact
-from repack.backends.tensorrt.engines import PLUGINS, QUANTISED, SOURCE, Plan
-from repack.backends.tensorrt.int8 import RANGES, by_calibrator, fed, write_ranges
+from repack.backends.tensorrt import onnx_file
+from repack.backends.tensorrt.onnx_file import PLUGINS, RANGES, SOURCE
+from repack.backends.tensorrt.request import EngineRequest
 from repack.gate import TOLERANCES
 from repack.model import Subject, within
-from repack.onnx import typed as typed_onnx
 from repack.progress import say
 
 CHECK_SEED = 7101
 """Seed of the input that a worker compares a rebuilt engine on; no other step uses it."""
 
 
-def refuse(plan: Plan) -> None:
+def refuse(request: EngineRequest) -> None:
     """Refuses what cannot be built again without the user's pictures.
 
     Raises:
         KitError: int8 ranges by TensorRT's calibrator.
     """
-    if by_calibrator(plan, versions.dialect(versions.library())):
+    if request.by_calibrator(versions.dialect(versions.library())):
         raise KitError(
-            f"--rebuild-on-load: {plan.precision} via {plan.via} is calibrated on pictures, which "
-            "no archive holds: --precision f16, or without --rebuild-on-load"
+            f"--rebuild-on-load: {request.precision} via {request.via} is calibrated on pictures, "
+            "which no archive holds: --precision f16, or without --rebuild-on-load"
         )
 
 
 def pack(
-    plan: Plan, artefact: Artefact, subject: Subject, folder: str, stage: Path, work: Path
+    request: EngineRequest,
+    artefact: Artefact,
+    subject: Subject,
+    folder: str,
+    stage: Path,
+    work: Path,
 ) -> Artefact:
-    """Adds the ONNX files, the recipe, and an input with the original's answers.
+    """Adds the ONNX files, how to build them, and an input with the original's answers.
 
     Args:
         work: the folder that ``repack.backends.tensorrt.engines.build`` left its ONNX files in.
     """
     target = stage / folder
-    source, flags, typed = work / SOURCE, "rebuild.onnx", f"rebuild-{plan.precision}.onnx"
-    files = {"flags": flags, "typed": typed}
-    if plan.precision == "f32":
-        files["typed"] = flags
-    elif not _typed(plan, work, target / typed):
-        del files["typed"]
-    built_from = work / PLUGINS if artefact.options.get("plugins") else source
-    shutil.copyfile(built_from, target / flags)
-    if plan.precision == "int8":
-        if not (work / RANGES).is_file():
-            write_ranges(plan, source, work / RANGES)
+    files = {"flags": "rebuild.onnx"}
+    built_from = work / (PLUGINS if artefact.options.get("plugins") else SOURCE)
+    shutil.copyfile(built_from, target / files["flags"])
+    try:
+        typed = onnx_file.in_types(request, work)
+    except Exception as e:  # the converter raises many types for models that it does not take
+        first = (str(e).splitlines() or [type(e).__name__])[0]
+        say(f"    note: no rebuilding with TensorRT 10 or later ({first})")
+    else:
+        same = typed == built_from
+        files["typed"] = files["flags"] if same else f"rebuild-{request.precision}.onnx"
+        shutil.copyfile(typed, target / files["typed"])
+    if request.precision == "int8":
         files["ranges"] = RANGES
-        shutil.copyfile(work / RANGES, target / RANGES)
+        shutil.copyfile(onnx_file.int8_ranges(request, work), target / RANGES)
     options = artefact.options
     profile = {} if options["batches"] else options["engines"][0]
     given = within(subject, profile).random_inputs(CHECK_SEED)
@@ -68,9 +75,9 @@ def pack(
         **{k: f"{folder}/{files[k]}" if k in files else None for k in ("flags", "typed")},
         "ranges": files.get("ranges"),
         "check": f"{folder}/rebuild.npz",
-        "relative_l2": TOLERANCES[plan.precision].relative_l2,
-        "level": plan.options.level,
-        "workspace": plan.options.workspace_mb << 20,
+        "relative_l2": TOLERANCES[request.precision].relative_l2,
+        "level": request.options.level,
+        "workspace": request.options.workspace_mb << 20,
     }
     names = sorted({*files.values(), "rebuild.npz"})
     return replace(
@@ -78,23 +85,3 @@ def pack(
         files=(*artefact.files, *(f"{folder}/{name}" for name in names)),
         options={**options, rebuild.OPTION: recipe},
     )
-
-
-def _typed(plan: Plan, work: Path, target: Path) -> bool:
-    """Writes the file for TensorRT 10 and later; False where the model has no such form."""
-    made = work / f"engine-{plan.precision}.onnx"
-    if made.is_file():
-        shutil.copyfile(made, target)
-        return True
-    try:
-        source = work / SOURCE
-        if plan.precision == "int8":
-            source = work / QUANTISED
-            typed_onnx.quantised(work / SOURCE, source, fed(plan))
-        typed_onnx.half(source, target)
-    except Exception as e:  # the converter raises many types for models that it does not take
-        first = (str(e).splitlines() or [type(e).__name__])[0]
-        say(f"    note: no rebuilding with TensorRT 10 or later ({first})")
-        target.unlink(missing_ok=True)
-        return False
-    return True
