@@ -162,6 +162,15 @@ def weights(engine: bytes) -> Counter[str]:
     return total
 
 
+def axes(engine: bytes, name: str) -> list[int | None]:
+    """An input's shape in an engine's program; None where the program takes any length."""
+    line = re.search(
+        rb'tensor=\{ [^}]*?dims=\{ ([^}]*)\}[^}]*? name="%s.1"' % name.encode(), engine
+    )
+    assert line is not None
+    return [int(n) if n.isdigit() else None for n in line[1].decode().split()]
+
+
 def main() -> None:
     """Prints seconds for each ONNX file and each engine."""
     sys.path.insert(0, str(STAND_IN))
