@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from handlers.engines.build import BuildFailed
-from handlers.engines.job import Job, run
+from handlers.engines.build import BuildFailed, Job
+from handlers.engines.job import run
 from handlers.errors import RuntimeUnfit
 from handlers.passport import Artefact, sha256
 from handlers.runtimes.base import Runtime
@@ -125,7 +125,7 @@ def _build_all(target: Path, source: Path, artefact: Artefact, gpu: int) -> None
                 level=recipe["level"],
                 workspace=recipe["workspace"],
                 timing=str(target / "timing.cache"),
-                int8=str(source.with_name(recipe["ranges"])) if recipe.get("ranges") else None,
+                int8=str(source.with_name(recipe["ranges"])) if recipe.get("ranges") else "",
                 gpu=gpu,
             )
             record["relaxed"] = run(job, target).relaxed or record.get("relaxed", "")

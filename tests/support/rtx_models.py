@@ -21,8 +21,7 @@ from benchmarks import grown
 from examples.resnet50 import make as resnet_file
 from examples.resnet50.network import resnet
 from examples.shapes import evaluate
-from handlers.engines import build
-from handlers.engines.build import EngineSpec, Profiles
+from handlers.engines.build import Job, Profiles, build
 from repack import cli_gpu, sources
 from repack import model as models
 from repack.backends.gpu_model import device_form
@@ -115,6 +114,10 @@ class Network:
         """The ONNX file for strongly typed networks."""
         return onnx_file.in_types(replace(self.request, precision=precision), self.work)
 
+    def job(self, precision: str, shapes: str) -> Job:
+        """What is built: with the ONNX file for strongly typed networks."""
+        return Job(str(self.source(precision)), "", precision, self.profile(shapes))
+
     def profile(self, shapes: str) -> Profiles:
         """A batch of 1, or 1 to 4 by one engine."""
         (fixed,) = self.request.profiles()
@@ -181,12 +184,11 @@ def main() -> None:
             begin = time.perf_counter()
             network = Network.make(name, Path(tmp))
             for precision in PRECISIONS:
-                source = network.source(precision)
+                network.source(precision)
                 written = f"{time.perf_counter() - begin:.1f}"
                 for shapes in SHAPES:
                     begin = time.perf_counter()
-                    spec = EngineSpec(precision, network.profile(shapes))
-                    engine = build.from_onnx(source, spec).engine
+                    engine = build(network.job(precision, shapes)).engine
                     taken, size = time.perf_counter() - begin, len(engine) / 1e6
                     cells = name, precision, written, shapes, f"{taken:.1f}", f"{size:.1f}"
                     print("|", " | ".join(cells), "|", flush=True)

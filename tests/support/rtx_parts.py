@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from handlers.engines.build import Log
-from handlers.engines.job import Job
+from handlers.engines.build import Job, Log
 
 WEIGHT = np.eye(64, dtype=np.float32) + 1
 

@@ -1,4 +1,4 @@
-"""TensorRT for RTX in the place of TensorRT: a modern one that builds without a GPU."""
+"""TensorRT for RTX instead of TensorRT: a modern one that builds without a GPU."""
 
 from __future__ import annotations
 

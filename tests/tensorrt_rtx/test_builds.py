@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from handlers.engines import build
-from handlers.engines.build import EngineSpec
+from handlers.engines.build import build
 from tests.support.rtx_models import MODELS, PRECISIONS, SHAPES, Network, axes, weights
 
 
@@ -28,13 +27,13 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_the_engine_has_the_types_and_the_shapes_that_were_asked_for(
     network: Network, precision: str, shapes: str, rtx: Any
 ) -> None:
-    spec = EngineSpec(precision, network.profile(shapes))
-    engine = build.from_onnx(network.source(precision), spec).engine
+    job = network.job(precision, shapes)
+    engine = build(job).engine
     found, wanted = weights(engine), network.weights(precision)
     total = sum(wanted.values())
     for kind in found | wanted:
         # Channels are filled up to fours: 9 % of the smallest network, and nothing of the others.
         assert abs(found[kind] - wanted[kind]) <= 0.001 * total + 512, (kind, found, wanted)
-    for name, limits in spec.profiles.items():
+    for name, limits in job.profiles.items():
         ranges = zip(*limits, strict=True)
         assert axes(engine, name) == [low if low == high else None for low, _, high in ranges]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from handlers.engines import rebuild
-from handlers.engines.build import BuildFailed
-from handlers.engines.job import Job, run
+from handlers.engines.build import BuildFailed, Job
+from handlers.engines.job import run
 from handlers.errors import KitError, RuntimeUnfit
 from handlers.passport import sha256
 from repack.backends.tensorrt import engines

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from handlers.engines import versions
-from handlers.engines.job import Job
+from handlers.engines.build import Job
 
 
 def calibrator(trt: Any, job: Job) -> Any:
@@ -18,7 +18,7 @@ def calibrator(trt: Any, job: Job) -> Any:
     base = versions.dialect(trt).calibrator_class()  # type: ignore[union-attr]
     names = list(job.profiles)
     batch = job.profiles[names[0]][1][0]
-    with np.load(str(job.calibration)) as data:
+    with np.load(job.calibration) as data:
         count = len(data.files) // len(names)
         rows = [{n: data[f"{n}/{i}"] for n in names} for i in range(count)]
 

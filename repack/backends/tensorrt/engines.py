@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 import torch
 
-from handlers.engines import job as jobs
 from handlers.engines import versions
-from handlers.engines.build import BuildFailed, Profiles
+from handlers.engines.build import BuildFailed, Job, Profiles
+from handlers.engines.job import KILLED, Answer, run
 from handlers.errors import KitError, RuntimeUnfit
 from handlers.passport import Artefact, sha256
 from repack import interrupts
@@ -36,7 +36,7 @@ def build(request: EngineRequest, folder: str, stage: Path, work: Path) -> Artef
     """Puts the engines into ``stage / folder``.
 
     Args:
-        work: folder for what is not kept; the ONNX file in it is shared by all candidates.
+        work: folder for what is thrown away; the ONNX file in it is shared by all candidates.
 
     Raises:
         KitError: no GPU, no TensorRT, or TensorRT does not take the model; by what and why.
@@ -99,6 +99,11 @@ def build(request: EngineRequest, folder: str, stage: Path, work: Path) -> Artef
     )
 
 
+BY_TORCH2TRT = "repack.backends.tensorrt.from_module:by_torch2trt"
+CALIBRATOR = "repack.backends.tensorrt.calibrator:calibrator"
+"""For ``handlers.engines.build.Job``."""
+
+
 class Engine(NamedTuple):
     """One engine of an artefact: its file, and ``handlers.engines.build.Built.relaxed``."""
 
@@ -139,31 +144,40 @@ class Builder:
         batch = next(iter(profiles.values()))[1][0]
         name = f"model-b{batch}.plan"
         cache = EngineCache(options.engine_cache)
-        recipe: dict[str, Any] = {
-            "precision": request.precision,
-            "profiles": {k: [list(s) for s in v] for k, v in profiles.items()},
-            "level": options.level,
-            "workspace": options.workspace_mb << 20,
-            "via": request.via,
-        }
+        where = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(self.machine.values()))
+        work = self.folder / f"{name}.job"
+        job = Job(
+            onnx=str(source),
+            out=str(work / name),
+            precision=request.precision,
+            profiles=profiles,
+            level=options.level,
+            workspace=options.workspace_mb << 20,
+            timing=str(cache.timing(f"{where}-{request.precision}-b{batch}")),
+            int8=str(self.int8 or ""),
+            network=BY_TORCH2TRT if request.via == "torch2trt" else "",
+            calibrator=CALIBRATOR if self.calibrated else "",
+            module=str(work / "module.pt"),
+            outputs=request.form.outputs,
+            calibration=str(work / "calibration.npz"),
+        )
+        told = ("precision", "profiles", "level", "workspace")
+        described = {"via": request.via, **{field: getattr(job, field) for field in told}}
         if self.int8:
-            recipe["int8_ranges"] = sha256(self.int8)
-        if any(least != most for least, _, most in profiles.values()):
-            recipe["shared_profile"] = True
+            described["int8_ranges"] = sha256(self.int8)
+        if any(low != high for low, _, high in profiles.values()):
+            described["shared_profile"] = True
         used = request.calibration if self.int8 or self.calibrated else ()
-        wanted = key(source, used, recipe=recipe, machine=dict(self.machine))
+        wanted = key(source, used, recipe=described, machine=dict(self.machine))
         what = f"{request.precision} engine for batch {batch} via {request.via}"
         found = None if options.rebuild else cache.find(wanted)
         if found is None:
             layers = len(onnx.load(source, load_external_data=False).graph.node)
             estimate = cache.estimate(layers, options.level)
             say(f"    building the {what}" + (f", about {estimate:.0f} s" if estimate else ""))
-            where = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(self.machine.values()))
-            timing = cache.timing(f"{where}-{request.precision}-b{batch}")
-            work = self.folder / f"{name}.job"
             work.mkdir(parents=True)
             try:
-                done = self.build(source, profiles, work / name, timing)
+                done = self.build(job, work)
                 about = {"level": options.level, "layers": layers, "what": what}
                 about["relaxed"] = done.relaxed
                 found = cache.keep(wanted, work / name, done.seconds, about)
@@ -173,41 +187,22 @@ class Builder:
         else:
             say(f"    the {what} was built before: {found}")
         shutil.copyfile(found, self.folder / name)
-        return Engine(name, cache.about(wanted).get("relaxed", ""))
+        known = cache.about(wanted)
+        return Engine(name, known.get("relaxed") or known.get("wished", ""))  # its older name
 
-    def build(self, source: Path, profiles: Profiles, out: Path, timing: Path) -> jobs.Answer:
-        """Builds one engine in a process of its own; what it reads goes beside ``out``."""
-        request, work = self.request, out.parent
-        job = jobs.Job(
-            onnx=str(source),
-            out=str(out),
-            precision=request.precision,
-            profiles=profiles,
-            level=request.options.level,
-            workspace=request.options.workspace_mb << 20,
-            timing=str(timing),
-            int8=str(self.int8) if self.int8 else None,
-            network=BY_TORCH2TRT if request.via == "torch2trt" else None,
-            calibrator=CALIBRATOR if self.calibrated else None,
-            module=str(work / "module.pt"),
-            outputs=request.form.outputs,
-            calibration=str(work / "calibration.npz"),
-        )
+    def build(self, job: Job, work: Path) -> Answer:
+        """Builds one engine in a process of its own; what it reads goes into ``work``."""
+        request = self.request
         if job.network:
-            torch.save(request.form.module, work / "module.pt")
+            torch.save(request.form.module, job.module)
         if job.calibrator:
             rows = enumerate(request.fed())
             arrays = {f"{name}/{i}": value for i, row in rows for name, value in row.items()}
-            np.savez(work / "calibration.npz", **arrays)  # type: ignore[arg-type]
+            np.savez(job.calibration, **arrays)  # type: ignore[arg-type]
         try:
-            return jobs.run(job, work, interrupts.pending)
+            return run(job, work, interrupts.pending)
         except BuildFailed as e:
-            reason = str(e) if job.network else reasons.with_node(source, str(e))
-            if reason == jobs.KILLED:
+            reason = str(e) if job.network else reasons.with_node(Path(job.onnx), str(e))
+            if reason == KILLED:
                 reason += "; fewer sizes in --batch build side by side with less"
             raise BuildFailed(f"TensorRT {request.precision} via {request.via}: {reason}") from None
-
-
-BY_TORCH2TRT = "repack.backends.tensorrt.from_module:by_torch2trt"
-CALIBRATOR = "repack.backends.tensorrt.calibrator:calibrator"
-"""For ``handlers.engines.job.Job``."""

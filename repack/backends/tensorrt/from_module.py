@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from handlers.engines.build import Log
-from handlers.engines.job import Job
+from handlers.engines.build import Job, Log
 from handlers.errors import RuntimeMissing
 
 
@@ -30,12 +29,12 @@ def by_torch2trt(trt: Any, log: Log, job: Job) -> Callable[[Any, Any], None]:
         from torch2trt.torch2trt import ConversionContext
     except ImportError as e:
         raise RuntimeMissing("torch2trt", e) from None
-    net = torch.load(str(job.module), weights_only=False).eval().cuda()
-    shapes = {name: usual for name, (_, usual, _) in job.profiles.items()}
+    net = torch.load(job.module, weights_only=False).eval().cuda()
+    shapes = {name: opt for name, (_, opt, _) in job.profiles.items()}
     given = [torch.rand(shape, device="cuda") for shape in shapes.values()]
     free = [
-        [i for i, (low, high) in enumerate(zip(least, most, strict=True)) if low != high]
-        for least, _, most in job.profiles.values()
+        [i for i, (a, b) in enumerate(zip(low, high, strict=True)) if a != b]
+        for low, _, high in job.profiles.values()
     ]
     settings = {
         "module": net,

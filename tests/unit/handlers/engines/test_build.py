@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from handlers.engines import build
+from handlers.engines.build import BuildFailed, Job
 from handlers.engines.versions import Int8
 
 
@@ -21,25 +23,26 @@ from handlers.engines.versions import Int8
     ],
 )
 def test_types_that_no_kernel_has_are_only_preferred(
-    reason: str, tensors: set[str], builds: int, monkeypatch: pytest.MonkeyPatch
+    reason: str, tensors: set[str], builds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
 
-    def tries(trt: Any, log: Any, fill: Any, spec: build.EngineSpec, *_: Any) -> bytes:
-        tried.append(spec.int8)
+    def tries(trt: Any, job: Job, int8: Int8, calibrator: Any) -> bytes:
+        tried.append(int8)
         if len(tried) == 1:
-            raise build.BuildFailed(reason)
+            raise BuildFailed(reason)
         return b"engine"
 
-    monkeypatch.setattr(build, "build", tries)
+    monkeypatch.setattr(build, "_build", tries)
     monkeypatch.setattr("handlers.engines.versions.library", lambda: None)
-    monkeypatch.setattr(build, "Log", lambda trt: None)
+    told = {"ranges": {"y": 1.0}, "floats": ["a"], "between": sorted(tensors)}
+    (tmp_path / "ranges.json").write_text(json.dumps(told))
     demands = Int8({"y": 1.0}, frozenset({"a"}), frozenset(tensors))
-    spec = build.EngineSpec("int8", {}, int8=demands)
+    job = Job("m.onnx", "", "int8", {}, int8=str(tmp_path / "ranges.json"))
     if builds == 2:
-        assert build.from_onnx(Path("m.onnx"), spec) == (b"engine", reason)
+        assert build.build(job) == (b"engine", reason)
         assert tried == [demands, replace(demands, float_tensors=frozenset())]
     else:
-        with pytest.raises(build.BuildFailed, match=reason):
-            build.from_onnx(Path("m.onnx"), spec)
-    assert len(tried) == builds
+        with pytest.raises(BuildFailed, match=reason):
+            build.build(job)
+        assert tried == [demands]

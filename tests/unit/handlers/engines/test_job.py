@@ -7,13 +7,12 @@ import time
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from handlers.engines import build, job
-from handlers.engines.job import Answer, Job, ended, run
-from handlers.engines.versions import Int8
+from handlers.engines import job
+from handlers.engines.build import BuildFailed, Built, Job
+from handlers.engines.job import Answer, ended, run
 
 JOB = Job(
     onnx="m.onnx",
@@ -38,43 +37,32 @@ def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert replace(found, outputs=tuple(found.outputs)) == JOB
 
 
-def test_the_answer_tells_what_was_relaxed(
+def test_the_engine_is_written_and_the_answer_tells_what_was_relaxed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "ranges.json").write_text('{"ranges": {"y": 2.0}, "floats": ["a"], "between": []}')
-    asked: list[build.EngineSpec] = []
-
-    def from_onnx(source: Path, spec: build.EngineSpec, *_: Any) -> build.Built:
-        asked.append(spec)
-        return build.Built(b"engine", "no kernel")
-
-    monkeypatch.setattr(build, "from_onnx", from_onnx)
-    monkeypatch.setattr("handlers.engines.versions.library", lambda: None)
-    out, ranges = str(tmp_path / "out.plan"), str(tmp_path / "ranges.json")
-    assert job.main(written(replace(JOB, out=out, int8=ranges), tmp_path)) == 0
-    told = Int8({"y": 2.0}, frozenset({"a"}))
-    assert asked == [build.EngineSpec("int8", JOB.profiles, 0, 1, told)]
+    given = replace(JOB, out=str(tmp_path / "out.plan"))
+    monkeypatch.setattr(job, "build", lambda _: Built(b"engine", "no kernel"))
+    assert job.main(written(given, tmp_path)) == 0
     answer = Answer(**json.loads(capsys.readouterr().out))
     assert answer.relaxed == "no kernel"
-    assert Path(out).read_bytes() == b"engine"
+    assert Path(given.out).read_bytes() == b"engine"
 
 
-def failing(trt: Any, given: Job) -> None:
+def failing(given: Job) -> Built:
     raise ValueError(f"for {given.precision}\nand more")
 
 
 def test_whatever_is_raised_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("handlers.engines.versions.library", lambda: None)
-    monkeypatch.setattr(job, "_function", lambda name: globals()[name])
-    assert job.main(written(replace(JOB, calibrator="failing"), tmp_path)) == 1
+    monkeypatch.setattr(job, "build", failing)
+    assert job.main(written(JOB, tmp_path)) == 1
     assert json.loads(capsys.readouterr().out) == {"error": "ValueError: for int8"}
 
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")
 def test_without_tensorrt_the_process_says_so(tmp_path: Path) -> None:
-    with pytest.raises(build.BuildFailed, match=r"^tensorrt cannot be loaded .*pip install"):
+    with pytest.raises(BuildFailed, match=r"^tensorrt cannot be loaded .*pip install"):
         run(JOB, tmp_path)
 
 
@@ -95,7 +83,7 @@ def test_a_build_that_is_stopped_or_crashes_is_one_line(
     (tmp_path / "tensorrt.py").write_text(f"import os, signal, time\n{what}\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     begin = time.monotonic()
-    with pytest.raises(build.BuildFailed) as refused:
+    with pytest.raises(BuildFailed) as refused:
         run(JOB, tmp_path, stop=lambda: True)
     assert str(refused.value) == reason
     assert time.monotonic() - begin < 30

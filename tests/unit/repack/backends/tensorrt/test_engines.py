@@ -97,9 +97,9 @@ def test_a_cached_engine_still_says_what_was_relaxed(
     given = on_its_way(tmp_path, "int8")
     runs = []
 
-    def once(builder: Builder, source: Path, profiles: Any, out: Path, timing: Path) -> Answer:
-        runs.append(profiles)
-        out.write_bytes(b"ftrt")
+    def once(builder: Builder, job: build.Job, work: Path) -> Answer:
+        runs.append(job.profiles)
+        Path(job.out).write_bytes(b"ftrt")
         return Answer(1.0, "no 16 bits for b")
 
     monkeypatch.setattr(Builder, "build", once)
@@ -119,7 +119,7 @@ def test_a_lack_of_host_memory_says_what_needs_less(
     def killed(*_: Any) -> Answer:
         raise build.BuildFailed(KILLED)
 
-    monkeypatch.setattr("handlers.engines.job.run", killed)
+    monkeypatch.setattr("repack.backends.tensorrt.engines.run", killed)
     builder = Builder(given.request, given.stage, MACHINE, None, False)
     with pytest.raises(build.BuildFailed) as refused:
         builder.engine(given.work / SOURCE, ONE)
