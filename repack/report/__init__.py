@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from repack.gate import Reference
     from repack.options import Options
 
+FORMAT = 2
+"""Version of the layout of report.json."""
+
 
 def write(
     target: Path,
@@ -50,7 +53,7 @@ def write(
     written = place(shown, page.made(found))
     say(f"  {target}: {found['bytes'] / 1e6:.1f} MB, {chosen.backend} {chosen.precision}")
     if written:
-        say(f"  {shown}: whether to ship it")
+        say(f"  report: {shown}")
 
 
 def place(path: Path, text: str) -> bool:
@@ -72,12 +75,17 @@ def place(path: Path, text: str) -> bool:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A report.json.
+    """A report.json, of this version's layout or the one before it.
 
     Raises:
         ValueError: no JSON, or none of this kit's.
     """
     found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or found.get("format") != 1:
-        raise ValueError("no report of this version of the kit")
-    return found
+    version = found.get("format") if isinstance(found, dict) else None
+    if version not in (1, FORMAT):
+        raise ValueError(f"no report of this kit, which reads formats 1 and {FORMAT}")
+    if version == FORMAT:
+        return dict(found)
+    from repack.report import facts
+
+    return facts.upgraded(found)

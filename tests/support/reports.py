@@ -15,9 +15,9 @@ from handlers.passport import TensorSpec
 from handlers.runtimes.base import Runtime
 from repack.gate import Reference
 from repack.model import Arrays, Subject
-from repack.report import pictures
 from repack.samples import Sample
 from repack.sources import Source
+from repack.tasks.segmentation import report as segmentation_report
 
 SIDES = (20, 36, 28)
 """Of the volume, voxels along z, y and x."""
@@ -78,7 +78,7 @@ def segmentation_facts(base: dict[str, Any]) -> dict[str, Any]:
             "trunk": {"dice": 0.9412, "hd95_mm": 0.8, "voxels_original": 3102},
             "branch": {"dice": 1.0, "hd95_mm": 0.0, "voxels_original": 911},
         },
-        "limits": {"dice": 0.9, "hd95_mm": 2.0},
+        "limits": {"dice": 0.999, "hd95_mm": 2.0},
     }
     facts["passport"]["task"] = "segmentation"
     facts["passport"]["labels"] = list(subject.source.labels)
@@ -87,7 +87,11 @@ def segmentation_facts(base: dict[str, Any]) -> dict[str, Any]:
         result["task"] = task
     for candidate in facts["candidates"]:
         candidate["gate"]["task"] = task
-    facts["pictures"] = pictures.made(subject, runtime, reference)
+    facts["headline"] = segmentation_report.headline(task)
+    facts["limits"] = {
+        p: {**limits, **segmentation_report.limits(p)} for p, limits in facts["limits"].items()
+    }
+    facts["pictures"] = segmentation_report.pictures(subject, runtime, reference)
     return facts
 
 
@@ -106,10 +110,14 @@ def hostile(value: Any) -> Any:
     for result in (*facts["passport"]["gate"].values(), *(c["gate"] for c in facts["candidates"])):
         result["outputs"] = {HOSTILE: next(iter(result["outputs"].values()))}
         result["task"] = {HOSTILE: HOSTILE, "labels": {HOSTILE: {"dice": 1.0, HOSTILE: HOSTILE}}}
+    facts["headline"] = dict.fromkeys(("name", "value", "note"), HOSTILE)
     facts["not_checked"].append({"what": HOSTILE, "why": HOSTILE, "serious": True})
-    for block in facts["graph"].get("blocks", []):
-        block["title"] = block["shape"] = HOSTILE
-        block["operators"] = {HOSTILE: 2}
+    for stage in facts["graph"].get("stages", []):
+        stage["title"] = stage["shape"] = HOSTILE
+        stage["operators"] = {HOSTILE: 2}
+    for row in facts["operators"].get("rows", []):
+        row["before"] = row["after"] = [HOSTILE]
+    facts["pictures"]["legend"] = {HOSTILE: [{"label": HOSTILE, "colour": HOSTILE}] * 2}
     for sample in facts["pictures"].get("samples", []):
         sample["file"] = sample["note"] = HOSTILE
         for picture in sample["pictures"]:

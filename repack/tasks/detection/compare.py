@@ -135,12 +135,3 @@ def _found(model: Model, answer: Arrays, i: int) -> boxes.Boxes:
         return _suppressed(model, _boxes(model, answer)[i])
     rows = answer["detections"]
     return np.ascontiguousarray(rows[rows[:, 0] == i, 1:7])
-
-
-def limits(precision: str) -> dict[str, float]:
-    """As ``Task.limits``."""
-    return {
-        "boxes_matched": MATCHED[precision],
-        "largest_shift_px": PIXELS[precision],
-        "map_points_lost": MAP_POINTS[precision],
-    }

@@ -30,12 +30,14 @@ class Plane(NamedTuple):
         place: which slice of how many, from 0.
         extent: height and width, in mm where the spacing is known, else in voxels.
         differing: voxels of the slice that differ.
+        labels: those that either mask has in the slice.
     """
 
     axis: int | None
     place: tuple[int, int]
     extent: tuple[float, float]
     differing: int
+    labels: list[int]
     scan: Pixels
     original: Pixels
     converted: Pixels
@@ -109,15 +111,19 @@ def _plane(
     difference = base // 3
     difference[missed], difference[added] = MISSED, ADDED
     differing = int((original != converted).sum())
-    return Plane(
-        axis, place, extent, differing, base, _over(base, first), _over(base, second), difference
-    )
+    labels = [int(label) for label in np.union1d(original, converted) if label]
+    shown = base, _over(base, first), _over(base, second), difference
+    return Plane(axis, place, extent, differing, labels, *shown)
 
 
 def _over(base: Pixels, mask: NDArray[Any]) -> Pixels:
     """The scan with its labels in colour, half transparent."""
     shown = base.astype(np.float32)
     for label in np.unique(mask[mask != 0]):
-        colour = np.array(COLOURS[int(label - 1) % len(COLOURS)], np.float32)
-        shown[mask == label] = 0.45 * shown[mask == label] + 0.55 * colour
+        shown[mask == label] = 0.45 * shown[mask == label] + 0.55 * np.array(colour(int(label)))
     return shown.astype(np.uint8)
+
+
+def colour(label: int) -> tuple[int, int, int]:
+    """A label's RGB colour; they begin anew where there are more labels than colours."""
+    return COLOURS[(label - 1) % len(COLOURS)]

@@ -1,14 +1,17 @@
-"""Planes and masks: what is shown is what the arrays hold."""
+"""A segmentation's part of the report: what is shown is what the arrays hold."""
 
 from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
-from repack.report import pictures, planes
+from handlers.drawing import COLOURS
+from repack.tasks import reporting
+from repack.tasks.segmentation import planes, report
 from tests.support.reports import SIDES, SPACING, segmentation, volume
 
 
@@ -48,17 +51,17 @@ def test_a_flat_picture_and_a_scan_of_nothing_but_nan() -> None:
 
 def test_masks_follow_the_passports_answer() -> None:
     logits = np.array([[2.0, -1, -1, -1], [1.0, 3, -1, 0.5], [0.0, 4, 1, -1]])[:, None, :]
-    argmax = pictures.mask(logits, {"answer": {"kind": "argmax"}})
+    argmax = report.mask(logits, {"answer": {"kind": "argmax"}})
     assert argmax.tolist() == [[0, 2, 2, 1]]
-    regions = pictures.mask(logits, {"answer": {"kind": "regions", "order": [3, 1, 2]}})
+    regions = report.mask(logits, {"answer": {"kind": "regions", "order": [3, 1, 2]}})
     assert regions.tolist() == [[1, 2, 2, 1]]
     strict = {"kind": "sigmoid_threshold", "threshold": 0.9}
-    assert pictures.mask(logits, {"answer": strict}).tolist() == [[0, 3, 0, 0]]
+    assert report.mask(logits, {"answer": strict}).tolist() == [[0, 3, 0, 0]]
 
 
 def test_a_segmentations_pictures() -> None:
     subject, runtime, reference = segmentation()
-    found = pictures.made(subject, runtime, reference)
+    found = report.pictures(subject, runtime, reference)
     (sample,) = found["samples"]
     _, want, have = volume()
     differing = int((want["OUTPUT__0"].argmax(1) != have["OUTPUT__0"].argmax(1)).sum())
@@ -75,14 +78,49 @@ def test_a_segmentations_pictures() -> None:
         assert " mm" in p["note"]
 
 
+def test_the_legend_names_what_is_drawn_and_its_colour() -> None:
+    subject, runtime, reference = segmentation()
+    legend = report.pictures(subject, runtime, reference)["legend"]
+    assert legend["original and converted"] == [
+        {"label": "trunk", "colour": "#e63946"},
+        {"label": "branch", "colour": "#1d78be"},
+    ]
+    assert [e["colour"] for e in legend["difference"]] == ["#d55e00", "#0072b2"]
+    given, answer = reference.inputs[0], reference.answers[0]["OUTPUT__0"].copy()
+    answer[:, 1] = -9  # no trunk anywhere
+    bare = type(reference)([given], [{"OUTPUT__0": answer}], reference.samples)
+    still = type("Still", (), {"infer": lambda *_, **__: {"OUTPUT__0": answer}})
+    (entry,) = report.pictures(subject, still(), bare)["legend"]["original and converted"]
+    assert entry == legend["original and converted"][1]
+
+
+def test_a_regions_colour_is_that_of_the_value_it_is_drawn_as() -> None:
+    subject, runtime, reference = segmentation()
+    answer = {"kind": "regions", "order": [3, 1, 2], "names": ["whole", "core", "rest"]}
+    regions = replace(subject, settings={**subject.settings, "answer": answer})
+    entries = report.pictures(regions, runtime, reference)["legend"]["original and converted"]
+    for entry in entries:
+        value = answer["order"][answer["names"].index(entry["label"])]
+        assert entry["colour"] == "#{:02x}{:02x}{:02x}".format(*COLOURS[value - 1])
+    assert len(entries) > 1
+
+
+def test_the_headline_is_the_worst_label_that_any_window_has() -> None:
+    figures = {"labels": {"a": {"dice": 0.99}, "b": {"dice": 0.91}, "c": {"dice": "in no window"}}}
+    assert report.headline(figures) == {
+        "name": "agreement", "value": "Dice 0.9100", "note": "worst of 2 labels",
+    }  # fmt: skip
+    assert report.headline({}) is None
+
+
 def test_windows_of_one_volume_are_told_apart() -> None:
     subject, runtime, reference = segmentation()
     twice = type(reference)(*(part * 2 for part in vars(reference).values()))
-    names = [s["file"] for s in pictures.made(subject, runtime, twice)["samples"]]
+    names = [s["file"] for s in report.pictures(subject, runtime, twice)["samples"]]
     assert names == ["case_001.nii.gz, window 1 of 2", "case_001.nii.gz, window 2 of 2"]
 
 
 def test_without_samples_there_is_nothing_to_show() -> None:
     subject, runtime, reference = segmentation()
     none = type(reference)(reference.inputs, reference.answers, [])
-    assert pictures.made(subject, runtime, none) == {"none": pictures.NO_SAMPLES}
+    assert report.pictures(subject, runtime, none) == {"none": reporting.NO_SAMPLES}
