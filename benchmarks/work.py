@@ -122,11 +122,11 @@ def accuracy(path: Path, weights: Path, folder: Path) -> dict[str, Any]:
     """mAP of a checkpoint and of its archive's accelerated form over held-out scenes."""
     passport = archive.unpack(path, folder)
     module, original = _scored(weights)
-    converted = evaluate.evaluate(Converted(folder, passport, module), SCENES)
-    form = passport.artefacts["accelerated"]
+    accelerated = Converted(folder, passport, module)
+    converted = evaluate.evaluate(accelerated, SCENES)
     return {
         "held_out_scenes": SCENES,
-        "form": f"{form.runtime} {form.precision_found['label']}",
+        "form": f"{accelerated.runtime.name} {accelerated.runtime.precision}",
         "original": {"map50": original.map50, "map50_95": original.map50_95},
         "converted": {"map50": converted.map50, "map50_95": converted.map50_95},
     }

@@ -11,7 +11,7 @@ import pytest
 
 from repack.report import page, read
 from tests.support import made
-from tests.support.chromium import NAMES, Chromium, find
+from tests.support.chromium import Chromium, required
 from tests.support.reports import hostile, segmentation_facts
 
 pytestmark = pytest.mark.browser
@@ -69,10 +69,7 @@ HEADINGS = "[...document.querySelectorAll('h1, h2, h3, h4')].map(e => Number(e.t
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Chromium]:
-    program = find()
-    if program is None:
-        pytest.skip(f"no browser here: none of {', '.join(NAMES)}, and CHROMIUM is not set")
-    with Chromium(program) as found:
+    with Chromium(required()) as found:
         yield found
 
 
@@ -204,3 +201,16 @@ def test_these_checks_can_fail(browser: Chromium, tmp_path: Path) -> None:
 def test_a_browser_that_ends_is_an_error_and_not_a_hang() -> None:
     with pytest.raises(RuntimeError, match="the browser ended"):
         Chromium("/bin/true")
+
+
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)]
+)
+def test_a_missing_browser_is_a_failure_in_ci_and_a_skip_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ci: str, outcome: type[BaseException]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    with pytest.raises(outcome, match="no browser here: none of chromium, "):
+        required()

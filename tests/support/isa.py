@@ -57,16 +57,16 @@ def packed_with_bf16(precision: str) -> Path:
     The files of f32 and bf16 are the same: the type is asked for when they are loaded.
     """
     room = made.folder() / f"packed-{precision}"
-    given = ["--precision", "int8" if precision == "int8" else "f32"]
+    given: list[str | Path] = ["--precision", "int8" if precision == "int8" else "f32"]
     if precision == "int8":
         (room / "calibration").mkdir(parents=True)
         rng = np.random.default_rng(1)
         values = [rng.normal(size=(1, 3, 8, 8)).astype(np.float32) for _ in range(6)]
         for i, value in enumerate(values):
             np.save(room / "calibration" / f"{i}.npy", value)
-        given += ["--calibration", str(room / "calibration")]
-    flags = ("--backend", "openvino", "--name", "tiny", "--weights", made.tiny_onnx(), *given)
-    made.repacked(*flags, "--model-store", room)
+        given += ["--calibration", room / "calibration"]
+    given += ["--backend", "openvino", "--name", "tiny", "--weights", made.tiny_onnx()]
+    made.repacked(*given, "--model-store", room)
     record = archive.unpack(room / "tiny.mar", room / "tiny")
     fast = replace(
         record.artefacts["accelerated"],

@@ -35,7 +35,7 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def packed(store: Path, precision: str, isa: str, *flags: str | Path) -> Passport:
     given = (*OPENVINO, "--precision", precision, "--weights", made.tiny_onnx(), *flags)
-    made.repacked(*given, "--model-store", store, **environment(isa))
+    made.repacked(*given, "--model-store", store, variables=environment(isa))
     return archive.verify(store / "tiny.mar")
 
 
@@ -70,7 +70,7 @@ def test_bf16_is_found_as_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("isa", without_bf16(), ids=lambda isa: isa or "as it is")
 def test_bf16_that_the_cpu_lacks_is_no_archive(tmp_path: Path, isa: str, backend: str) -> None:
     flags = ("--backend", backend, "--precision", "bf16", "--weights", made.tiny_onnx())
-    done = made.repack(*flags, "--model-store", tmp_path / "store", **environment(isa))
+    done = made.repack(*flags, "--model-store", tmp_path / "store", variables=environment(isa))
     assert done.returncode == 1
     (line,) = (x for x in done.stderr.splitlines() if x.startswith("error: "))
     words = f"error: --backend {backend} --precision bf16: {REASON}: use --backend auto .*"
@@ -80,7 +80,7 @@ def test_bf16_that_the_cpu_lacks_is_no_archive(tmp_path: Path, isa: str, backend
 
 def test_auto_tries_bf16_only_where_the_cpu_has_it(tmp_path: Path, isa: str) -> None:
     flags = (*OPENVINO, "--weights", made.tiny_onnx(), "--model-store", tmp_path)
-    said = made.repacked(*flags, **environment(isa))
+    said = made.repacked(*flags, variables=environment(isa))
     left_out = [x for x in said.splitlines() if "note: openvino bf16 is left out: " in x]
     assert ("converting to openvino bf16" in said) == has_bf16(isa)
     assert len(left_out) == (0 if has_bf16(isa) else 1)
