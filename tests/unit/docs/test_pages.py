@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy.torchserve import settings as serving
-from qpstest import options as tester
+from qpstest import flags as tester
 from repack import cli
 from tests.support import pages
 from tests.support.pages import PAGES, ROOT
