@@ -40,4 +40,4 @@ clean: ## stops the server; removes its run folder and the caches
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 clean-all: clean ## also .venv and the archives
-	rm -rf .venv model_store/*.mar
+	rm -rf .venv .venv.lock model_store/*.mar

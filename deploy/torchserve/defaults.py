@@ -68,6 +68,8 @@ def _passports(store: Path) -> Iterator[dict[str, Any]]:
     """Name, task and accelerated runtime of each archive, and whether workers share it; damaged
     archives are left out."""
     for path in store.glob("*.mar"):
+        if not path.is_file():  # opening a pipe would wait for ever
+            continue
         try:
             with zipfile.ZipFile(path) as z, z.open("passport.json") as f:
                 record = json.loads(f.read(MAX_PASSPORT))
