@@ -33,8 +33,8 @@ from examples.shapes import evaluate  # noqa: E402
 from handlers import images  # noqa: E402
 from repack import model as subjects  # noqa: E402
 from repack import sources  # noqa: E402
-from repack.backends.gpu_model import DeviceForm, device_form  # noqa: E402
 from repack.backends.tensorrt import onnx_file as onnx_for_engine  # noqa: E402
+from repack.model import GpuModel
 from repack.onnx import float_layers as kept_floats  # noqa: E402
 from repack.onnx import typed as typed_onnx  # noqa: E402
 from repack.tasks.detection.grids import decode, grids  # noqa: E402
@@ -122,7 +122,7 @@ def _round_weights(tensor: TensorProto) -> None:
 class Ran(nn.Module):
     """An ONNX file with the detector's maps, as the module that ``evaluate`` takes."""
 
-    def __init__(self, path: Path, form: DeviceForm, module: nn.Module):
+    def __init__(self, path: Path, form: GpuModel, module: nn.Module):
         super().__init__()
         self.session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         self.grids = grids(module.model[24], SIDE)  # type: ignore[index, arg-type]

@@ -17,12 +17,14 @@ from examples.shapes.scenes import scene
 from handlers.images import encode_jpeg
 from handlers.passport import Passport
 from handlers.runtimes import load
-from repack import archive, sources
-from repack import model as subjects
-from repack.backends import torchscript as torchscript_from_module
+from repack import archive, pipeline
+from repack.backends import torchscript
+from repack.model import Model
 from repack.networks.yolov5 import COCO_ANCHORS, STRIDES, Detect, YOLOv5
+from repack.options import Options, SourceOptions
 from repack.tasks.detection.grids import decode, grids
 from repack.tasks.detection.metrics import MeanAveragePrecision
+from repack.tasks.detection.model import RAW
 
 SCENES = 300
 BYTES = 170_000
@@ -80,15 +82,19 @@ def untrained_yolov5s(path: Path) -> Path:
     return path
 
 
-def torchscript(weights: Path, path: Path) -> None:
+def detector(weights: Path) -> Model:
+    """A checkpoint on pictures of 640x640."""
+    return pipeline.load(Options(SourceOptions(weights)))
+
+
+def stock_torchscript(weights: Path, path: Path) -> None:
     """The plain TorchScript file that the stock design serves."""
-    subject = subjects.detector(sources.load(weights), 640, {})
-    torchscript_from_module.convert(subject, path)
+    torchscript.convert(detector(weights), path)
 
 
 def torchscript_for_gpu(weights: Path, path: Path) -> None:
     """The same, traced where it is to run: a file that was traced on a CPU keeps tensors there."""
-    module = subjects.detector(sources.load(weights), 640, {}).module
+    module: Any = detector(weights).module
     assert module is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and what is compared
@@ -109,7 +115,7 @@ class Converted(nn.Module):
         answer = self.runtime.infer({"images": pixels}, every=True)
         if "boxes" in answer:
             return torch.from_numpy(np.array(answer["boxes"]))
-        return torch.from_numpy(decode([answer[name] for name in subjects.RAW], self.grids))
+        return torch.from_numpy(decode([answer[name] for name in RAW], self.grids))
 
 
 def accuracy(path: Path, weights: Path, folder: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.util
 import json
 import lzma
 import os
@@ -64,6 +65,26 @@ def stage_handlers(stage: Path) -> None:
         target = stage / "handlers" / path.relative_to(HANDLERS)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
+
+
+def stage_module(stage: Path, reference: str) -> None:
+    """Copies a module that an archive needs and ``handlers`` does not hold; others are there.
+
+    Args:
+        reference: "module:Class" of a handler or a runtime.
+
+    Raises:
+        KitError: there is no such module, or it is no file of Python source.
+    """
+    module = reference.partition(":")[0]
+    if module.partition(".")[0] == HANDLERS.name:
+        return
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        raise KitError(f"{reference}: no module {module} of Python source, which the archive needs")
+    target = stage / f"{module.replace('.', '/')}.py"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(spec.origin, target)
 
 
 def finish_stage(stage: Path, passport: Passport) -> Passport:

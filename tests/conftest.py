@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from deploy.torchserve.server import Server
+from tests.support import isa as isas
 from tests.support import shared
 from tests.support.archives import write_archive
 from tests.support.servers import serving, settings_for
@@ -25,6 +26,12 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.mkdtemp(prefix="kit-tests-")
         os.environ[shared.SHARED] = folder
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+@pytest.fixture(params=isas.ISAS, ids=lambda isa: isa or "as it is")
+def isa(request: pytest.FixtureRequest) -> str:
+    """The processor as it is, then as older ones: see ``tests.support.isa``."""
+    return str(request.param)
 
 
 @pytest.fixture

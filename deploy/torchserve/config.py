@@ -25,7 +25,9 @@ MANY_CORES = 8
 KEPT = (
     "PATH", "HOME", "USER", "LOGNAME", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", OWN_VARIABLE,
 )  # fmt: skip
-KEPT_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_")
+KEPT_PREFIXES = (
+    "CUDA_", "NVIDIA_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "ONEDNN_", "DNNL_",
+)  # fmt: skip
 
 
 def properties(settings: Settings, archives: Sequence[Archive]) -> dict[str, str]:

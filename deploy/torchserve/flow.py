@@ -16,6 +16,7 @@ from deploy.torchserve.server import Server
 from deploy.torchserve.settings import ROOT, Settings
 from deploy.torchserve.watch import end_on_sigterm, watch
 from handlers.errors import KitError
+from repack.tasks import TASKS
 
 LOCK_WAIT_S = 1800
 FOREIGN = (
@@ -172,9 +173,9 @@ def wait_ready(server: Server, archives: Sequence[Archive]) -> None:
 def show_answer(server: Server, archives: Sequence[Archive]) -> int:
     """Sends one sample picture and shows the answer and the line to try next."""
     settings = server.settings
-    task = next(a.task for a in archives if a.name == settings.name)
+    task = TASKS.get(next(a.task for a in archives if a.name == settings.name))
     pictures = sorted(PICTURES.glob("*.jpg"))
-    if task not in ("detection", "classification") or not pictures:
+    if task is None or not task.takes_pictures or not pictures:
         say("next", curl_line(settings, Path("INPUT")))
         return 0
     answer = server.client.predict(

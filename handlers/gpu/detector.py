@@ -39,11 +39,9 @@ class Detector:
         self.runtime = runtime
         self.name = passport.inputs[0].name
         self.shape = tuple(int(n) for n in passport.inputs[0].shape[1:])
-        options = runtime.artefact.options
-        self.outputs: list[str] = options["outputs"]
-        self.decoder = Decoder(
-            options["anchors"], options["strides"], passport.settings, runtime.device
-        )
+        head: Any = runtime.head
+        self.outputs = runtime.options.outputs
+        self.decoder = Decoder(head.anchors, head.strides, passport.settings, runtime.device)
         self.chunk = min(CHUNK, runtime.largest)
         self._letterboxes = Letterboxes(runtime.captured)
         with torch.inference_mode(), torch.cuda.stream(runtime.stream):

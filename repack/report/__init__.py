@@ -19,17 +19,18 @@ from repack.report import page
 
 if TYPE_CHECKING:
     from handlers.passport import Passport
-    from repack.candidates import Candidate, Workshop
-    from repack.cli import Options
+    from repack.backends.conversion import Conversion
+    from repack.candidates import Candidate
     from repack.gate import Reference
+    from repack.options import Options
 
 
 def write(
     target: Path,
     passport: Passport,
     options: Options,
-    workshop: Workshop,
-    reference: Reference,
+    conversion: Conversion,
+    reference: Reference | None,
     tried: Sequence[Candidate],
     chosen: Candidate,
 ) -> None:
@@ -43,7 +44,7 @@ def write(
     """
     from repack.report import facts
 
-    found = facts.collect(target, passport, options, workshop, reference, tried, chosen)
+    found = facts.collect(target, passport, options, conversion, reference, tried, chosen)
     place(target.with_suffix(".report.json"), json.dumps(found, indent=1) + "\n")
     shown = target.with_suffix(".report.html")
     written = place(shown, page.made(found))

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from handlers.passport import Passport, sha256
-from repack.candidates import Candidate, Workshop
-from repack.cli import Options
+from repack.backends.conversion import Conversion
+from repack.candidates import Candidate
 from repack.gate import Reference
 from repack.onnx import operators
+from repack.options import Options
 from repack.progress import say
 from repack.report import blocks, pictures, unchecked
 
@@ -25,8 +26,8 @@ def collect(
     target: Path,
     passport: Passport,
     options: Options,
-    workshop: Workshop,
-    reference: Reference,
+    conversion: Conversion,
+    reference: Reference | None,
     tried: Sequence[Candidate],
     chosen: Candidate,
 ) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def collect(
         What ``json.dumps`` takes; the same repack gives the same, its times apart. A part that
         could not be made is ``{"none": reason}``.
     """
-    subject, exported = workshop.subject, _exported(workshop)
+    subject, exported = conversion.model, _exported(conversion)
     gate, others = passport.gate["accelerated"], [c for c in tried if c is not chosen]
     untried = [(f"{c.name} {c.precision}", c.error) for c in others if c.proof is None]
     used = [a.precision_asked for a in passport.artefacts.values()]
@@ -67,38 +68,39 @@ def collect(
         "limits": unchecked.limits([c.precision for c in tried] + used, subject),
         "not_checked": unchecked.listed(subject, gate, untried, passport.artefacts["accelerated"]),
         "passport": asdict(passport),
-        "operators": table or {"none": _no_operators(workshop, exported)},
+        "operators": table or {"none": _no_operators(conversion, exported)},
         "graph": _part("graph", lambda: blocks.of_model(exported, scopes))
         if exported
-        else {"none": _no_export(workshop)},
+        else {"none": _no_export(conversion)},
         "pictures": _part(
-            "pictures", lambda: pictures.made(subject, chosen.proven().runtime, reference)
+            "pictures",
+            lambda: pictures.made(subject, chosen.proven().runtime, reference),
         )
-        if chosen.proof
+        if chosen.proof and reference
         else {"none": "nothing was compared"},
     }
 
 
-def _exported(workshop: Workshop) -> Path | None:
+def _exported(conversion: Conversion) -> Path | None:
     """The model as ONNX, where one was made on the way."""
-    if workshop.subject.source.family == "engine":
+    if conversion.model.source.family == "engine":
         return None
     # Not asked for here where it would mean an export that nobody needed.
-    found = workshop.onnx if workshop.subject.module is None else vars(workshop).get("onnx")
+    found = conversion.onnx if conversion.model.module is None else vars(conversion).get("onnx")
     return found if isinstance(found, Path) else None
 
 
-def _no_export(workshop: Workshop) -> str:
-    found = vars(workshop).get("onnx")
+def _no_export(conversion: Conversion) -> str:
+    found = vars(conversion).get("onnx")
     return f"there is no ONNX form: {found}" if found else "no ONNX form was asked for"
 
 
-def _no_operators(workshop: Workshop, exported: Path | None) -> str:
-    if workshop.subject.module is None:
-        if workshop.subject.source.family != "onnx":
+def _no_operators(conversion: Conversion, exported: Path | None) -> str:
+    if conversion.model.module is None:
+        if conversion.model.source.family != "onnx":
             return "the source is no PyTorch module, so PyTorch exported nothing"
         return "the source is an ONNX file already: nothing was exported"
-    return "the exporter left no record" if exported else _no_export(workshop)
+    return "the exporter left no record" if exported else _no_export(conversion)
 
 
 def _part(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

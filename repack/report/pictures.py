@@ -15,7 +15,7 @@ from handlers.boxes import Boxes
 from handlers.drawing import draw
 from handlers.runtimes.base import Runtime
 from repack.gate import Reference
-from repack.model import Arrays, Subject
+from repack.model import Arrays, Model
 from repack.report import planes
 from repack.samples import Sample
 from repack.tasks.detection import compare as verify_detection
@@ -34,7 +34,7 @@ QUALITY = 82
 NO_SAMPLES = "no --samples were given: random inputs make no picture worth looking at"
 
 
-def made(subject: Subject, runtime: Runtime, reference: Reference) -> dict[str, Any]:
+def made(subject: Model, runtime: Runtime, reference: Reference) -> dict[str, Any]:
     """Pictures of the samples on which the converted model differs most from the original.
 
     Args:
@@ -69,7 +69,7 @@ def _name(samples: Sequence[Sample], i: int) -> str:
     return path.name if same == [i] else f"{path.name}, window {same.index(i) + 1} of {len(same)}"
 
 
-def _boxes(subject: Subject, given: Arrays, want: Arrays, have: Arrays) -> dict[str, Any]:
+def _boxes(subject: Model, given: Arrays, want: Arrays, have: Arrays) -> dict[str, Any]:
     one, two = verify_detection.both(subject, want["boxes"][0], have, 0)
     m = match(one, two, iou=0.5)
     alone = len(one) + len(two) - 2 * m.matched
@@ -86,7 +86,7 @@ def _boxes(subject: Subject, given: Arrays, want: Arrays, have: Arrays) -> dict[
     }
 
 
-def _drawn(subject: Subject, given: Arrays, found: Boxes) -> NDArray[np.uint8]:
+def _drawn(subject: Model, given: Arrays, found: Boxes) -> NDArray[np.uint8]:
     picture, (left, top) = _without_border(given[subject.inputs[0].name][0])
     scale = min(1.0, SIDE / max(picture.shape[:2]))
     size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
@@ -114,7 +114,7 @@ def _without_border(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tupl
     return picture[top : rows[-1] + 1, left : columns[-1] + 1], (left, top)
 
 
-def _planes(subject: Subject, given: Arrays, want: Arrays, have: Arrays) -> dict[str, Any]:
+def _planes(subject: Model, given: Arrays, want: Arrays, have: Arrays) -> dict[str, Any]:
     name = subject.outputs[0].name
     masks = [mask(answer[name][0], subject.settings) for answer in (want, have)]
     scan = given[subject.inputs[0].name][0, 0]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from handlers.passport import Artefact
-from repack import gate as verify
-from repack.model import Subject
+from handlers.artefact import Artefact
+from repack import tolerances as verify
+from repack.model import Model
 from repack.tasks.classification import compare as verify_classification
 from repack.tasks.detection import compare as verify_detection
 
 
-def limits(precisions: Iterable[str], subject: Subject) -> dict[str, dict[str, Any]]:
+def limits(precisions: Iterable[str], subject: Model) -> dict[str, dict[str, Any]]:
     """The gate's limits per precision, as it applied them."""
     found: dict[str, dict[str, Any]] = {}
     for precision in sorted(set(precisions)):
@@ -37,7 +37,7 @@ def limits(precisions: Iterable[str], subject: Subject) -> dict[str, dict[str, A
 
 
 def listed(
-    subject: Subject, gate: dict[str, Any], untried: Iterable[tuple[str, str]], chosen: Artefact
+    subject: Model, gate: dict[str, Any], untried: Iterable[tuple[str, str]], chosen: Artefact
 ) -> list[dict[str, Any]]:
     """What a person who decides on the archive must know that nobody compared.
 
@@ -55,7 +55,7 @@ def listed(
     else:
         found = [] if samples >= FEW else [_few(samples)]
         found += _by_task(subject, gate["task"], samples)
-    if chosen.options.get("wished"):
+    if getattr(chosen.options, "relaxed", False):
         found.append(
             _note(
                 "What layers in int8 that should be in 16 bits cost",
@@ -98,7 +98,7 @@ def _few(samples: int) -> dict[str, Any]:
     )
 
 
-def _by_task(subject: Subject, task: dict[str, Any], samples: int) -> list[dict[str, Any]]:
+def _by_task(subject: Model, task: dict[str, Any], samples: int) -> list[dict[str, Any]]:
     found = []
     if subject.task == "detection":
         if samples and not isinstance(task.get("map"), dict):

@@ -13,9 +13,9 @@ import torch
 from handlers.engines import versions
 from handlers.errors import KitError, Unprocessable
 from repack.backends import precision
-from repack.candidates import Candidate, Workshop, try_one
+from repack.backends.conversion import Conversion
+from repack.candidates import Candidate, asked, superfluous, try_one
 from repack.gate import Reference, check
-from repack.listing import listed, superfluous
 from repack.model import within
 from tests.support import built
 from tests.support.built import Asked, Built, asked, build, options, relative_l2
@@ -153,11 +153,11 @@ def test_int8_keeps_what_leads_to_the_outputs_in_16_bits(
 def tried(folder: Path, engines: Path, via: str) -> list[Candidate]:
     """TensorRT's candidates in 16 bits for a volume's network, tried as the pipeline does."""
     given, gpu = built.volume(), options(engines, via=via, batches=(1,))
-    workshop, reference = Workshop(given, folder, [], gpu), Reference.make(given, [])
+    conversion, reference = Conversion(given, folder, [], gpu), Reference.make(given, [])
     found: list[Candidate] = []
     for candidate in listed(given, "tensorrt", "f16", False, gpu):
         if not superfluous(candidate, found, gpu):
-            try_one(candidate, workshop, reference)
+            try_one(candidate, conversion, reference)
             found.append(candidate)
     return found
 
@@ -180,7 +180,7 @@ def test_a_volume_passes_in_16_bits_by_onnx(
     made = build(asked("volume", engines), tmp_path / "again")
     told = made.runtime.engines[0].create_engine_inspector()  # type: ignore[attr-defined]
     layers = told.get_engine_information(made.runtime.trt.LayerInformationFormat.JSON)  # type: ignore[attr-defined]
-    plugins = made.artefact.options["plugins"]
+    plugins = made.artefact.options.plugins
     assert ("PluginV2" in layers) == bool(plugins)
     if installed().startswith("8.") and not plugins:
         assert "normalised by TensorRT's layer" in said

@@ -1,9 +1,12 @@
-"""The README's commands are run as they stand, in a copy of the checkout, but for the ports."""
+"""Every ```bash block of the README and of docs/ is run as it stands, in one copy of the checkout.
+
+Only the ports differ. A command that an earlier page has is not run again. ```sh blocks are not
+run: they need a GPU, Docker, or a reader's own files.
+"""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,13 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from deploy.torchserve import settings as serving
-from qpstest import options as tester
-from repack import cli
+from tests.support import pages
+from tests.support.pages import DOCS, README, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, re.M | re.S)
+LAST = ROOT / "docs" / "tutorial.md"
+"""Serves another model than the other pages do, and stops the server."""
+
 PORTS = {"8080": "18710", "8081": "18711", "8082": "18712"}
 
 
@@ -55,26 +57,24 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def promised() -> list[tuple[str, str]]:
+    """Page and command, in the order in which they are run; an earlier page's are left out."""
+    found: list[tuple[str, str]] = []
+    for page in (README, *(p for p in DOCS if p != LAST), LAST):
+        before = {command for _, command in found}
+        own = pages.commands(pages.read(page))
+        found += [(page.name, command) for command in own if command not in before]
+    return found
+
+
 @pytest.mark.timeout(600)
-def test_every_command_of_the_readme_works(checkout: Path) -> None:
-    lines = [line for block in BLOCKS for line in block.strip().splitlines()]
-    assert "bash run.sh" in lines
-    assert "make test" in lines
-    for line in lines:
-        if line == "make test":  # this is it
+def test_every_command_of_the_pages_works(checkout: Path) -> None:
+    assert {"bash run.sh", "make test"} <= set(pages.commands(pages.read(README)))
+    for page, command in promised():
+        if command == "make test":  # this is it
             continue
-        done = run(line, checkout)
-        assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        assert "Traceback" not in done.stderr, line
-        assert '"code":' not in done.stdout, line
-
-
-@pytest.mark.parametrize(
-    ("program", "parser"),
-    [("model_repack.py", cli.parser()), ("run.sh", serving.parser()), ("qpstest", tester.parser())],
-)
-def test_every_flag_is_in_the_readme(program: str, parser: object) -> None:
-    actions = parser._actions  # type: ignore[attr-defined]
-    flags = {flag for action in actions for flag in action.option_strings if flag != "-h"}
-    missing = sorted(f for f in flags - {"--help"} if not re.search(rf"`{f}[` ]", README))
-    assert not missing, f"{program}: {', '.join(missing)}"
+        done = run(command, checkout)
+        said = f"{page}: {command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        assert done.returncode == 0, said
+        assert "Traceback" not in done.stderr, said
+        assert '"code":' not in done.stdout, said

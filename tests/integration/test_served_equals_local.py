@@ -103,7 +103,7 @@ def test_grpc(served: Bench, local: Local) -> None:
     host, port = served.server.settings.ports["gRPC predictions"]
     bodies = [p.read_bytes() for p in PICTURES]
     target = grpc_api.GrpcTarget(f"{host}:{port}", "fd1", bodies, timeout=60)
-    session = grpc_api.sessions(target)()
+    session = target.sessions()()
     try:
         for number, body in enumerate(bodies):
             reply = session.call(number)

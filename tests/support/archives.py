@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 from handlers import passport as passports
-from handlers.passport import Artefact, Passport
+from handlers.artefact import Artefact
+from handlers.passport import Passport
 from repack import archive
 from repack.archive import MANIFEST, pack
 

@@ -14,16 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from repack.backends.gpu import GpuWorkshop
 from torch import Tensor, nn
 
+from handlers import head
+from handlers.artefact import Artefact
 from handlers.engines.build import Shape
-from handlers.passport import Artefact
 from handlers.runtimes import make
 from handlers.runtimes.device import DeviceRuntime
-from repack.backends.gpu import GpuWorkshop
-from repack.cli_gpu import GpuOptions
-from repack.model import Arrays, Subject, tensors
+from repack.model import Arrays, Model
+from repack.options import GpuOptions
 from repack.sources import Source
+from repack.tasks.tensors.model import tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "examples" / "pictures"
@@ -60,7 +62,7 @@ class Volume(nn.Module):
         return result
 
 
-def subject(module: type[nn.Module], *shape: int | str) -> Subject:
+def subject(module: type[nn.Module], *shape: int | str) -> Model:
     """A network of fixed weights, on its way into an archive."""
     torch.manual_seed(5)
     net = module().eval().requires_grad_(False)
@@ -68,7 +70,7 @@ def subject(module: type[nn.Module], *shape: int | str) -> Subject:
     return tensors(source, {"x": shape})
 
 
-def net() -> Subject:
+def net() -> Model:
     return subject(Net, "batch", 3, SIDE, SIDE)
 
 
@@ -82,18 +84,18 @@ def options(engines: Path, **changed: Any) -> GpuOptions:
 class Asked:
     """What to build: of which network, with which options."""
 
-    subject: Subject
+    subject: Model
     options: GpuOptions
     precision: str = "f16"
     calibration: Sequence[Arrays] = ()
 
 
-def flexible() -> Subject:
+def flexible() -> Model:
     """The network with free height and width."""
     return subject(Net, "batch", 3, "height", "width")
 
 
-def volume() -> Subject:
+def volume() -> Model:
     return subject(Volume, "batch", 1, 16, 16, 16)
 
 
@@ -144,7 +146,7 @@ def start(engines: Path) -> list[subprocess.Popen[bytes]]:
 class Built:
     """A form of a subject, loaded."""
 
-    subject: Subject
+    subject: Model
     artefact: Artefact
     stage: Path
     runtime: DeviceRuntime
@@ -156,14 +158,14 @@ def form(wanted: Asked, stage: Path, backend: str = "tensorrt") -> Artefact:
     folder = f"{backend}-{options.via}-{wanted.precision}"
     (stage / folder).mkdir(parents=True)
     graph = given.source.graph if given.module is None else None
-    workshop = GpuWorkshop(given, graph, stage, wanted.calibration, options)
-    return workshop.build(backend, options.via, wanted.precision, folder)
+    conversion = GpuWorkshop(given, graph, stage, wanted.calibration, options)
+    return conversion.build(backend, options.via, wanted.precision, folder)
 
 
 def build(wanted: Asked, stage: Path, backend: str = "tensorrt") -> Built:
     """Builds and loads one form."""
     artefact = form(wanted, stage, backend)
-    runtime = make(stage, wanted.subject.inputs, artefact, threads=1)
+    runtime = make(stage, wanted.subject.inputs, artefact, 1, head=head.of(wanted.subject.settings))
     runtime.activate()
     assert isinstance(runtime, DeviceRuntime)
     return Built(wanted.subject, artefact, stage, runtime)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from handlers import boxes
 from handlers.gpu.boxes import PLANE, Decoder
+from handlers.head import YOLOv5
 from repack.tasks.detection.grids import Grid, decode
 
 STRIDES = (8, 16, 32)
@@ -21,6 +22,11 @@ ANCHORS = [
 ]
 SETTINGS = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
 CLASSES = 4
+HEAD = YOLOv5(
+    classes=CLASSES,
+    anchors=tuple(tuple((w, h) for w, h in scale) for scale in ANCHORS),
+    strides=STRIDES,
+)
 
 
 def maps(seed: int, batch: int, side: int, objectness: float) -> list[torch.Tensor]:

@@ -26,16 +26,21 @@ IMGSZ = 320
 folder = shared.folder
 
 
-def repack(*flags: str | Path, temporary: Path | None = None) -> subprocess.CompletedProcess[str]:
+def repack(
+    *flags: str | Path, temporary: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Runs ``model_repack.py`` as a user would, with its temporary files in ``temporary``.
 
     Neither there nor in the home folder may anything be left.
+
+    Args:
+        variables: of the environment, besides those of this process.
     """
     room = Path(tempfile.mkdtemp(prefix="room-", dir=folder()))
     home, temporary = room / "home", temporary or room / "temporary"
     for made in (home, temporary):
         made.mkdir(exist_ok=True)
-    environment = {**os.environ, "TMPDIR": str(temporary), "HOME": str(home)}
+    environment = {**os.environ, "TMPDIR": str(temporary), "HOME": str(home), **variables}
     done = subprocess.run(
         [sys.executable, str(REPACK), *map(str, flags)],
         capture_output=True,
@@ -50,10 +55,11 @@ def repack(*flags: str | Path, temporary: Path | None = None) -> subprocess.Comp
     return done
 
 
-def repacked(*flags: str | Path) -> None:
-    """``repack`` that must succeed."""
-    done = repack(*flags)
+def repacked(*flags: str | Path, **variables: str) -> str:
+    """``repack`` that must succeed; returns what it said."""
+    done = repack(*flags, **variables)
     assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 @once

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from handlers.passport import Artefact, TensorSpec
+from handlers.artefact import Artefact
+from handlers.passport import TensorSpec
 from handlers.runtimes.base import Runtime
 from repack.gate import Reference
 from repack.model import Arrays, Subject

@@ -67,10 +67,12 @@ def test_heap_lets_the_largest_request_through() -> None:
 def test_workers_inherit_only_what_is_named(tmp_path: Path) -> None:
     source = {"PYTHONPATH": "/evil", "TS_CONFIG_FILE": "/evil", "PATH": "/bin", "LC_ALL": "C"}
     source |= {"PYTHONSTARTUP": "/evil", "JAVA_TOOL_OPTIONS": "-evil", "OMP_NUM_THREADS": "99"}
+    source |= {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # as the repack saw the processor
     found = config.environment(make({"threads": "2"}), tmp_path, source)
     assert not any("evil" in value for value in found.values())
     assert (found["PATH"], found["OMP_NUM_THREADS"]) == ("/bin", "2")
     assert found["LC_ALL"] == "C.UTF-8", "Java opens files whose path is not ASCII"
+    assert found["ONEDNN_MAX_CPU_ISA"] == "AVX2"
 
 
 def test_metrics_name_what_the_handlers_report() -> None:

@@ -99,10 +99,17 @@ def test_spread_of_nothing_done_is_infinite() -> None:
 
 def test_median_round_is_reported() -> None:
     def run(mode: int, throughput: float) -> dict[str, Any]:
-        return {"mode": mode, "concurrency": 1, "throughput": throughput}
+        latency = {"p50": throughput, "p95": 2.0, "p99": 3.0}
+        return {"mode": mode, "concurrency": 1, "throughput": throughput, "latency_ms": latency,
+                "notes": []}  # fmt: skip
 
-    found = stats.median_rounds([run(2, 5.0), run(3, 9.0), run(2, 7.0), run(2, 1.0)])
-    assert found == [{**run(2, 5.0), "rounds": [5.0, 7.0, 1.0]}, run(3, 9.0)]
+    found = stats.median_rounds([run(2, 5.0), run(3, 9.0), run(2, 7.0), run(2, 0.0)])
+    latencies = {"p50": [5.0, 7.0, 0.0], "p95": [2.0] * 3, "p99": [3.0] * 3}
+    notes = ["no right answer in round 3 of 3"]
+    assert found == [
+        {**run(2, 5.0), "rounds": [5.0, 7.0, 0.0], "rounds_ms": latencies, "notes": notes},
+        run(3, 9.0),
+    ]
     assert stats.median_rounds([run(2, 4.0), run(2, 2.0)])[0]["throughput"] == 2.0
 
 

@@ -7,16 +7,15 @@ from typing import cast
 
 import pytest
 
+from handlers.artefact import Artefact
 from handlers.errors import KitError
-from handlers.passport import Artefact
 from handlers.runtimes.base import Runtime
 from repack import model as subjects
 from repack import sources
 from repack.backends import gpu as gpu_artefacts
-from repack.candidates import Candidate, Proof
-from repack.cli_gpu import GpuOptions
+from repack.candidates import Candidate, Proof, superfluous
 from repack.gate import GateResult
-from repack.listing import listed, superfluous
+from repack.options import GpuOptions
 
 SHIPPED = Path("examples/shapes/yolov5n_shapes.pt")
 ARTEFACT = Artefact("tensorrt", (), "f16", {}, "tensors")

@@ -231,11 +231,11 @@ def test_a_model_that_differs_exits_with_three_and_replaces_nothing(
     code, out, _ = run(*TINY, "--weights", str(made.tiny_onnx()))
     assert code == 0
     before = {p.name: p.read_bytes() for p in (tmp_path / "store").iterdir()}
-    build = candidates.Workshop.build
+    build = candidates.Conversion.build
 
-    def damaged(workshop: candidates.Workshop, candidate: candidates.Candidate) -> object:
-        artefact = build(workshop, candidate)
-        path = workshop.stage / artefact.files[0]
+    def damaged(conversion: candidates.Conversion, candidate: candidates.Candidate) -> object:
+        artefact = build(conversion, candidate)
+        path = conversion.stage / artefact.files[0]
         model = onnx.load(path)
         values = numpy_helper.to_array(model.graph.initializer[0]).copy()
         values.flat[7] += 0.02
@@ -243,7 +243,7 @@ def test_a_model_that_differs_exits_with_three_and_replaces_nothing(
         onnx.save(model, path)
         return artefact
 
-    monkeypatch.setattr(candidates.Workshop, "build", damaged)
+    monkeypatch.setattr(candidates.Conversion, "build", damaged)
     code, out, err = run(*TINY, "--version", "2.0", "--weights", str(made.tiny_onnx()))
     assert (code, out) == (3, "")
     assert "the gate failed:" in err

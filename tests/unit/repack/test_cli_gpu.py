@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from handlers.errors import KitError
-from repack import cli, cli_gpu
+from repack import cli
 from repack import pipeline as flow
-from repack.cli_gpu import GpuOptions
+from repack.options import GpuOptions
 
 
 def read(*words: str) -> GpuOptions:

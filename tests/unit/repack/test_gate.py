@@ -16,18 +16,21 @@ from torch import nn
 
 from handlers.passport import TensorSpec
 from repack.backends import precision
-from repack.candidates import Candidate, Workshop, try_one
-from repack.gate import TOLERANCES, GateResult, Reference
-from repack.model import Arrays, Subject, tensors
+from repack.backends.conversion import Conversion
+from repack.candidates import Candidate, try_one
+from repack.gate import GateResult, Reference
+from repack.model import Arrays, Model
 from repack.onnx import export as onnx_from_module
 from repack.sources import Source
 from repack.tasks.detection import compare as verify_detection
+from repack.tasks.tensors.model import tensors
+from repack.tolerances import TOLERANCES
 from tests.support import made
 
 Damage = Callable[[Path], None]
 
 
-def subject() -> Subject:
+def subject() -> Model:
     torch.manual_seed(5)
     module = made.TinyNet().eval().requires_grad_(False)
     module.second.weight *= 20
@@ -36,7 +39,7 @@ def subject() -> Subject:
 
 
 def tried(
-    given: Subject,
+    given: Model,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     damage: Damage,
@@ -45,13 +48,13 @@ def tried(
     """An ONNX Runtime candidate whose file was damaged between conversion and comparison."""
     convert = onnx_from_module.convert
 
-    def damaged(one: Subject, path: Path) -> None:
+    def damaged(one: Model, path: Path) -> None:
         convert(one, path)
         damage(path)
 
     monkeypatch.setattr(onnx_from_module, "convert", damaged)
     candidate = Candidate("onnxruntime", asked)
-    try_one(candidate, Workshop(given, folder, []), Reference.make(given, []))
+    try_one(candidate, Conversion(given, folder, []), Reference.make(given, []))
     return candidate
 
 
@@ -201,7 +204,7 @@ def compared(
     source = Source(nn.Identity(), "yolov5", "n", ("a", "b", "c"), Path(), "", "detection")
     spec = TensorSpec("images", "uint8", ("batch", 320, 320, 3))
     settings = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
-    given = Subject(source, (spec,), (), None, lambda x: x, settings)
+    given = Model(source, (spec,), (), None, lambda x: x, settings)
     sample = Sample(Path("a.jpg"), {}, truth)
     result = GateResult(asked)
     reference = Reference([{}], [detections(BOXES)], [sample])

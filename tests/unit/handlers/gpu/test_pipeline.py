@@ -50,9 +50,8 @@ class Network:
     largest = 4
     device = torch.device("cpu")
     stream = SimpleNamespace(wait_event=lambda event: None, synchronize=lambda: None)
-    artefact = SimpleNamespace(
-        options={"outputs": NAMES, "anchors": made.ANCHORS, "strides": made.STRIDES}
-    )
+    head = made.HEAD
+    options = SimpleNamespace(outputs=NAMES)
 
     def __init__(self, objectness: float):
         self.objectness = objectness

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from repack.model import tensors
 from repack.onnx import export as onnx_from_module
 from repack.onnx import operators
 from repack.sources import Source
+from repack.tasks.tensors.model import tensors
 from tests.support.reports import GroupNormNet
 
 

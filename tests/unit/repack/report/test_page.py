@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from handlers.passport import Artefact, TensorSpec, sha256
+from handlers.artefact import Artefact, TensorRTOptions
+from handlers.passport import TensorSpec, sha256
 from repack import archive, cli, packing, report
 from repack import gate as verify
 from repack import inspect as show
@@ -89,7 +90,8 @@ def test_what_int8_left_in_floats_is_told_and_what_it_should_have_left() -> None
     gate: dict[str, Any] = {"inputs": {}, "passed": None, "note": "no original"}
     subject: Any = None
     for wished in (False, True):
-        chosen = Artefact("tensorrt", (), "int8", {}, "tensors", {"wished": wished})
+        options = TensorRTOptions(outputs=(), built={}, engines=(), via="onnx", relaxed=wished)
+        chosen = Artefact("tensorrt", (), "int8", {}, "tensors", options)
         notes = [n["what"] for n in unchecked.listed(subject, gate, [], chosen)]
         assert ("What layers in int8 that should be in 16 bits cost" in notes) == wished
         assert "Inputs unlike the calibration's" in notes

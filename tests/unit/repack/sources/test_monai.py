@@ -54,7 +54,7 @@ def bundle(folder: Path, name: str = "unet", change: Change | None = None) -> Pa
 def test_the_network_answers_like_monais(tmp_path: Path, name: str) -> None:
     source = load(bundle(tmp_path / "bundle", name))
     assert (source.task, source.family) == ("segmentation", "monai")
-    subject = segmentation.subject(source)
+    subject = segmentation.segmentation_net(source)
     windows = subject.random_inputs(1, 2)
     with torch.no_grad():
         expected = network(name)(torch.from_numpy(windows[INPUT])).numpy()
@@ -132,7 +132,7 @@ def test_without_a_known_network_its_torchscript_is_taken(tmp_path: Path) -> Non
         torch.jit.save(traced, str(folder / "models" / "model.ts"))
     source = load(folder)
     assert source.network == "MyNet (TorchScript)"
-    assert segmentation.subject(source).outputs[0].shape == ("batch", 3, 32, 32, 16)
+    assert segmentation.segmentation_net(source).outputs[0].shape == ("batch", 3, 32, 32, 16)
 
 
 def test_without_monai_the_message_says_what_to_install(

@@ -82,7 +82,7 @@ def test_a_state_dict_with_network_and_yaml(tmp_path: Path, net: Net, state_dict
     assert settings["channels"][1]["normalisation"]["clip"] is False
     assert settings["windows"] == {"overlap": 0.5, "gaussian": True, "sigma": 0.125, "mirror": []}
     assert settings["answer"] == {"kind": "argmax"}
-    subject = segmentation.subject(source)
+    subject = segmentation.segmentation_net(source)
     windows = subject.random_inputs(1, 3)
     with torch.no_grad():
         expected = net(torch.from_numpy(windows[INPUT])).numpy()
@@ -115,7 +115,7 @@ def test_onnx_gets_the_kits_names(tmp_path: Path, net: Net, state_dict: Path) ->
     path = tmp_path / "net.onnx"
     plain = subjects.tensors(load(state_dict, f"{__name__}:Net"), {"scan": ("batch", 2, 4, 8, 8)})
     onnx_from_module.convert(plain, path)
-    subject = segmentation.subject(load(path, settings=written(tmp_path, GOOD)))
+    subject = segmentation.segmentation_net(load(path, settings=written(tmp_path, GOOD)))
     windows = subject.random_inputs(1, 3)
     with torch.no_grad():
         expected = net(torch.from_numpy(windows[INPUT])).numpy()

@@ -11,22 +11,24 @@ import numpy as np
 from handlers.runtimes import make
 from repack import model as subjects
 from repack import samples, sources
-from repack.candidates import Candidate, Workshop
-from repack.cli_classification import ClassifierOptions
-from repack.gate import TOLERANCES, GateResult, Reference, check
-from repack.model import Subject
+from repack.backends.conversion import Conversion
+from repack.candidates import Candidate
+from repack.gate import GateResult, Reference, check
+from repack.model import Model
+from repack.options import ClassifierOptions
 from repack.tasks.classification import compare as gate
 from repack.tasks.classification import model as classifier
+from repack.tolerances import TOLERANCES
 from tests.support import classifiers
 
 ORT = Candidate("onnxruntime", "f32")
 
 
-def small() -> Subject:
+def small() -> Model:
     return classifier.subject(sources.load(classifiers.resnet_onnx()), {}, ClassifierOptions())
 
 
-def _labelled(subject: Subject, count: int = 8) -> list[samples.Sample]:
+def _labelled(subject: Model, count: int = 8) -> list[samples.Sample]:
     """Random pictures whose truth is what the original answers."""
     found = []
     for seed in range(count):
@@ -48,10 +50,10 @@ class Changed:
         return {k: self._change(np.array(v)) for k, v in self._runtime.infer(inputs).items()}
 
 
-def _checked(subject: Subject, tmp_path: Path, asked: str, change: Any) -> GateResult:
-    workshop = Workshop(subject, tmp_path / "work", [])
-    artefact = workshop.build(ORT)
-    runtime = make(workshop.stage, subject.inputs, replace(artefact, precision_asked="f32"), 1)
+def _checked(subject: Model, tmp_path: Path, asked: str, change: Any) -> GateResult:
+    conversion = Conversion(subject, tmp_path / "work", [])
+    artefact = conversion.build(ORT)
+    runtime = make(conversion.stage, subject.inputs, replace(artefact, precision_asked="f32"), 1)
     runtime.activate()
     reference = Reference.make(subject, _labelled(subject))
     changed: Any = Changed(runtime, change)

@@ -17,25 +17,27 @@ from handlers.context import LocalContext
 from handlers.entry import Entry
 from handlers.errors import KitError
 from repack import archive, cli, samples, sources
-from repack.candidates import Candidate, Workshop, try_one
-from repack.cli_classification import ClassifierOptions
+from repack.backends.conversion import Conversion
+from repack.candidates import Candidate, try_one
 from repack.gate import GateResult, Reference
-from repack.model import Subject
+from repack.model import Model
+from repack.options import ClassifierOptions
 from repack.tasks.classification import model as classifier
 from tests.support import classifiers, made
+from tests.support.isa import has_bf16
 
 ORT = Candidate("onnxruntime", "f32")
 
 
-def subject_of(path: Path, **options: Any) -> Subject:
+def subject_of(path: Path, **options: Any) -> Model:
     return classifier.subject(sources.load(path), {}, ClassifierOptions(**options))
 
 
-def gate(subject: Subject, tmp_path: Path, form: Candidate = ORT) -> GateResult:
+def gate(subject: Model, tmp_path: Path, form: Candidate = ORT) -> GateResult:
     """Builds one form and compares it; fails on whatever keeps it from running."""
     candidate = Candidate(form.backend, form.precision)
-    workshop = Workshop(subject, tmp_path / "work", [])
-    try_one(candidate, workshop, Reference.make(subject, []))
+    conversion = Conversion(subject, tmp_path / "work", [])
+    try_one(candidate, conversion, Reference.make(subject, []))
     assert candidate.proof is not None, candidate.error
     return candidate.proof.gate
 
@@ -178,9 +180,11 @@ def test_a_module_takes_pixels_too(tmp_path: Path, form: Candidate) -> None:
     source = sources.load(path, "tests.support.classifiers:Small")
     subject = classifier.subject(source, {}, ClassifierOptions(crop=64))
     assert subject.inputs[0].shape == ("batch", 64, 64, 3)
-    if form.precision == "bf16" and not _has_bf16():
-        pytest.skip("this CPU has no bf16")
-    assert gate(subject, tmp_path, form).failures == []
+    failures = gate(subject, tmp_path, form).failures
+    if form.precision == "bf16" and not has_bf16():
+        assert [f.partition(" (")[0] for f in failures] == ["precision: asked bf16, found f32"]
+    else:
+        assert failures == []
 
 
 @JIT
@@ -192,12 +196,6 @@ def test_a_torchscript_file_is_exported_behind_the_pixels(tmp_path: Path) -> Non
     subject = subject_of(path, crop=64)
     for form in (Candidate("torchscript", "f32"), ORT):
         assert gate(subject, tmp_path / form.backend, form).failures == []
-
-
-def _has_bf16() -> bool:
-    import openvino as ov
-
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _refusal(path: Path, **options: Any) -> str:

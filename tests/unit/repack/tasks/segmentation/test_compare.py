@@ -57,7 +57,7 @@ ROD = box(slice(0, 8), slice(12, 14), slice(4, 12))
 def compared(
     other: Arrays, asked: str = "f32", answer: dict[str, Any] = ARGMAX, spacing: Any = SPACING
 ) -> GateResult:
-    subject = segmentation.subject(source(answer, 3 if answer is ARGMAX else 2, spacing))
+    subject = segmentation.segmentation_net(source(answer, 3 if answer is ARGMAX else 2, spacing))
     reference = Reference([{}], [logits([BALL, ROD], answer)], [])
     result = GateResult(asked)
     verify_segmentation.compare(subject, asked, reference, [other], result)
@@ -106,7 +106,7 @@ def test_a_label_that_is_gone_is_named_whatever_its_size() -> None:
 
 def test_a_few_voxels_decide_nothing() -> None:
     small = box(slice(0, 1), slice(0, 1), slice(0, 10))
-    subject = segmentation.subject(source(ARGMAX, 3))
+    subject = segmentation.segmentation_net(source(ARGMAX, 3))
     reference = Reference([{}], [logits([BALL, small])], [])
     result = GateResult("f32")
     less = small.copy()
@@ -159,7 +159,7 @@ def test_the_hausdorff_distance_of_known_masks() -> None:
 
 
 def test_the_subject_and_its_made_up_windows() -> None:
-    subject = segmentation.subject(source(ARGMAX, 3))
+    subject = segmentation.segmentation_net(source(ARGMAX, 3))
     (taken,), (given,) = subject.inputs, subject.outputs
     assert (taken.name, taken.shape, taken.layout) == (INPUT, ("batch", 1, 8, 16, 16), "NCDHW")
     assert (given.name, given.shape) == (OUTPUT, ("batch", 3, 8, 16, 16))
@@ -179,7 +179,7 @@ def test_a_net_that_answers_otherwise_is_one_line() -> None:
     with pytest.raises(
         KitError, match="answers 1x2x8x16x16 for a 1x1x8x16x16 window; expected 1x3x"
     ):
-        segmentation.subject(source(ARGMAX, 2))
+        segmentation.segmentation_net(source(ARGMAX, 2))
     with pytest.raises(KitError, match="does not run on a 1x1x8x16x16 window"):
         other = source(ARGMAX, 3)
-        segmentation.subject(Source(nn.Conv2d(1, 3, 1), *list(vars(other).values())[1:]))
+        segmentation.segmentation_net(Source(nn.Conv2d(1, 3, 1), *list(vars(other).values())[1:]))

@@ -13,14 +13,14 @@ from torch import nn
 from handlers.errors import KitError
 from handlers.volumes import preparing, reading
 from repack import samples
-from repack.model import Subject
+from repack.model import Model
 from repack.sources import Source
 from repack.tasks.segmentation import model as segmentation
 from repack.tasks.segmentation import samples as volume_samples
 from repack.tasks.segmentation.model import INPUT
 
 
-def subject(channels: int = 1, patch: tuple[int, ...] = (4, 8, 8), **more: Any) -> Subject:
+def subject(channels: int = 1, patch: tuple[int, ...] = (4, 8, 8), **more: Any) -> Model:
     settings = {
         "framework": "nnunet",
         "channels": [
@@ -39,7 +39,7 @@ def subject(channels: int = 1, patch: tuple[int, ...] = (4, 8, 8), **more: Any) 
     }
     net = (nn.Conv3d if len(patch) == 3 else nn.Conv2d)(channels, 2, 1)
     labels = ("background", "ball")
-    return segmentation.subject(
+    return segmentation.segmentation_net(
         Source(net, "nnunet", "n", labels, Path("net"), "", "segmentation", settings=settings)
     )
 
