@@ -76,6 +76,8 @@ def _passports(store: Path) -> Iterator[tuple[Passport, bool]]:
     """Each archive's passport, and whether its workers share a detector; damaged ones are left
     out."""
     for path in store.glob("*.mar"):
+        if not path.is_file():  # opening a pipe would wait for ever
+            continue
         try:
             with zipfile.ZipFile(path) as z, z.open(FILE) as f:
                 record = Passport.from_json(f.read(MAX_PASSPORT))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from handlers import passport as passports
 from repack import archive
 from tests.support import made
+from tests.support.shared import once
 
 VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 LOWERED = ("AVX512_CORE", "AVX2")
@@ -50,7 +50,7 @@ EXECUTION = {"f32": "f32", "bf16": "bf16", "int8": "bf16"}
 """What an artefact asks of OpenVINO where it was packed on a CPU with bfloat16."""
 
 
-@cache
+@once
 def packed_with_bf16(precision: str) -> Path:
     """``tiny.mar`` for OpenVINO in a precision, as a CPU with bfloat16 packs it; made anywhere.
 

@@ -70,7 +70,8 @@ def test_workers_inherit_only_what_is_named(tmp_path: Path) -> None:
     source |= {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # as the repack saw the processor
     found = config.environment(make({"threads": "2"}), tmp_path, source)
     assert not any("evil" in value for value in found.values())
-    assert (found["PATH"], found["LC_ALL"], found["OMP_NUM_THREADS"]) == ("/bin", "C", "2")
+    assert (found["PATH"], found["OMP_NUM_THREADS"]) == ("/bin", "2")
+    assert found["LC_ALL"] == "C.UTF-8", "Java opens files whose path is not ASCII"
     assert found["ONEDNN_MAX_CPU_ISA"] == "AVX2"
 
 
