@@ -81,7 +81,7 @@ def load_of(run: Run) -> str:
 
 def short_load(run: Run) -> str:
     """The same for a table's cell."""
-    return f"{run['rate']:g}/s" if run.get("rate") else str(run["concurrency"])
+    return f"{run['rate']:.4g}/s" if run.get("rate") else str(run["concurrency"])
 
 
 def stages_of(runs: Sequence[Run]) -> list[str]:

@@ -52,8 +52,9 @@ def verdict(run: Mapping[str, Any], limit: Limit) -> str | None:
         return f"{failed} of {run['requests']} requests failed ({kind})"
     if value > limit.ms or run.get("cut"):
         return f"{limit.percentile} was {value:.4g} ms"
-    if not run.get("short") and run["throughput"] < KEPT_UP * run["rate"]:
-        return f"{run['throughput']:.4g}/s were answered of {run['rate']:.4g}/s"
+    offered = run.get("offered") or run["rate"]
+    if not run.get("short") and run["throughput"] < KEPT_UP * offered:
+        return f"{run['throughput']:.4g}/s were answered of {offered:.4g}/s"
     return None
 
 
