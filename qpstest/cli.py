@@ -306,8 +306,8 @@ class Session:
         if interrupted:
             return
         if o.plot and self._runs:
-            opened = [run for run in self._tried if run["rate"]]
-            plot.plot(opened or self._runs, o.plot, o.limit)
+            opened = {run["rate"]: run for run in self._tried if run["rate"]}
+            plot.plot(list(opened.values()) or self._runs, o.plot, o.limit)
             print(f"plot: {o.plot}")
         if self._answers:
             named = {LABELS[mode]: self._answers[mode] for mode in sorted(self._answers)}

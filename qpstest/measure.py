@@ -252,7 +252,7 @@ class Measurement:
                 f"{self._options.connections} connections (--connections)"
             )
         late = tally.late + tally.unsent
-        if late > max(FEW_LATE, MANY_LATE * len(tally.lateness)) and not tally.waited:
+        if late > max(FEW_LATE, MANY_LATE * len(tally.lateness)):
             line = f"{late} of {len(tally.lateness)} requests were sent more than 5 ms late"
             target = self._setup.targets[0]
             if isinstance(target, HttpTarget) and not split_url(target.url)[0]:

@@ -75,7 +75,7 @@ def label(run: Run, runs: Sequence[Run]) -> str:
 def load_of(run: Run) -> str:
     """What was asked of the server: requests in flight, or a rate."""
     if run.get("rate"):
-        return f"rate {run['rate']:g}/s"
+        return f"rate {run['rate']:.5g}/s"
     return f"concurrency {run['concurrency']}"
 
 

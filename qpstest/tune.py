@@ -14,9 +14,11 @@ from statistics import mean
 
 from qpstest.report import table
 
-BATCHES = (2, 4, 8)
-GPU_BATCHES = (8, 16, 32, 64)
-DELAYS = (1, 5, 20)
+BATCHING = ((1, 5), (2, 5), (4, 1), (4, 5), (4, 20), (8, 5))
+"""Batch sizes and delays in ms that are tried on a CPU."""
+GPU_BATCHING = ((1, 5), (8, 1), (16, 1), (16, 5), (32, 1), (32, 5), (64, 5))
+HOPELESS = 0.6
+"""Of the best so far, the rate below which a second measurement is not worth its time."""
 SECONDS = 4.0
 """Of the first, briefest measurement of a candidate."""
 LONGEST = 16.0
@@ -135,8 +137,7 @@ def candidates(
         return [
             Candidate(workers, 1, batch, delay, own)
             for workers in counts
-            for batch in (1, *GPU_BATCHES)
-            for delay in ((1, 5) if batch > 1 else (5,))
+            for batch, delay in GPU_BATCHING
             for own in ways
         ]
     powers = [2**i for i in range(cores.bit_length()) if 2**i <= cores]
@@ -146,8 +147,7 @@ def candidates(
     return [
         Candidate(workers, threads, batch, delay)
         for workers, threads in shapes
-        for batch in (1, *BATCHES)
-        for delay in (DELAYS if batch > 1 else (5,))
+        for batch, delay in BATCHING
     ]
 
 
@@ -209,6 +209,10 @@ def _measure(
                 continue
             if over := _too_much(entry.candidate, left, memory_mb):
                 entry.left_out = over
+                continue
+            top = max((e.rate for e in left), default=0.0)
+            if number and entry.rate < HOPELESS * top:
+                entry.left_out = f"{entry.rate / top:.0%} of the best in its first measurement"
                 continue
             sample = measure(entry.candidate, seconds)
             entry.samples[-1].append(sample)

@@ -65,7 +65,8 @@ def test_the_worse_half_is_left_out_early() -> None:
     given = candidates(8)
     tune(given, machine.measure)
     per_candidate = {c: machine.measured.count(c) for c in given}
-    assert min(per_candidate.values()) == 2
+    assert min(per_candidate.values()) == 1  # hopeless
+    assert sorted(per_candidate.values())[len(given) // 2] == 2
     assert per_candidate[BEST] > 2
     assert sum(per_candidate.values()) < 5 * len(given)
 
@@ -75,7 +76,7 @@ def test_it_stops_once_one_is_ahead() -> None:
     given = [BEST, Candidate(1, 1)]
     tuned = tune(given, machine.measure)
     assert tuned.best == BEST
-    assert len(machine.measured) == 4
+    assert len(machine.measured) == 3  # half as fast is not measured again
 
 
 def test_memory_is_a_limit() -> None:
