@@ -24,6 +24,8 @@ SECONDS = 4.0
 LONGEST = 16.0
 ROUNDS = 2
 """Passes over all candidates that are left, every other one backwards."""
+SHORT = 24
+"""Letters of a reason that fit into the table."""
 NOISE = 0.03
 """Differences below this share are not taken for differences."""
 
@@ -181,7 +183,7 @@ def tune(
         edge = left[keep - 1].rate * (1 - NOISE)
         for entry in left[keep:]:
             if entry.rate < edge or seconds >= LONGEST:
-                entry.left_out = f"{entry.rate / left[0].rate:.0%} of the best in stage {stage}"
+                entry.left_out = f"{entry.rate / left[0].rate:.0%} in stage {stage}"
         left = [e for e in left if not e.left_out]
         if seconds >= LONGEST and len(left) <= 2:
             break
@@ -212,7 +214,7 @@ def _measure(
                 continue
             top = max((e.rate for e in left), default=0.0)
             if number and entry.rate < HOPELESS * top:
-                entry.left_out = f"{entry.rate / top:.0%} of the best in its first measurement"
+                entry.left_out = f"{entry.rate / top:.0%} at first"
                 continue
             sample = measure(entry.candidate, seconds)
             entry.samples[-1].append(sample)
@@ -267,21 +269,24 @@ def _outcome(entries: Sequence[Entry], left: Sequence[Entry]) -> Tuned:
 
 def text(tuned: Tuned) -> str:
     """The candidates as a table, the best first, and why it was chosen."""
-    rows = []
+    shared = any(entry.candidate.own_process is not None for entry in tuned.entries)
+    rows, notes = [], []
     for entry in tuned.entries:
         c = entry.candidate
         stages = ["/".join(f"{s.rate:.4g}" for s in stage) for stage in entry.samples if stage]
-        memory = f"{entry.memory_mb:.0f}" if entry.memory_mb else "-"
         said = "best" if c == tuned.best else entry.left_out
-        own = {None: "-", True: "own", False: "shared"}[c.own_process]
+        if len(said) > SHORT:
+            notes.append(f"{c.name}: {said}")
+            said = "below"
         rows.append((
-            str(c.workers), str(c.threads), str(c.batch), str(c.delay if c.batch > 1 else "-"), own,
-            " ".join(stages) or "-", memory, said,
+            str(c.workers), str(c.threads), str(c.batch), str(c.delay) if c.batch > 1 else "-",
+            *([{None: "-", True: "own", False: "shared"}[c.own_process]] if shared else []),
+            " ".join(stages) or "-", f"{entry.memory_mb:.0f}" if entry.memory_mb else "-", said,
         ))  # fmt: skip
-    head = ("workers", "threads", "batch", "delay", "GPU", "req/s by stage and round", "MB", "")
-    lines = [table(head, rows, left=0)]
-    lines.append(f"{tuned.best.name}: {tuned.reason}" if tuned.best else tuned.reason)
-    return "\n".join(lines)
+    gpu = ("GPU process",) if shared else ()
+    head = ("workers", "threads", "batch", "delay", *gpu, "req/s by stage", "MB", "of the best")
+    chosen = f"{tuned.best.name}: {tuned.reason}" if tuned.best else tuned.reason
+    return "\n".join([table(head, rows, left=0), *notes, chosen])
 
 
 def with_default(given: Sequence[Candidate], default: Candidate) -> list[Candidate]:

@@ -118,15 +118,24 @@ class Tuning:
     def _measure(self, candidate: Candidate, seconds: float) -> Sample:
         """The highest rate within the limit, or the throughput where there is none."""
         try:
-            with self._serving(candidate) as options:
-                kind = TorchServe()
-                setup = kind.setup(options, self._bodies)
-                mean = sum(map(len, self._bodies)) / len(self._bodies)
-                with Fleet(setup.targets, setup.environment) as fleet:
-                    measurement = Measurement(options, setup, fleet, mean, kind.watch(options))
-                    return self._sample(measurement, candidate, seconds)
+            return self._once(candidate, seconds)
+        except KitError as e:
+            self._tell(f"  {candidate.name}: {e}; once more")
+        try:
+            return self._once(candidate, seconds)
         except KitError as e:
             return Sample(0.0, why=str(e))
+
+    def _once(self, candidate: Candidate, seconds: float) -> Sample:
+        """The same; raises ``KitError`` where the server cannot be started or measured."""
+        kind = TorchServe()
+        window = seconds if self._options.limit is None else seconds * STEP
+        with self._serving(candidate, window) as options:
+            setup = kind.setup(options, self._bodies)
+            mean = sum(map(len, self._bodies)) / len(self._bodies)
+            with Fleet(setup.targets, setup.environment) as fleet:
+                measurement = Measurement(options, setup, fleet, mean, kind.watch(options))
+                return self._sample(measurement, candidate, seconds)
 
     def _sample(self, measurement: Measurement, candidate: Candidate, seconds: float) -> Sample:
         o = self._options
@@ -158,8 +167,8 @@ class Tuning:
         return Sample(found.rate, memory, "" if found.rate else found.why)
 
     @contextmanager
-    def _serving(self, candidate: Candidate) -> Iterator[Options]:
-        """A server with these settings; gives the options that ask it."""
+    def _serving(self, candidate: Candidate, seconds: float) -> Iterator[Options]:
+        """A server with these settings; gives the options that ask it, with windows so long."""
         o = self._options
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qpstest-tune-")))
@@ -181,7 +190,7 @@ class Tuning:
             yield replace(
                 o,
                 modes=(SERVED,),
-                duration=tune.SECONDS,
+                duration=seconds,
                 warmup=max(10, 2 * candidate.workers * candidate.batch),
                 server=replace(
                     o.server,

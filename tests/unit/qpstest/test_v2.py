@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
@@ -18,10 +18,10 @@ import pytest
 
 from handlers.errors import KitError
 from qpstest import servers
-from qpstest.http_api import HttpSession
+from qpstest.http_api import HttpSession, HttpTarget
 from qpstest.options import Options, parse
 from qpstest.v2 import Tensor, TritonWatch
-from qpstest.v2_grpc import messages
+from qpstest.v2_grpc import V2GrpcTarget, messages
 
 ANSWER = b'{"detections": []}'
 
@@ -33,7 +33,7 @@ class Fake(BaseHTTPRequestHandler):
     binary = False
     datatype = "BYTES"
     shape = [-1, 1]  # noqa: RUF012
-    seen: list[bytes] = []  # noqa: RUF012
+    seen: ClassVar[list[bytes]] = []
     inferences = 0
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -48,8 +48,8 @@ class Fake(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
-        pages: dict[str, Any] = {
-            "/v2": {"name": "fake", "extensions": ["binary_tensor_data"] if self.binary else []},
+        pages: dict[str, dict[str, Any]] = {
+            "/v2": {"name": "fake", "extensions": ["binary_tensor_data"] * self.binary},
             "/v2/models/fd1": {
                 "name": "fd1",
                 "inputs": [{"name": "raw", "datatype": self.datatype, "shape": self.shape}],
@@ -109,12 +109,17 @@ def options(url: str, kind: str, *more: str) -> Options:
     return parse(["--server", kind, "--url", url, *more])
 
 
+def session_of(kind: str, o: Options, body: bytes) -> HttpSession:
+    (target,) = servers.KINDS[kind].setup(o, [body]).targets
+    assert isinstance(target, HttpTarget)
+    return HttpSession(target)
+
+
 @pytest.mark.parametrize(("kind", "binary"), [("kserve", False), ("triton", True)])
 def test_a_file_goes_in_and_the_models_own_answer_comes_out(kind: str, binary: bool) -> None:
     with fake(binary=binary) as (url, server):
         o = options(url, kind)
-        (target,) = servers.KINDS[kind].setup(o, [b"picture"]).targets
-        session = HttpSession(target)
+        session = session_of(kind, o, b"picture")
         reply = session.call(0)
         session.close()
         sent = server.seen[-1]
@@ -131,8 +136,7 @@ def test_an_answer_without_outputs_is_wrong() -> None:
         self.answer(200, b'{"error": "oops"}')
 
     with fake(do_POST=error) as (url, _):
-        (target,) = servers.KINDS["kserve"].setup(options(url, "kserve"), [b"x"]).targets
-        session = HttpSession(target)
+        session = session_of("kserve", options(url, "kserve"), b"x")
         reply = session.call(0)
         session.close()
     assert reply.kind == "wrong_answer"
@@ -219,6 +223,7 @@ def test_grpc() -> None:
         grpc_flags = ("--protocol", "grpc", "--grpc-port", str(port))
         o = options("http://127.0.0.1:9", "triton", *grpc_flags)
         (target,) = servers.KINDS["triton"].setup(o, [b"picture"]).targets
+        assert isinstance(target, V2GrpcTarget)
         session = target.sessions()()
         reply = session.call(0)
         session.close()
