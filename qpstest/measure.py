@@ -20,7 +20,8 @@ from qpstest.watch import Observed, Watch
 BUSY_CLIENT = 0.7
 """Of one core, for each client process: above it the client may be what limits the throughput."""
 MANY_LATE = 0.01
-"""Share of an open loop's requests that may be sent late before something is said."""
+FEW_LATE = 5
+"""Share of an open loop's requests, and their number, that may be late without a word."""
 CLOCK_JUMP = 0.5
 """Seconds."""
 
@@ -175,6 +176,7 @@ class Measurement:
             "concurrency": load.concurrency or None,
             "rate": stats.rounded(arrivals.rate) if arrivals else None,
             "arrivals": arrivals.kind if arrivals else None,
+            "offered": self._offered(arrivals, tally, windows) if arrivals else None,
             **stats.summarise(tally, seconds),
             "stages_ms": seen.stages_ms,
             "server_counts": seen.counts,
@@ -198,6 +200,12 @@ class Measurement:
             "date": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "notes": [*setup.notes, *notes, *self._doubts(load, tally, seconds, windows)],
         }
+
+    def _offered(self, arrivals: Arrivals, tally: Tally, windows: list[Window]) -> float | None:
+        """The rate that was really due: a few seconds of Poisson arrivals are more or less."""
+        lasted = arrivals.seconds * min(len(windows), stats.STABLE_WINDOWS)
+        due = len(tally.lateness) + tally.unsent
+        return stats.rounded(due / lasted if lasted and not tally.cut else arrivals.rate)
 
     def _runtime(self) -> dict[str, Any]:
         """Which runtime answers."""
@@ -244,7 +252,7 @@ class Measurement:
                 f"{self._options.connections} connections (--connections)"
             )
         late = tally.late + tally.unsent
-        if late > MANY_LATE * max(1, len(tally.lateness)) and not tally.waited:
+        if late > max(FEW_LATE, MANY_LATE * len(tally.lateness)):
             line = f"{late} of {len(tally.lateness)} requests were sent more than 5 ms late"
             target = self._setup.targets[0]
             if isinstance(target, HttpTarget) and not split_url(target.url)[0]:

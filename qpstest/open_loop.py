@@ -228,6 +228,9 @@ class HttpDriver:
             sent = channel.sock.sendmsg(channel.rest)
         except BlockingIOError:
             sent = 0
+        except ConnectionRefusedError as e:
+            self._end(channel, failure(e, "reset"))
+            return
         except OSError:
             """It is closed: its answer may be there already, and else the next event says so."""
             channel.rest, sent = (), 0

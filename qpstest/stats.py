@@ -97,6 +97,7 @@ def _lateness(tally: Tally) -> dict[str, Any]:
     shown = {"p50": percentile(late, 0.5), "p99": percentile(late, 0.99), "max": late[-1]}
     return {
         "late": tally.late,
+        "cut": tally.cut,
         "unsent": tally.unsent,
         "lateness_ms": {name: rounded(value * 1e3) for name, value in shown.items()},
     }
