@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from handlers.entry import own_gpu_process
-from handlers.runtimes import ANCHORS
+from handlers.errors import KitError
+from handlers.passport import FILE, Passport
 
 VOLUMES = {"max_request_mb": "512", "response_timeout": "900"}
 """Where the store holds a segmentation archive: a 512x512x500 scan of 16-bit values has 250 MiB as
@@ -27,7 +26,8 @@ SHARED = {**GPU, "batch_size": "16"}
 SHARING_PER_GPU = 12
 """The same where one process holds the model for all workers: a detector's."""
 
-HUB = "handlers/gpu/server/process.py"
+SHARING = {"handlers/gpu/server/process.py", "handlers/gpu/hub/process.py"}
+"""The program that holds a detector for all workers: its name in archives of today and before."""
 
 MAX_PASSPORT = 1 << 24
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, RuntimeError)
@@ -42,13 +42,13 @@ def of(store: Path, name: str, gpus: int, cores: int) -> dict[str, str]:
         gpus: NVIDIA GPUs of the machine.
         cores: CPU cores of the machine.
     """
-    records = {record["name"]: record for record in _passports(store)}
+    records = {record.name: (record, shared) for record, shared in _passports(store)}
     found: dict[str, str] = {}
-    if any(record["task"] == "segmentation" for record in records.values()):
+    if any(record.task == "segmentation" for record, _ in records.values()):
         found |= VOLUMES
-    mine = records.get(name, {"task": None, "runtime": None})
-    if gpus and mine["task"] != "segmentation" and mine["runtime"] in GPU_RUNTIMES:
-        if mine["shared"] and not own_gpu_process():
+    mine, shared = records.get(name, (None, False))
+    if gpus and mine is not None and mine.task != "segmentation" and _on_gpu(mine):
+        if shared and not own_gpu_process():
             workers = max(1, min(SHARING_PER_GPU * gpus, cores * 3 // 4))
             found |= {**SHARED, "workers": str(workers)}
         else:
@@ -64,20 +64,20 @@ def gpus() -> int:
     return sum(1 for path in Path("/dev").glob("nvidia*") if path.name[len("nvidia") :].isdigit())
 
 
-def _passports(store: Path) -> Iterator[dict[str, Any]]:
-    """Name, task and accelerated runtime of each archive, and whether workers share it; damaged
-    archives are left out."""
+def _on_gpu(record: Passport) -> bool:
+    accelerated = record.artefacts.get("accelerated")
+    return accelerated is not None and accelerated.runtime in GPU_RUNTIMES
+
+
+def _passports(store: Path) -> Iterator[tuple[Passport, bool]]:
+    """Each archive's passport, and whether its workers share a detector; damaged ones are left
+    out."""
     for path in store.glob("*.mar"):
         try:
-            with zipfile.ZipFile(path) as z, z.open("passport.json") as f:
-                record = json.loads(f.read(MAX_PASSPORT))
-            form = record.get("artefacts", {}).get("accelerated", {})
-            yield {
-                "name": str(record["name"]),
-                "task": record["task"],
-                "runtime": form.get("runtime"),
-                # The archive's own handlers run it: those of before know no hub.
-                "shared": ANCHORS in form.get("options", {}) and HUB in z.namelist(),
-            }
-        except (*DAMAGE, TypeError, AttributeError):
+            with zipfile.ZipFile(path) as z, z.open(FILE) as f:
+                record = Passport.from_json(f.read(MAX_PASSPORT))
+                # The archive's own handlers run it: the oldest share nothing.
+                shared = "head" in record.settings and not SHARING.isdisjoint(z.namelist())
+            yield record, shared
+        except (*DAMAGE, KitError):
             continue

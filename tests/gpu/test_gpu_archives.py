@@ -102,14 +102,14 @@ def moved(packed: Path, folder: Path, spoil_check: bool = False) -> Path:
     archive.unpack(packed, folder)
     passport = Passport.read(folder)
     engine = passport.artefacts["accelerated"]
-    changed = {**engine.options, "built": {**engine.options["built"], "tensorrt": "9.9.9"}}
+    changed = replace(engine.options, built={**engine.options.built, "tensorrt": "9.9.9"})
     files = dict(passport.files)
     if spoil_check:
-        path = folder / changed["rebuild"]["check"]
+        path = folder / changed.rebuild.check
         with np.load(path) as data:
             arrays = {k: data[k] + (k.startswith("out/")) for k in data.files}
         np.savez(path, **arrays)
-        files[changed["rebuild"]["check"]] = passports.sha256(path)
+        files[changed.rebuild.check] = passports.sha256(path)
     artefacts = {**passport.artefacts, "accelerated": replace(engine, options=changed)}
     text = replace(passport, artefacts=artefacts, files=files).to_json()
     (folder / passports.FILE).write_text(text)
@@ -155,7 +155,7 @@ def test_a_rebuilt_engine_that_differs_does_not_serve(travelling: Path, tmp_path
 def test_a_failed_rebuild_is_not_tried_by_every_worker(travelling: Path, tmp_path: Path) -> None:
     folder = moved(travelling, tmp_path / "a")
     passport = Passport.read(folder)
-    file = passport.artefacts["accelerated"].options["rebuild"]["flags"]
+    file = passport.artefacts["accelerated"].options.rebuild.weakly_typed
     (folder / file).write_bytes(b"no ONNX file at all")
     files = {**passport.files, file: passports.sha256(folder / file)}
     (folder / passports.FILE).write_text(replace(passport, files=files).to_json())
@@ -181,8 +181,8 @@ def test_int8_is_rebuilt_from_its_ranges(tmp_path: Path, engines: Path) -> None:
     calibration = [given.random_inputs(seed) for seed in range(40, 48)]
     asks = options(engines, rebuild_on_load=True, batches=(1,))
     artefact = form(Asked(given, asks, "int8", calibration), tmp_path)
-    elsewhere = {**artefact.options["built"], "tensorrt": "9.9.9"}
-    artefact = replace(artefact, options={**artefact.options, "built": elsewhere})
+    elsewhere = {**artefact.options.built, "tensorrt": "9.9.9"}
+    artefact = replace(artefact, options=replace(artefact.options, built=elsewhere))
     runtime = make(tmp_path, given.inputs, artefact, threads=1)
     runtime.activate()
     assert "built again here" in runtime.note

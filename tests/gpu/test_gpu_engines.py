@@ -180,7 +180,7 @@ def test_a_volume_passes_in_16_bits_by_onnx(
     made = build(asked("volume", engines), tmp_path / "again")
     told = made.runtime.engines[0].create_engine_inspector()  # type: ignore[attr-defined]
     layers = told.get_engine_information(made.runtime.trt.LayerInformationFormat.JSON)  # type: ignore[attr-defined]
-    plugins = made.artefact.options["plugins"]
+    plugins = made.artefact.options.plugins
     assert ("PluginV2" in layers) == bool(plugins)
     if installed().startswith("8.") and not plugins:
         assert "normalised by TensorRT's layer" in said

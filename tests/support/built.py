@@ -17,8 +17,9 @@ import torch
 from repack.backends.gpu import GpuWorkshop
 from torch import Tensor, nn
 
+from handlers import head
+from handlers.artefact import Artefact
 from handlers.engines.build import Shape
-from handlers.passport import Artefact
 from handlers.runtimes import make
 from handlers.runtimes.device import DeviceRuntime
 from repack.model import Arrays, Model
@@ -164,7 +165,7 @@ def form(wanted: Asked, stage: Path, backend: str = "tensorrt") -> Artefact:
 def build(wanted: Asked, stage: Path, backend: str = "tensorrt") -> Built:
     """Builds and loads one form."""
     artefact = form(wanted, stage, backend)
-    runtime = make(stage, wanted.subject.inputs, artefact, threads=1)
+    runtime = make(stage, wanted.subject.inputs, artefact, 1, head=head.of(wanted.subject.settings))
     runtime.activate()
     assert isinstance(runtime, DeviceRuntime)
     return Built(wanted.subject, artefact, stage, runtime)

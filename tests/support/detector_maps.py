@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from handlers import boxes
+from handlers.head import YOLOv5
 from repack.tasks.detection.grids import Grid, decode
 
 STRIDES = (8, 16, 32)
@@ -20,6 +21,11 @@ ANCHORS = [
 ]
 SETTINGS = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
 CLASSES = 4
+HEAD = YOLOv5(
+    classes=CLASSES,
+    anchors=tuple(tuple((w, h) for w, h in scale) for scale in ANCHORS),
+    strides=STRIDES,
+)
 
 
 def maps(seed: int, batch: int, side: int, objectness: float) -> list[torch.Tensor]:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deploy.torchserve import defaults
 from deploy.torchserve.settings import make, parse
+from handlers.artefact import OPTIONS, Artefact
+from handlers.passport import Passport
+from tests.support.detector_maps import HEAD
 
 
 def archive(
-    store: Path, name: str, runtime: str, task: str = "detection", **options: object
+    store: Path, name: str, runtime: str, task: str = "detection", program: str = ""
 ) -> None:
     """As much of an archive as defaults look at."""
-    form = {"runtime": runtime, "options": options}
-    record = {"name": name, "task": task, "artefacts": {"accelerated": form}}
+    told = {"outputs": (), "built": {}, "engines": (), "via": "onnx"}
+    options = OPTIONS[runtime](**(told if runtime == "tensorrt" else {}))
+    artefact = Artefact(runtime, ("model",), "f16", {}, "tensors", options)
+    record = Passport(name, "1.0", task, "", {}, (), (), (), {}, {"accelerated": artefact}, {}, {})
+    if task == "detection":
+        record = replace(record, settings={"head": HEAD.to_setting()})
     with zipfile.ZipFile(store / f"{name}.mar", "w") as z:
-        z.writestr("passport.json", json.dumps(record))
-        if options.get("strides") is not None:
-            z.writestr(defaults.HUB, "")
+        z.writestr("passport.json", record.to_json())
+        if program:
+            z.writestr(program, "")
 
 
 @pytest.mark.parametrize(
@@ -37,12 +44,18 @@ def test_workers_follow_gpus_and_cores(tmp_path: Path, gpus: int, cores: int, wo
 @pytest.mark.parametrize(
     ("gpus", "cores", "workers"), [(1, 16, 12), (1, 4, 3), (1, 1, 1), (2, 64, 24), (4, 16, 12)]
 )
-def test_workers_that_share_a_hub_are_more(
-    tmp_path: Path, gpus: int, cores: int, workers: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("program", sorted(defaults.SHARING))
+def test_workers_that_share_a_detector_are_more(
+    tmp_path: Path,
+    gpus: int,
+    cores: int,
+    workers: int,
+    program: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    archive(tmp_path, "fd1", "tensorrt", anchors=[])  # packed before there was a hub
+    archive(tmp_path, "fd1", "tensorrt")  # packed before one process served several workers
     assert make(defaults.of(tmp_path, "fd1", gpus, cores)).batch_size == 32
-    archive(tmp_path, "fd1", "tensorrt", anchors=[], strides=[])
+    archive(tmp_path, "fd1", "tensorrt", program=program)
     found = make(defaults.of(tmp_path, "fd1", gpus, cores))
     assert (found.workers, found.batch_size, found.max_batch_delay) == (workers, 16, 1)
     monkeypatch.setenv("KIT_OWN_GPU_PROCESS", "1")

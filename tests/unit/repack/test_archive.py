@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handlers.artefact import Artefact
 from handlers.errors import ArchiveError, KitError
-from handlers.passport import FILE, Artefact, Passport
+from handlers.passport import FILE, Passport
 from repack import archive
 
 RECORD = Passport(

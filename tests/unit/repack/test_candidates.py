@@ -7,8 +7,8 @@ from typing import cast
 
 import pytest
 
+from handlers.artefact import Artefact
 from handlers.errors import KitError
-from handlers.passport import Artefact
 from handlers.runtimes.base import Runtime
 from repack import model as subjects
 from repack import sources

@@ -57,7 +57,7 @@ class Told:
     precision = "f16"
 
     def __init__(self, layers: list[Any], floats: tuple[str, ...] = ()):
-        self.artefact = SimpleNamespace(options={"floats": list(floats)})
+        self.options = SimpleNamespace(float_layers=floats)
         self.text = json.dumps({"Layers": layers})
         self.trt = self
         self.engines = [self]

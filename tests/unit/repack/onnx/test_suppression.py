@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from handlers import boxes
-from handlers.passport import Artefact, TensorSpec
+from handlers.artefact import Artefact
+from handlers.passport import TensorSpec
 from handlers.runtimes import RUNTIMES, make
 from repack.networks.yolov5 import Detect, YOLOv5
 from repack.onnx import suppression

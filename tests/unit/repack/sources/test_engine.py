@@ -15,8 +15,9 @@ import pytest
 from onnx import numpy_helper
 
 from handlers import runtimes
+from handlers.artefact import Artefact, TensorRTOptions
 from handlers.errors import KitError
-from handlers.passport import Artefact, TensorSpec
+from handlers.passport import TensorSpec
 from handlers.runtimes.base import Runtime
 from repack import archive, cli, packing
 from repack import inspect as show
@@ -44,10 +45,13 @@ def test_without_tensorrt_it_is_named_with_the_install_command(tmp_path: Path) -
         flow.repack(cli.parse(words))
 
 
+OPTIONS = TensorRTOptions(outputs=("y",), built={}, engines=(), via="given")
+
+
 def told(**outputs: tuple[int | str, ...]) -> ready.Engine:
     """An engine of the small ONNX model's inputs."""
     specs = tuple(TensorSpec(n, "float32", shape) for n, shape in outputs.items())
-    return ready.Engine((TensorSpec("x", "float32", (1, 3, 8, 8)),), specs, {})
+    return ready.Engine((TensorSpec("x", "float32", (1, 3, 8, 8)),), specs, OPTIONS)
 
 
 def options(original: Path) -> cli.Options:
@@ -104,8 +108,8 @@ def test_shapes_of_an_engine_are_the_passports() -> None:
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An engine that ONNX Runtime plays: everything around it is real, but for the last try."""
-    profile = {"x": [[1, 3, 8, 8]] * 3}
-    options = {"outputs": ["y"], "built": {}, "batches": [], "engines": [profile], "via": "given"}
+    profile = {"x": ((1, 3, 8, 8),) * 3}
+    options = replace(OPTIONS, engines=(profile,))
     engine = replace(told(y=(1, 4, 8, 8)), options=options)
 
     def play(work: Path, inputs: Any, artefact: Artefact, threads: int) -> Runtime:

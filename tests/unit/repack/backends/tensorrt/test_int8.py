@@ -34,14 +34,14 @@ def test_what_could_not_be_had_in_16_bits_is_said(
     monkeypatch.setattr(engine_plan, "_one", lambda _, profiles, *__: engines[profiles["x"][1][0]])
     found = engine_plan.build(asked, "t", stage, work)
     assert found.files == ("t/1.plan", "t/4.plan")
-    assert found.options["wished"] == bool(wished)
-    assert found.options["floats"] == []  # two layers
+    assert found.options.relaxed == bool(wished)
+    assert found.options.float_layers == ()  # two layers
     said = "".join(capsys.readouterr())
     assert ("note: no 16 bits for b: layers next to inputs and outputs" in said) == bool(wished)
     (work / SOURCE).unlink()
     onnx_for_engine.convert(FORM, work / SOURCE)
     found = engine_plan.build(replace(asked, form=FORM), "t", stage, work)
-    assert len(found.options["floats"]) == 5
+    assert len(found.options.float_layers) == 5
 
 
 def test_a_cached_engine_still_says_what_was_only_wished_for(
@@ -60,7 +60,7 @@ def test_a_cached_engine_still_says_what_was_only_wished_for(
     dialect = versions.Flags(None)
     for _ in range(2):
         given = asked, {"x": ((1, 3, 8, 8),) * 3}, work / SOURCE, None, stage
-        made_ = engine_plan._one(*given, MACHINE, dialect)  # type: ignore[arg-type]
+        made_ = engine_plan._one(*given, MACHINE, dialect)
         assert made_ == engine_plan.Engine("model-b1.plan", "no 16 bits for b")
     assert len(runs) == 1
     assert "was built before" in "".join(capsys.readouterr())
