@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from handlers.passport import Artefact, TensorSpec
+from handlers.artefact import Artefact
+from handlers.passport import TensorSpec
 from handlers.runtimes.base import Runtime
 from repack.gate import Reference
-from repack.model import Arrays, Subject
+from repack.model import Arrays, Model
 from repack.report import pictures
 from repack.samples import Sample
 from repack.sources import Source
@@ -53,7 +54,7 @@ class Moved(Runtime):
         return volume()[2]
 
 
-def segmentation() -> tuple[Subject, Runtime, Reference]:
+def segmentation() -> tuple[Model, Runtime, Reference]:
     """A segmentation's subject, the converted model's stand-in and one sample."""
     given, want, _ = volume()
     labels = ("background", "trunk", "branch")
@@ -62,7 +63,7 @@ def segmentation() -> tuple[Subject, Runtime, Reference]:
     inputs = (TensorSpec("INPUT__0", "float32", ("batch", 1, *SIDES), None, "NCDHW"),)
     outputs = (TensorSpec("OUTPUT__0", "float32", ("batch", 3, *SIDES), None, "NCDHW"),)
     settings = {"spacing": SPACING, "answer": {"kind": "argmax"}, "label_values": [0, 1, 2]}
-    subject = Subject(source, inputs, outputs, None, lambda _: want, settings)
+    subject = Model(source, inputs, outputs, None, lambda _: want, settings)
     runtime = Moved(Path(), Artefact("onnxruntime", (), "f32", {}, "tensors"), inputs)
     reference = Reference([given], [want], [Sample(Path("case_001.nii.gz"), given)])
     return subject, runtime, reference

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ class RawTensors(Task):
             return engine.model(source, options)
         from repack.tasks.tensors.model import tensors
 
-        return tensors(source, options.input_shapes)
+        return tensors(replace(source, task=self.name), options.input_shapes)
 
     def read_samples(self, folder: Path, model: Model, flag: str) -> list[Sample]:
         from repack import samples

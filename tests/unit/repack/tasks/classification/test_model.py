@@ -16,12 +16,12 @@ from onnx import numpy_helper
 from handlers.context import LocalContext
 from handlers.entry import Entry
 from handlers.errors import KitError
-from repack import archive, cli
+from repack import archive
 from repack.backends.conversion import Conversion
 from repack.candidates import Candidate, try_one
 from repack.gate import GateResult, Reference
 from repack.model import Model
-from repack.options import SHIPPED, ClassifierOptions
+from repack.options import SHIPPED
 from repack.tasks import TASKS
 from tests.support import classifiers, made
 from tests.support.loading import classifier, load
@@ -40,40 +40,6 @@ def gate(model: Model, tmp_path: Path, asked: Candidate = ORT) -> GateResult:
     try_one(candidate, conversion, Reference.make(model, []))
     assert candidate.proof is not None, candidate.error
     return candidate.proof.gate
-
-
-def test_flags_become_options(tmp_path: Path) -> None:
-    given = cli.parse(["--task", "classification", "--mean", "0.5", "--std", "1/255,1/255,0.5"])
-    assert given.classifier == ClassifierOptions(None, (0.5,) * 3, (1 / 255, 1 / 255, 0.5))
-    named = cli.parse(["--labels", "a.txt", "--top-k", "3", "--resize", "232", "--crop", "224"])
-    assert named.classifier == ClassifierOptions(Path("a.txt"), resize=232, crop=224, top_k=3)
-    assert (given.task, named.task) == ("classification", "classification")
-    plain = cli.parse([])
-    assert (plain.task, plain.classifier) == ("auto", ClassifierOptions())
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--task", "tensors", "--labels", "a.txt"), "--task tensors has no use for --labels"),
-        (("--labels", "a", "--crop", "0"), "--crop 0: expected 1 to 4096 pixels"),
-        (("--labels", "a", "--resize", "9000"), "--resize 9000: expected 1 to 4096 pixels"),
-        (("--labels", "a", "--top-k", "0"), "--top-k 0: expected at least 1"),
-        (("--labels", "a", "--std", "0"), "--std 0,0,0: expected numbers above 0"),
-    ],
-)
-def test_a_wrong_value_is_one_line(flags: tuple[str, ...], words: str) -> None:
-    with pytest.raises(KitError) as caught:
-        cli.parse(flags)
-    assert str(caught.value).startswith(words)
-
-
-@pytest.mark.parametrize("value", ["1,2", "a", "1/0", "-1", "1/2/3"])
-def test_no_numbers_are_a_wrong_flag(value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.parse(["--labels", "a", f"--mean={value}"])
-    assert caught.value.code == 2
-    assert "expected" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("nhwc", [False, True], ids=["NCHW", "NHWC"])
