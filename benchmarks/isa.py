@@ -31,7 +31,8 @@ import numpy as np  # noqa: E402
 import openvino as ov  # noqa: E402
 
 from benchmarks import work  # noqa: E402
-from handlers.passport import Artefact, TensorSpec  # noqa: E402
+from handlers.artefact import Artefact, OpenVinoOptions  # noqa: E402
+from handlers.passport import TensorSpec  # noqa: E402
 from handlers.runtimes.openvino_ import OpenVino  # noqa: E402
 from qpstest import machine  # noqa: E402
 from repack import archive  # noqa: E402
@@ -92,7 +93,12 @@ def measured(folder: Path, precision: str) -> dict[str, Any]:
     files = (f"openvino-{precision}/model.xml", f"openvino-{precision}/model.bin")
     hint = PRECISIONS[precision]
     artefact = Artefact(
-        "openvino", files, precision, {"label": precision}, "tensors", {"execution_type": hint}
+        "openvino",
+        files,
+        precision,
+        {"label": precision},
+        "tensors",
+        OpenVinoOptions(execution_type=hint),
     )
     config = {
         "INFERENCE_PRECISION_HINT": hint,

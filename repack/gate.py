@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from handlers.errors import KitError
 from handlers.runtimes.base import Runtime
 from repack.backends.base import Backend
-from repack.model import Arrays, Model
+from repack.model import Arrays, Model, within
 from repack.samples import Sample
 from repack.tasks import TASKS
 from repack.tolerances import TOLERANCES, Tolerance, shortfall
@@ -103,7 +103,8 @@ def check(
     result = GateResult(asked, backend.found(runtime).report(runtime))
     if reference is None:
         result.note = NOT_PROVEN
-        runtime.infer(model.random_inputs(FIRST_SEED))
+        drawn = within(model, model.built.profile if model.built else {})
+        runtime.infer(drawn.random_inputs(FIRST_SEED))
         return result
     lack = shortfall(asked, result.precision_found)
     if lack:

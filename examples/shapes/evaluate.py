@@ -25,6 +25,7 @@ if __name__ == "__main__":
 from examples.shapes.scenes import CLASSES, HELD_OUT_SEED, scene
 from handlers.boxes import nms
 from repack import sources
+from repack.options import SourceOptions
 from repack.tasks.detection.metrics import MeanAveragePrecision, mean_average_precision
 
 HERE = Path(__file__).resolve().parent
@@ -43,7 +44,7 @@ def load(path: Path = WEIGHTS) -> nn.Module:
         SourceError: the file is no checkpoint that the kit reads.
         ValueError: it holds something other than a module.
     """
-    module = sources.load(path).module
+    module = sources.load(SourceOptions(path)).module
     if module is None:
         raise ValueError(f"{path.name} holds no PyTorch module: give a checkpoint")
     return module

@@ -26,7 +26,8 @@ import torch
 from numpy.typing import NDArray
 
 from handlers.boxes import nms
-from repack.sources import load
+from repack import sources
+from repack.options import SourceOptions
 
 RAW_LIMIT = 1e-4
 BOX_LIMIT = 0.5
@@ -64,7 +65,7 @@ def box_error(ours: Array, theirs: Array) -> tuple[float, int]:
 @torch.no_grad()
 def compare(checkpoint: Path, reference: Path) -> bool:
     """Prints one line for ``checkpoint``; whether it is within the limits."""
-    source = load(checkpoint)
+    source = sources.load(SourceOptions(checkpoint))
     module = source.module
     if module is None:
         raise SystemExit(f"error: {checkpoint} holds no module")

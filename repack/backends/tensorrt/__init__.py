@@ -29,7 +29,7 @@ class TensorRT(Backend):
     from_onnx = True
 
     def unavailable(self) -> str | None:
-        return gpu_missing(f"--backend {self.name}")
+        return gpu_missing(self.title)
 
     def routes(self, model: Model, options: GpuOptions, precision: str) -> Sequence[str]:
         """int8 by ONNX only, unless asked for otherwise: the file holds ranges that keep the layers

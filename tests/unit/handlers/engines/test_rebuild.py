@@ -13,21 +13,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from repack.backends.gpu_model import device_form
 
 from handlers.artefact import Artefact, Rebuild, TensorRTOptions
 from handlers.engines import build, rebuild, versions
 from handlers.errors import RuntimeUnfit
 from handlers.passport import TensorSpec, sha256
-from repack import cli_gpu
 from repack.backends.tensorrt import engines as engine_plan
 from repack.backends.tensorrt import int8
 from repack.backends.tensorrt import onnx_file as onnx_for_engine
 from repack.backends.tensorrt import rebuild as on_load
 from repack.backends.tensorrt.engines import SOURCE, Plan
 from repack.backends.tensorrt.reasons import ended, with_node
-from repack.model import Subject
+from repack.model import Model
 from repack.onnx import instance_norm
+from repack.options import GpuOptions
 from tests.support import built, made
 
 MACHINE = {"tensorrt": "8.6.0", "gpu": "NVIDIA H200", "compute_capability": "9.0", "cuda": "12"}
@@ -162,7 +161,7 @@ def test_every_batch_size_is_compared(tmp_path: Path) -> None:
 
 def plan(precision: str, calibration: list[Any], via: str = "onnx") -> Plan:
     form: Any = None
-    return Plan(form, via, precision, (1,), {}, cli_gpu.GpuOptions(), calibration)
+    return Plan(form, via, precision, (1,), {}, GpuOptions(), calibration)
 
 
 class Of8:
@@ -184,16 +183,16 @@ def test_what_tensorrt_calibrates_is_refused_with_8(
 
 def on_its_way(
     folder: Path, precision: str, calibrated: bool
-) -> tuple[Subject, Plan, Artefact, Path, Path]:
+) -> tuple[Model, Plan, Artefact, Path, Path]:
     """A small network, its plan and its engine's record; the folders to work and to stage in."""
     given = built.net()
     work, stage = folder / "work", folder / "stage"
     work.mkdir()
     (stage / "t").mkdir(parents=True)
-    form = device_form(given, None)
+    form = given.for_gpu()
     onnx_for_engine.convert(form, work / SOURCE)
     inputs = [given.random_inputs(i) for i in range(4)] if calibrated else []
-    asked = Plan(form, "onnx", precision, (1, 4), {}, cli_gpu.GpuOptions(level=0), inputs)
+    asked = Plan(form, "onnx", precision, (1, 4), {}, GpuOptions(level=0), inputs)
     return given, asked, artefact_of(precision), work, stage
 
 
@@ -201,7 +200,7 @@ def test_what_the_plugin_cannot_do_is_built_without_it_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = built.volume()
-    asked = Plan(device_form(given, None), "onnx", "f16", (1, 4), {}, cli_gpu.GpuOptions(), [])
+    asked = Plan(given.for_gpu(), "onnx", "f16", (1, 4), {}, GpuOptions(), [])
     monkeypatch.setattr("handlers.engines.versions.library", lambda: Of8)
     monkeypatch.setattr("handlers.engines.versions.machine", lambda *_: MACHINE)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -236,12 +235,12 @@ def test_the_file_that_was_built_from_is_the_one_to_build_again(
     tmp_path: Path, plugins: tuple[str, ...]
 ) -> None:
     given = built.volume()
-    form = device_form(given, None)
+    form = given.for_gpu()
     work, stage = tmp_path / "work", tmp_path / "stage"
     work.mkdir()
     (stage / "t").mkdir(parents=True)
     onnx_for_engine.convert(form, work / SOURCE, work / engine_plan.PLUGINS)
-    asked = Plan(form, "onnx", "f16", (1,), {}, cli_gpu.GpuOptions(), [])
+    asked = Plan(form, "onnx", "f16", (1,), {}, GpuOptions(), [])
     artefact = artefact_of(batches=(1,), plugins=plugins)
     found = on_load.pack(asked, artefact, given, "t", stage, work)
     packed = (stage / found.options.rebuild.weakly_typed).read_bytes()
@@ -257,7 +256,7 @@ def test_the_archive_gets_both_files_and_the_originals_answers(tmp_path: Path) -
     small, large = (stage / file for file in (recipe.strongly_typed, recipe.weakly_typed))
     assert small.stat().st_size < large.stat().st_size
     with np.load(stage / recipe.check) as data:
-        want = given.original({"x": data["in/x"]})["output"]
+        want = given.ask({"x": data["in/x"]})["output"]
         np.testing.assert_allclose(data["out/output"], want, rtol=1e-5)
     json.dumps(asdict(found.options))
 

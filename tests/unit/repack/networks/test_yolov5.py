@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from handlers.boxes import nms
-from repack.sources import Source, load
+from repack.sources import Source
 from tests.parity.compare_yolov5 import RAW_LIMIT, box_error, raw_error
+from tests.support.loading import load
 
 DATA = Path(__file__).parents[3] / "data"
 

@@ -42,7 +42,7 @@ class Chain(nn.Module):
         return x.sigmoid(), side
 
 
-FORM = GpuModel(Chain().eval(), None, {"x": ("batch", 3, 8, 8)}, {"x": "float32"}, ("a", "b"))
+FORM = GpuModel(Chain().eval(), {"x": ("batch", 3, 8, 8)}, {"x": "float32"}, ("a", "b"))
 FLOATS = {*(f"layers.{i}" for i in (0, 8, 12, 13)), "side"}
 
 
@@ -154,7 +154,7 @@ def test_what_the_last_layer_reads_is_held_in_floats(
 ) -> None:
     net = Ending(made, 6 if made is joined else 4).eval().requires_grad_(False)
     shapes: dict[str, tuple[int | str, ...]] = {"x": ("batch", 2, "height", "width")}
-    form = GpuModel(net, None, shapes, {"x": "float32"}, ("y",))
+    form = GpuModel(net, shapes, {"x": "float32"}, ("y",))
     onnx_for_engine.convert(form, tmp_path / "m.onnx")
     graph = onnx.load(tmp_path / "m.onnx").graph
     floats = kept_floats.ends(graph)
@@ -175,9 +175,7 @@ def test_a_size_is_no_way_to_the_output(tmp_path: Path) -> None:
                     seen = y
             return self.last(functional.interpolate(y, size=seen.shape[-2:]))  # type: ignore[no-any-return]
 
-    form = GpuModel(
-        Sized(resized).eval(), None, {"x": ("batch", 2, "h", "w")}, {"x": "float32"}, ("y",)
-    )
+    form = GpuModel(Sized(resized).eval(), {"x": ("batch", 2, "h", "w")}, {"x": "float32"}, ("y",))
     onnx_for_engine.convert(form, tmp_path / "m.onnx")
     names = kept_floats.ends(onnx.load(tmp_path / "m.onnx").graph)
     assert {name.split("/")[1] for name in names} == {"first.0", "first.4", "last"}

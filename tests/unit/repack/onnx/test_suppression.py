@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from handlers import boxes
-from handlers.artefact import Artefact
+from handlers.artefact import OPTIONS, Artefact
 from handlers.passport import TensorSpec
 from handlers.runtimes import RUNTIMES, make
 from repack.networks.yolov5 import Detect, YOLOv5
@@ -71,8 +71,9 @@ def detect(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     specs = tuple(
         TensorSpec("given_" + n, "float32", tuple(s)) for n, s in zip(NAMES, shapes, strict=True)
     )
-    artefact = Artefact(str(request.param), ("model.onnx",), "f32", {}, "detections")
-    assert request.param in RUNTIMES
+    name = str(request.param)
+    artefact = Artefact(name, ("model.onnx",), "f32", {}, "detections", OPTIONS[name]())
+    assert name in RUNTIMES
     runtime = make(folder, specs, artefact, threads=1)
     runtime.activate()
 

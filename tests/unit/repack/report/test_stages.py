@@ -22,12 +22,12 @@ def saved(
     folder: Path, nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str]
 ) -> Path:
     """An ONNX file of values of two numbers each, and a weight ``w`` of six."""
-    specs = [
+    entries, results = (
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in names]
         for names in (inputs, outputs)
-    ]
+    )
     weight = numpy_helper.from_array(np.zeros((3, 2), np.float32), "w")
-    graph = helper.make_graph(nodes, "made", *specs, [weight])
+    graph = helper.make_graph(nodes, "made", entries, results, [weight])
     path = folder / "made.onnx"
     onnx.save(helper.make_model(graph), path)
     return path

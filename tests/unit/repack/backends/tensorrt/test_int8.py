@@ -14,7 +14,7 @@ from repack.backends.tensorrt import engines as engine_plan
 from repack.backends.tensorrt import job
 from repack.backends.tensorrt import onnx_file as onnx_for_engine
 from repack.backends.tensorrt.engines import SOURCE, Plan
-from repack.options import GpuOptions
+from repack.options import GpuOptions, Profiles
 from tests.unit.handlers.engines.test_rebuild import MACHINE, SHAPE, Of8, on_its_way
 from tests.unit.repack.onnx.test_float_layers import FORM
 
@@ -59,7 +59,8 @@ def test_a_cached_engine_still_says_what_was_only_wished_for(
     monkeypatch.setattr(engine_plan, "_run", run)
     dialect = versions.Flags(None)
     for _ in range(2):
-        given = asked, {"x": ((1, 3, 8, 8),) * 3}, work / SOURCE, None, stage
+        profiles: Profiles = {"x": ((1, 3, 8, 8),) * 3}
+        given = asked, profiles, work / SOURCE, None, stage
         made_ = engine_plan._one(*given, MACHINE, dialect)
         assert made_ == engine_plan.Engine("model-b1.plan", "no 16 bits for b")
     assert len(runs) == 1

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from repack.gate import TOLERANCES
 from repack.tasks.detection import report
+from repack.tolerances import TOLERANCES
 
 REPORT = Path(__file__).parents[2] / "report" / "format1.report.json"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -96,7 +97,11 @@ def test_the_legend_names_what_is_drawn_and_its_colour() -> None:
 
 def test_a_regions_colour_is_that_of_the_value_it_is_drawn_as() -> None:
     model, runtime, reference = segmentation()
-    answer = {"kind": "regions", "order": [3, 1, 2], "names": ["whole", "core", "rest"]}
+    answer: dict[str, Any] = {
+        "kind": "regions",
+        "order": [3, 1, 2],
+        "names": ["whole", "core", "rest"],
+    }
     regions = replace(model, settings={**model.settings, "answer": answer})
     entries = report.pictures(regions, runtime, reference)["legend"]["original and converted"]
     for entry in entries:
