@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from repack.archive import Draft
 from repack.progress import say
 from repack.report import page
+from repack.report.page import FORMAT
 
 if TYPE_CHECKING:
     from handlers.passport import Passport
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from repack.candidates import Candidate
     from repack.gate import Reference
     from repack.options import Options
-
-FORMAT = 2
-"""Version of the layout of report.json."""
 
 
 def write(

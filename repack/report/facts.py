@@ -17,7 +17,8 @@ from repack.gate import Reference
 from repack.onnx import operators
 from repack.options import Options
 from repack.progress import say
-from repack.report import FORMAT, stages, unchecked
+from repack.report import stages, unchecked
+from repack.report.page import FORMAT
 from repack.tasks import named
 from repack.tolerances import TOLERANCES
 

@@ -18,6 +18,9 @@ from markupsafe import Markup
 from repack.backends import title
 from repack.report import words
 
+FORMAT = 2
+"""Version of the layout of report.json."""
+
 TEMPLATES = Path(__file__).with_name("templates")
 
 MOST_BYTES = 3_000_000
