@@ -14,7 +14,7 @@ from handlers.artefact import Artefact
 from handlers.passport import TensorSpec
 from handlers.runtimes.base import Runtime
 from repack.gate import Reference
-from repack.model import Arrays, Subject
+from repack.model import Arrays, Model
 from repack.samples import Sample
 from repack.sources import Source
 from repack.tasks.segmentation import report as segmentation_report
@@ -54,8 +54,8 @@ class Moved(Runtime):
         return volume()[2]
 
 
-def segmentation() -> tuple[Subject, Runtime, Reference]:
-    """A segmentation's subject, the converted model's stand-in and one sample."""
+def segmentation() -> tuple[Model, Runtime, Reference]:
+    """A segmentation's model, the converted model's stand-in and one sample."""
     given, want, _ = volume()
     labels = ("background", "trunk", "branch")
     path, task = Path("net.pt"), "segmentation"
@@ -63,15 +63,15 @@ def segmentation() -> tuple[Subject, Runtime, Reference]:
     inputs = (TensorSpec("INPUT__0", "float32", ("batch", 1, *SIDES), None, "NCDHW"),)
     outputs = (TensorSpec("OUTPUT__0", "float32", ("batch", 3, *SIDES), None, "NCDHW"),)
     settings = {"spacing": SPACING, "answer": {"kind": "argmax"}, "label_values": [0, 1, 2]}
-    subject = Subject(source, inputs, outputs, None, lambda _: want, settings)
+    model = Model(source, inputs, outputs, None, lambda _: want, settings)
     runtime = Moved(Path(), Artefact("onnxruntime", (), "f32", {}, "tensors"), inputs)
     reference = Reference([given], [want], [Sample(Path("case_001.nii.gz"), given)])
-    return subject, runtime, reference
+    return model, runtime, reference
 
 
 def segmentation_facts(base: dict[str, Any]) -> dict[str, Any]:
     """A real report's facts with a segmentation's gate, labels and pictures in their place."""
-    subject, runtime, reference = segmentation()
+    model, runtime, reference = segmentation()
     facts = copy.deepcopy(base)
     task = {
         "labels": {
@@ -81,8 +81,8 @@ def segmentation_facts(base: dict[str, Any]) -> dict[str, Any]:
         "limits": {"dice": 0.999, "hd95_mm": 2.0},
     }
     facts["passport"]["task"] = "segmentation"
-    facts["passport"]["labels"] = list(subject.source.labels)
-    facts["passport"]["settings"] = subject.settings
+    facts["passport"]["labels"] = list(model.source.labels)
+    facts["passport"]["settings"] = model.settings
     for result in facts["passport"]["gate"].values():
         result["task"] = task
     for candidate in facts["candidates"]:
@@ -91,7 +91,7 @@ def segmentation_facts(base: dict[str, Any]) -> dict[str, Any]:
     facts["limits"] = {
         p: {**limits, **segmentation_report.limits(p)} for p, limits in facts["limits"].items()
     }
-    facts["pictures"] = segmentation_report.pictures(subject, runtime, reference)
+    facts["pictures"] = segmentation_report.pictures(model, runtime, reference)
     return facts
 
 

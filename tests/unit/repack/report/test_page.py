@@ -14,15 +14,17 @@ from typing import Any
 
 import pytest
 
-from handlers.passport import Artefact, TensorSpec, sha256
+from handlers.artefact import Artefact, TensorRTOptions
+from handlers.passport import TensorSpec, sha256
+from handlers.runtimes.base import Runtime
 from repack import archive, cli, packing, report
-from repack import gate as verify
 from repack import inspect as show
-from repack.candidates import Candidate, Workshop
-from repack.model import Subject
+from repack.backends.conversion import Conversion
+from repack.candidates import Candidate, Proof
+from repack.gate import NOT_PROVEN, GateResult
+from repack.model import Model
 from repack.report import page, unchecked, words
-from repack.sources import Source
-from repack.sources.engine import NOT_PROVEN
+from repack.sources.source import Source
 from tests.support import made
 from tests.support.reports import HOSTILE, hostile, segmentation_facts
 
@@ -87,10 +89,11 @@ def test_what_int8_left_in_floats_is_told_and_what_it_should_have_left() -> None
     assert "13% of the multiply-adds are in layers next to inputs and outputs" in told
     assert "which int8 leaves in floats on purpose" not in plain
     gate: dict[str, Any] = {"inputs": {}, "passed": None, "note": "no original"}
-    for wished in (False, True):
-        chosen = Artefact("tensorrt", (), "int8", {}, "tensors", {"wished": wished})
+    for relaxed in (False, True):
+        options = TensorRTOptions(outputs=("y",), built={}, engines=(), via="onnx", relaxed=relaxed)
+        chosen = Artefact("tensorrt", (), "int8", {}, "tensors", options)
         notes = [n["what"] for n in unchecked.listed([], gate, [], chosen)]
-        assert ("What layers in int8 that should be in 16 bits cost" in notes) == wished
+        assert ("What layers in int8 that should be in 16 bits cost" in notes) == relaxed
         assert "Inputs unlike the calibration's" in notes
 
 
@@ -113,22 +116,37 @@ def test_what_a_person_needs_is_in_the_page() -> None:
         assert needed in text, needed
 
 
+class Never(Runtime):
+    """A runtime that nobody may ask."""
+
+    def __init__(self) -> None:
+        pass
+
+    def activate(self) -> None:
+        raise AssertionError
+
+    def infer(self, inputs: Any, every: bool = False) -> Any:
+        raise AssertionError
+
+
 def test_an_engine_without_its_original_is_called_not_proven(tmp_path: Path) -> None:
     """As ``--weights x.engine`` leaves it; the engine itself needs a GPU and is not read here."""
     spec = TensorSpec("x", "float32", ("batch", 8))
     source = Source(None, "engine", "x", (), tmp_path / "x.engine", "0" * 64, "tensors")
-    subject = Subject(source, (spec,), (spec,), None, lambda given: {})
-    form = Artefact("tensorrt", ("tensorrt-given/model.plan",), "f16", {}, "tensors")
-    seen = verify.GateResult("f16", {"label": "f16", "layers": {"f16": 1.0}, "flops": {}})
-    result = {**seen.to_dict(), "passed": None, "note": NOT_PROVEN}
-    record = packing.passport(subject, "x", "1.0", {"accelerated": form}, {"accelerated": result})
-    record.artefacts["accelerated"] = replace(form, precision_found=seen.precision_found)
-    candidate = Candidate("tensorrt", "f16", "given", error=NOT_PROVEN)
+    model = Model(source, (spec,), (spec,), None, None)
+    artefact = Artefact("tensorrt", ("tensorrt-given/model.plan",), "f16", {}, "tensors")
+    found_in = {"label": "f16", "layers": {"f16": 1.0}, "flops": {}}
+    seen = GateResult("f16", found_in, note=NOT_PROVEN)
+    artefact = replace(artefact, precision_found=found_in)
+    record = packing.passport(
+        model, "x", "1.0", {"accelerated": artefact}, {"accelerated": seen.to_dict()}
+    )
+    candidate = Candidate("tensorrt", "f16", "given", Proof(artefact, seen, Never()))
     options = cli.parse(["--weights", str(source.path)])
-    workshop, nothing = Workshop(subject, tmp_path, []), verify.Reference([], [], [])
+    conversion = Conversion(model, tmp_path)
     packed = tmp_path / "x.mar"
     packed.write_bytes(b"archive")
-    report.write(packed, record, options, workshop, nothing, [candidate], candidate)
+    report.write(packed, record, options, conversion, None, [candidate], candidate)
     found = report.read(tmp_path / "x.report.json")
     assert [n["what"] for n in found["not_checked"] if n["serious"]] == [
         "Whether it answers like its original"

@@ -10,11 +10,11 @@ import pytest
 from torch import nn
 
 from handlers.passport import TensorSpec
-from repack.gate import TOLERANCES, GateResult, Reference
-from repack.model import Subject
+from repack.model import Model
 from repack.samples import Sample
-from repack.sources import Source
+from repack.sources.source import Source
 from repack.tasks.classification import compare, report
+from repack.tolerances import TOLERANCES
 
 LABELS = ("cat", "dog", "bird")
 
@@ -23,7 +23,7 @@ def figures(labelled: bool) -> dict[str, Any]:
     """The gate's of four pictures, three of whose first classes stay."""
     spec = TensorSpec("scores", "float32", ("batch", len(LABELS)))
     source = Source(nn.Identity(), "onnx", "x", LABELS, Path("x.onnx"), "0" * 64, "classification")
-    model = Subject(source, (spec,), (spec,), None, dict, {"scores": "probabilities"})
+    model = Model(source, (spec,), (spec,), None, dict, {"scores": "probabilities"})
     given = [{"scores": np.eye(3, dtype=np.float32)[[i]]} for i in (0, 1, 2, 0)]
     other = [*given[:3], given[1]]
     samples = [
@@ -32,9 +32,7 @@ def figures(labelled: bool) -> dict[str, Any]:
         )
         for i, one in enumerate(given)
     ]
-    result = GateResult("f32")
-    compare.compare(model, "f32", Reference(given, given, samples), other, result)
-    return result.task
+    return compare.compare(model, "f32", given, other, samples).figures
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)

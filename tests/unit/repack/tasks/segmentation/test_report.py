@@ -60,8 +60,8 @@ def test_masks_follow_the_passports_answer() -> None:
 
 
 def test_a_segmentations_pictures() -> None:
-    subject, runtime, reference = segmentation()
-    found = report.pictures(subject, runtime, reference)
+    model, runtime, reference = segmentation()
+    found = report.pictures(model, runtime, reference)
     (sample,) = found["samples"]
     _, want, have = volume()
     differing = int((want["OUTPUT__0"].argmax(1) != have["OUTPUT__0"].argmax(1)).sum())
@@ -79,8 +79,8 @@ def test_a_segmentations_pictures() -> None:
 
 
 def test_the_legend_names_what_is_drawn_and_its_colour() -> None:
-    subject, runtime, reference = segmentation()
-    legend = report.pictures(subject, runtime, reference)["legend"]
+    model, runtime, reference = segmentation()
+    legend = report.pictures(model, runtime, reference)["legend"]
     assert legend["original and converted"] == [
         {"label": "trunk", "colour": "#e63946"},
         {"label": "branch", "colour": "#1d78be"},
@@ -90,14 +90,14 @@ def test_the_legend_names_what_is_drawn_and_its_colour() -> None:
     answer[:, 1] = -9  # no trunk anywhere
     bare = type(reference)([given], [{"OUTPUT__0": answer}], reference.samples)
     still = type("Still", (), {"infer": lambda *_, **__: {"OUTPUT__0": answer}})
-    (entry,) = report.pictures(subject, still(), bare)["legend"]["original and converted"]
+    (entry,) = report.pictures(model, still(), bare)["legend"]["original and converted"]
     assert entry == legend["original and converted"][1]
 
 
 def test_a_regions_colour_is_that_of_the_value_it_is_drawn_as() -> None:
-    subject, runtime, reference = segmentation()
+    model, runtime, reference = segmentation()
     answer = {"kind": "regions", "order": [3, 1, 2], "names": ["whole", "core", "rest"]}
-    regions = replace(subject, settings={**subject.settings, "answer": answer})
+    regions = replace(model, settings={**model.settings, "answer": answer})
     entries = report.pictures(regions, runtime, reference)["legend"]["original and converted"]
     for entry in entries:
         value = answer["order"][answer["names"].index(entry["label"])]
@@ -114,13 +114,13 @@ def test_the_headline_is_the_worst_label_that_any_window_has() -> None:
 
 
 def test_windows_of_one_volume_are_told_apart() -> None:
-    subject, runtime, reference = segmentation()
+    model, runtime, reference = segmentation()
     twice = type(reference)(*(part * 2 for part in vars(reference).values()))
-    names = [s["file"] for s in report.pictures(subject, runtime, twice)["samples"]]
+    names = [s["file"] for s in report.pictures(model, runtime, twice)["samples"]]
     assert names == ["case_001.nii.gz, window 1 of 2", "case_001.nii.gz, window 2 of 2"]
 
 
 def test_without_samples_there_is_nothing_to_show() -> None:
-    subject, runtime, reference = segmentation()
+    model, runtime, reference = segmentation()
     none = type(reference)(reference.inputs, reference.answers, [])
-    assert report.pictures(subject, runtime, none) == {"none": reporting.NO_SAMPLES}
+    assert report.pictures(model, runtime, none) == {"none": reporting.NO_SAMPLES}
