@@ -68,7 +68,7 @@ class Fake(BaseHTTPRequestHandler):
         assert entry["name"] == "raw"
         if not length:
             type(self).seen.append(json.dumps(entry["data"]).encode())
-            out = {"outputs": [{"name": "out", "datatype": "BYTES", "shape": [1],
+            out: dict[str, Any] = {"outputs": [{"name": "out", "datatype": "BYTES", "shape": [1],
                                 "data": [ANSWER.decode()]}]}  # fmt: skip
             self.answer(200, json.dumps(out).encode(), Content_Type="application/json")
             return
