@@ -24,7 +24,7 @@ SECONDS = 4.0
 LONGEST = 16.0
 ROUNDS = 2
 """Passes over all candidates that are left, every other one backwards."""
-SHORT = 24
+SHORT = 16
 """Letters of a reason that fit into the table."""
 NOISE = 0.03
 """Differences below this share are not taken for differences."""
@@ -269,24 +269,19 @@ def _outcome(entries: Sequence[Entry], left: Sequence[Entry]) -> Tuned:
 
 def text(tuned: Tuned) -> str:
     """The candidates as a table, the best first, and why it was chosen."""
-    shared = any(entry.candidate.own_process is not None for entry in tuned.entries)
     rows, notes = [], []
     for entry in tuned.entries:
-        c = entry.candidate
-        stages = ["/".join(f"{s.rate:.4g}" for s in stage) for stage in entry.samples if stage]
-        said = "best" if c == tuned.best else entry.left_out
+        name = entry.candidate.name
+        stages = ["/".join(f"{s.rate:.3g}" for s in stage) for stage in entry.samples if stage]
+        said = "best" if entry.candidate == tuned.best else entry.left_out
         if len(said) > SHORT:
-            notes.append(f"{c.name}: {said}")
-            said = "below"
-        rows.append((
-            str(c.workers), str(c.threads), str(c.batch), str(c.delay) if c.batch > 1 else "-",
-            *([{None: "-", True: "own", False: "shared"}[c.own_process]] if shared else []),
-            " ".join(stages) or "-", f"{entry.memory_mb:.0f}" if entry.memory_mb else "-", said,
-        ))  # fmt: skip
-    gpu = ("GPU process",) if shared else ()
-    head = ("workers", "threads", "batch", "delay", *gpu, "req/s by stage", "MB", "of the best")
+            notes.append(f"{name}: {said}")
+            said = "see below"
+        memory = f"{entry.memory_mb:.0f}" if entry.memory_mb else "-"
+        rows.append((name, " ".join(stages) or "-", memory, said))
+    head = ("settings", "req/s by stage", "MB", "of the best")
     chosen = f"{tuned.best.name}: {tuned.reason}" if tuned.best else tuned.reason
-    return "\n".join([table(head, rows, left=0), *notes, chosen])
+    return "\n".join([table(head, rows, left=1), *notes, chosen])
 
 
 def with_default(given: Sequence[Candidate], default: Candidate) -> list[Candidate]:

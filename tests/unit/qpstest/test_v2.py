@@ -68,12 +68,12 @@ class Fake(BaseHTTPRequestHandler):
         assert entry["name"] == "raw"
         if not length:
             type(self).seen.append(json.dumps(entry["data"]).encode())
-            said = {"outputs": [{"name": "out", "datatype": "BYTES", "shape": [1],
+            out: dict[str, Any] = {"outputs": [{"name": "out", "datatype": "BYTES", "shape": [1],
                                 "data": [ANSWER.decode()]}]}  # fmt: skip
-            self.answer(200, json.dumps(said).encode(), Content_Type="application/json")
+            self.answer(200, json.dumps(out).encode(), Content_Type="application/json")
             return
         type(self).seen.append(body[int(length) :])
-        out: dict[str, Any] = {"outputs": [{"name": "out", "datatype": "BYTES", "shape": [1],
+        out = {"outputs": [{"name": "out", "datatype": "BYTES", "shape": [1],
                             "parameters": {"binary_data_size": len(ANSWER) + 4}}]}  # fmt: skip
         text = json.dumps(out).encode()
         self.answer(
