@@ -35,8 +35,8 @@ FORMATS = {
 
 def candidate(given: Mapping[str, Any]) -> str:
     """A candidate's name: backend, the way to it where there are several, and precision."""
-    via = given.get("via")
-    way = {None: "", "given": " (given as a file)"}.get(via, f" through {title(str(via))}")
+    ways = {None: "", "given": " (given as a file)", "onnx": " through ONNX"}
+    way = ways.get(given.get("via"), f" through {given.get('via')}")
     return f"{title(given['backend'])}{way} {given['precision']}"
 
 
@@ -99,8 +99,9 @@ def listing(items: Sequence[str]) -> str:
 
 def inputs(given: Mapping[str, int]) -> str:
     """ "3 random inputs and 12 samples"."""
-    names = {"random": "random inputs", "samples": "samples"}
-    return listing([f"{n:,} {names.get(kind, kind)}" for kind, n in given.items() if n])
+    names = {"random": "random input", "samples": "sample"}
+    counts = [(n, names.get(kind, kind)) for kind, n in given.items() if n]
+    return listing([f"{n:,} {name}{'s' if n > 1 else ''}" for n, name in counts])
 
 
 KINDS = 6

@@ -180,6 +180,39 @@ def test_hostile_strings_stay_text() -> None:
     assert not [v for v in sources if HOSTILE[:9] in str(v)]
 
 
+def test_every_arrow_of_the_graph_is_drawn() -> None:
+    found = facts()
+    found["graph"]["stages"][0]["after"] = [1, 2]
+    drawn = page.made(found)
+    assert re.findall(r'<path d="([^"]*)"', drawn) == [
+        "M50 5V15",
+        "M50 5C3 5 3 25 50 25",
+        "M50 15V25",
+    ]
+    assert re.findall(r'class="dot" d="([^"]*)"', drawn) == ["M50 5h0", "M50 15h0", "M50 25h0"]
+
+
+@pytest.mark.parametrize(
+    ("via", "name"),
+    [
+        (None, "TensorRT f16"),
+        ("onnx", "TensorRT through ONNX f16"),
+        ("torch2trt", "TensorRT through torch2trt f16"),
+        ("given", "TensorRT (given as a file) f16"),
+    ],
+)
+def test_a_candidate_says_how_its_engine_was_made(via: str | None, name: str) -> None:
+    assert words.candidate({"backend": "tensorrt", "via": via, "precision": "f16"}) == name
+
+
+def test_labels_are_shown_one_by_one_and_the_first_hundred_of_many() -> None:
+    found = facts()
+    found["passport"]["labels"] = [f"label number {i}" for i in range(120)]
+    text = Reader(page.made(found)).text
+    assert "120 labels: label number 0, label number 1, " in text
+    assert "label number 98, label number 99 and 20 more" in text
+
+
 def test_nothing_is_loaded_from_anywhere() -> None:
     for text in (page.made(facts()), page.made(segmentation_facts(facts()))):
         assert not re.search(r"https?:|url\(|@import|<script|<link|srcset", text)
@@ -327,12 +360,10 @@ def test_how_many_samples_are_enough_is_told(samples: int, noted: bool) -> None:
 def test_what_is_no_picture_and_no_colour_does_not_reach_the_page() -> None:
     found = segmentation_facts(facts())
     found["pictures"]["samples"][0]["pictures"][0]["uri"] = "https://example.org/x.jpg"
-    entries = found["pictures"]["legend"]["original and converted"]
-    assert [e["label"] for e in entries] == ["trunk", "branch"]
-    entries[0]["colour"] = "red; background-image: url(//example.org/x)"
-    text = page.made(found)
-    assert "example.org" not in text
-    assert f"background: {entries[1]['colour']}" in text
+    (entry,) = found["pictures"]["legend"]["original and converted"]
+    assert f"background: {entry['colour']}" in page.made(found)
+    entry["colour"] = "red; background-image: url(//example.org/x)"
+    assert "example.org" not in page.made(found)
 
 
 def test_show_names_the_page() -> None:

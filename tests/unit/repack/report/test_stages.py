@@ -22,12 +22,12 @@ def saved(
     folder: Path, nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str]
 ) -> Path:
     """An ONNX file of values of two numbers each, and a weight ``w`` of six."""
-    entries, results = (
+    given, gives = (
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in names]
         for names in (inputs, outputs)
     )
     weight = numpy_helper.from_array(np.zeros((3, 2), np.float32), "w")
-    graph = helper.make_graph(nodes, "made", entries, results, [weight])
+    graph = helper.make_graph(nodes, "made", given, gives, [weight])
     path = folder / "made.onnx"
     onnx.save(helper.make_model(graph), path)
     return path
@@ -105,6 +105,22 @@ def test_a_module_that_is_called_twice_is_one_stage_with_what_lies_between(tmp_p
     assert found["stages"][1]["operators"] == {"Neg": 3}
 
 
+def test_constants_of_several_numbers_are_weights_and_a_resizes_factors_are_not(
+    tmp_path: Path,
+) -> None:
+    four, one = (numpy_helper.from_array(np.zeros(n, np.float32)) for n in ((2, 2), ()))
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=four),
+        helper.make_node("Constant", [], ["e"], value=one),
+        helper.make_node("Neg", ["c"], ["d"]),
+        helper.make_node("Sum", ["x", "d", "e"], ["a"]),
+        helper.make_node("Resize", ["a", "", "w"], ["y"]),
+    ]
+    found = stages.of_model(saved(tmp_path, nodes, ["x"], ["y"]), {})
+    assert found["weights"] == 4
+    assert found["operators"] == {"Resize": 1, "Sum": 1}
+
+
 def test_an_input_that_is_an_output_and_a_constant_output(tmp_path: Path) -> None:
     """Odd, but valid: a value passed through, and one that depends on no input."""
     nodes = [helper.make_node("Neg", ["w"], ["y"])]
@@ -143,7 +159,8 @@ def test_folding_keeps_every_connection_and_closes_no_circle(tmp_path: Path, see
     assert counts == Counter(found["operators"]) == Counter(n.op_type for n in nodes)
     parts, flow = stages._parts(onnx.load(path).graph, {})
     folded = stages._folded(flow, parts, 1)
-    owner = {i: stage for stage in folded for i in stage}
-    assert sorted(owner) == list(range(len(parts)))
-    between = {(owner[a], owner[b]) for a, b in flow.edges if owner[a] != owner[b]}
+    owner = {i: stage for stage in folded for i in stage}  # the input is 0, the output 61
+    assert sorted(owner) == list(range(62))
+    edges = {(0, 1), (60, 61)} | {(a + 1, b + 1) for b, before in feeds.items() for a in before}
+    between = {(owner[a], owner[b]) for a, b in edges if owner[a] != owner[b]}
     assert between == set(folded.edges)
