@@ -33,9 +33,9 @@ from examples.shapes import evaluate  # noqa: E402
 from handlers import images  # noqa: E402
 from repack.backends.tensorrt import onnx_file as onnx_for_engine  # noqa: E402
 from repack.model import GpuModel  # noqa: E402
+from repack.networks.yolov5 import YOLOv5  # noqa: E402
 from repack.onnx import float_layers as kept_floats  # noqa: E402
 from repack.onnx import typed as typed_onnx  # noqa: E402
-from repack.tasks.detection.grids import decode, grids  # noqa: E402
 
 SIDE = 640
 CALIBRATION, SEED = 32, 33
@@ -123,7 +123,7 @@ class Ran(nn.Module):
     def __init__(self, path: Path, form: GpuModel, module: nn.Module):
         super().__init__()
         self.session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        self.grids = grids(module.model[24], SIDE)  # type: ignore[index, arg-type]
+        self.head = cast(YOLOv5, module).head
 
     def forward(self, x: Tensor) -> Tensor:
         """Boxes ``[N, boxes, 5 + classes]`` of pictures ``[N, 3, H, W]`` in 0..1."""
@@ -134,7 +134,7 @@ class Ran(nn.Module):
             )
             for found in self.session.run(None, {given.name: x.numpy()})
         ]
-        return torch.from_numpy(decode(maps, self.grids))
+        return torch.from_numpy(self.head.boxes(maps))
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def load(
     try:
         runtime = of(folder, passport, wanted, threads, gpu)
         artefact = runtime.artefact
-        if shared and runtime.on_gpu and runtime.head is not None:
+        if shared and runtime.on_gpu and runtime.head is not None and runtime.head.shares:
             runtime = _shared(runtime, passport, wanted)
         else:
             runtime.activate()

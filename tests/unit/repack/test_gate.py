@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
+from handlers.head import YOLOv5
 from handlers.passport import TensorSpec
 from repack import backends
 from repack.backends.base import Found
@@ -200,7 +201,8 @@ def compared(
 ) -> Comparison:
     source = Source(nn.Identity(), "yolov5", "n", ("a", "b", "c"), Path(), "", "detection")
     spec = TensorSpec("images", "uint8", ("batch", 320, 320, 3))
-    settings = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
+    settings: dict[str, Any] = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
+    settings["head"] = YOLOv5(classes=3).to_setting()
     given = Model(source, (spec,), (), None, lambda x: x, settings)
     sample = Sample(Path("a.jpg"), {}, truth)
     return compare(given, asked, [detections(BOXES)], [detections(other)], [sample])
