@@ -48,7 +48,7 @@ def test_int8_is_asked_and_found(tmp_path: Path, arrays: tuple[Path, Path], isa:
     assert (fast.runtime, fast.precision_asked) == ("openvino", "int8")
     assert fast.precision_found["label"] == "int8"
     assert fast.precision_found["flops"]["int8"] >= 0.8
-    assert fast.options["execution_type"] == ("bf16" if has_bf16(isa) else "f32")
+    assert fast.options.execution_type == ("bf16" if has_bf16(isa) else "f32")
     assert record.gate["accelerated"]["passed"]
     assert record.gate["accelerated"]["inputs"] == {"random": 3, "samples": 6}
     error = record.gate["accelerated"]["outputs"]["y"]["relative_l2"]
