@@ -278,8 +278,9 @@ def text(tuned: Tuned) -> str:
             notes.append(f"{name}: {said}")
             said = "see below"
         memory = f"{entry.memory_mb:.0f}" if entry.memory_mb else "-"
-        rows.append((name, " ".join(stages) or "-", memory, said))
-    head = ("settings", "req/s by stage", "MB", "of the best")
+        short = name.replace(" threads", "").replace(" within", ",")
+        rows.append((short, " ".join(stages) or "-", memory, said))
+    head = ("workers x threads", "req/s by stage", "MB", "of the best")
     chosen = f"{tuned.best.name}: {tuned.reason}" if tuned.best else tuned.reason
     return "\n".join([table(head, rows, left=1), *notes, chosen])
 
