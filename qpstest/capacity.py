@@ -13,6 +13,7 @@ from qpstest.arrivals import Arrivals
 from qpstest.options import LABELS, SERVED, Limit
 from qpstest.queueing import Machine, Simulated, simulate
 from qpstest.report import table
+from qpstest.stats import spread
 
 Run = Mapping[str, Any]
 REQUESTS = 20_000
@@ -222,7 +223,11 @@ def check(machine: Machine, runs: Sequence[Run], seed: int) -> list[str]:
             f"{name} {run['latency_ms'][name]:.4g} and {_ms(found, name)}"
             for name in ("p50", "p95", "p99")
         )
-        lines.append(f"{run['rate']:g}/s {run['arrivals']}: {', '.join(parts)}")
+        apart = spread([t.ms("p95") for t in tries]) if found.latencies else 0.0
+        lines.append(
+            f"{run['rate']:g}/s {run['arrivals']}: {', '.join(parts)} (p95 of the simulations "
+            f"{apart:.0%} apart)"
+        )
     return lines
 
 
