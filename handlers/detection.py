@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers import boxes, images
+from handlers import boxes, head, images
 from handlers.base import Handler, guard
 from handlers.drawing import draw
 from handlers.errors import ItemError
@@ -49,6 +49,7 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
 
     def __init__(self, passport: Passport, loaded: Loaded, threads: int = 1):
         super().__init__(passport, loaded, threads)
+        self._head = head.required(passport.settings)
         about = {"model": self.model_info(), "runtime": self.runtime_info()}
         self._about = json.dumps(about)[:-1]
         self._gpu: Pipeline | SharedPipeline | None = None
@@ -77,8 +78,8 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
     def _peeked(self, row: Mapping[str, Any]) -> Item | bytes:
         """An item that the GPU decodes, or the bytes of one that it does not."""
         data = self.read(row)
-        head = images.peek(data)
-        return Item(head.height, head.width, None, data) if head.plain_jpeg else data
+        told = images.peek(data)
+        return Item(told.height, told.width, None, data) if told.plain_jpeg else data
 
     def infer(self, items: Sequence[Item]) -> Sequence[boxes.Boxes]:
         found = self._infer_here(items) if self._gpu is None else self._infer_gpu(self._gpu, items)
@@ -158,11 +159,11 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
 
     def _found(self, output: dict[str, NDArray[Any]], items: int) -> list[boxes.Boxes]:
         """Boxes per item, in pixels of the model's input, most confident first."""
-        settings = self.passport.settings
+        s = self.passport.settings
         (values,) = output.values()
         if self.artefact.output == "boxes":
             return [
-                boxes.nms(v, settings["confidence"], settings["iou"], settings["max_detections"])
+                boxes.nms(v, self._head, s["confidence"], s["iou"], s["max_detections"])
                 for v in values
             ]
         owner = values[:, 0].astype(np.int64)
@@ -170,5 +171,5 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
         for i in range(items):
             mine = values[owner == i, 1:7]
             order = np.argsort(-mine[:, 4], kind="stable")
-            found.append(mine[order[: settings["max_detections"]]])
+            found.append(mine[order[: s["max_detections"]]])
         return found

@@ -20,7 +20,7 @@ MAX_PIXELS = 50_000_000
 """Largest picture that is decoded: 150 MB as RGB."""
 
 PADDING = 114
-"""Grey value around a letterboxed picture, as in YOLOv5's training."""
+"""Grey value around a letterboxed picture, as detectors are trained with."""
 
 OTHER_FORMATS = {
     b"II*\x00": "TIFF",

@@ -69,7 +69,7 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
 
     def __init__(self, passport: Passport, loaded: Loaded, threads: int = 1):
         super().__init__(passport, loaded, threads)
-        self.recipe = recipe.read(passport)
+        self.recipe = recipe.read(passport.settings, passport.labels, passport.outputs)
         self.limit = memory_limit()
         self._threads = windows.Pool(self._pool, threads) if self._pool else None
         self._road: Road | None = None

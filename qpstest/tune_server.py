@@ -27,11 +27,15 @@ from qpstest.measure import Measurement
 from qpstest.options import SERVED, Limit, Options
 from qpstest.torchserve import TorchServe
 from qpstest.tune import Candidate, Sample, Tuned
+from repack.tasks import TASKS
 
 STEP = 0.4
 """Of a measurement's seconds, those of one rate that is tried."""
 STEPS = 5
 CONFIRM_SECONDS = 16.0
+
+LIMITS = {field for task in TASKS.values() for field in task.server}
+"""Settings that follow from what the store holds."""
 
 
 class Tuning:
@@ -174,7 +178,7 @@ class Tuning:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qpstest-tune-")))
             port, grpc_port = free_ports()
             settings = make({
-                **{k: str(v) for k, v in self._usual.record().items() if k in defaults.VOLUMES},
+                **{k: str(v) for k, v in self._usual.record().items() if k in LIMITS},
                 **candidate.values, "name": o.name, "model_store": str(o.model_store),
                 "queue": str(self._usual.queue), "port": str(port), "grpc_port": str(grpc_port),
                 "run_dir": str(folder / "run"),

@@ -21,17 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from handlers.artefact import Artefact, Rebuild
 from handlers.engines import build, versions
 from handlers.errors import KitError, RuntimeUnfit
-from handlers.passport import Artefact, sha256
+from handlers.passport import sha256
 from handlers.runtimes.base import Runtime
 
 logger = logging.getLogger(__name__)
-
-OPTION = "rebuild"
-"""Option of an artefact: {"flags", "typed": ONNX files (or None), "check": an .npz of "in/NAME" and
-"out/NAME", "relative_l2": bound of the precision, "level", "workspace", "ranges": name of the file
-of int8 ranges beside "flags" (or None)}."""
 
 RECORD = "engines.json"
 
@@ -53,8 +49,8 @@ def engines(
         RuntimeUnfit: the archive has no ONNX file for this TensorRT, the folder cannot be written,
             or the build failed.
     """
-    recipe = artefact.options[OPTION]
-    source = recipe["typed" if typed else "flags"]
+    recipe: Rebuild = artefact.options.rebuild
+    source = recipe.strongly_typed if typed else recipe.weakly_typed
     if source is None:
         raise RuntimeUnfit("the archive has no ONNX file for this TensorRT's way of precision")
     key = hashlib.sha256(json.dumps(dict(machine), sort_keys=True).encode()).hexdigest()[:16]
@@ -82,22 +78,22 @@ def check(runtime: Runtime) -> None:
     Raises:
         RuntimeUnfit: an answer differs by more than its precision allows.
     """
-    recipe = runtime.artefact.options[OPTION]
-    with np.load(runtime.folder / recipe["check"]) as data:
+    recipe: Rebuild = runtime.options.rebuild
+    with np.load(runtime.folder / recipe.check) as data:
         given = {k[3:]: data[k] for k in data.files if k.startswith("in/")}
         wanted = {k[4:]: data[k] for k in data.files if k.startswith("out/")}
     free = all(isinstance(spec.shape[0], str) for spec in runtime.inputs if spec.shape)
-    sizes = runtime.artefact.options.get("batches") if free else None
+    sizes = runtime.options.batches if free else None
     for batch in sizes or [None]:
         rows = {k: v if batch is None else np.repeat(v[:1], batch, 0) for k, v in given.items()}
         answers = runtime.infer(rows, every=True)
         for name, want in wanted.items():
             whole = want if batch is None else np.repeat(want[:1], batch, 0)
             error = _relative_l2(whole, answers[name])
-            if not error <= recipe["relative_l2"]:
+            if not error <= recipe.relative_l2:
                 raise RuntimeUnfit(
                     f"the rebuilt engine differs from the original ({name}: relative L2 error "
-                    f"{error:.3g}, at most {recipe['relative_l2']:g})"
+                    f"{error:.3g}, at most {recipe.relative_l2:g})"
                 )
 
 
@@ -117,14 +113,14 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _build_all(place: Path, source: Path, artefact: Artefact, gpu: int) -> None:
     """Builds every engine in a process of its own, whose memory is given back; then the record."""
-    recipe = artefact.options[OPTION]
+    recipe: Rebuild = artefact.options.rebuild
     job = {
         "onnx": str(source),
         "precision": artefact.precision_asked,
-        "engines": artefact.options["engines"],
-        "level": recipe["level"],
-        "workspace": recipe["workspace"],
-        "ranges": str(source.with_name(recipe["ranges"])) if recipe.get("ranges") else None,
+        "engines": artefact.options.engines,
+        "level": recipe.level,
+        "workspace": recipe.workspace,
+        "ranges": str(source.with_name(recipe.ranges)) if recipe.ranges else None,
         "gpu": gpu,
     }
     (place / "job.json").write_text(json.dumps(job), encoding="utf-8")

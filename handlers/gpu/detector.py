@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from handlers import head
 from handlers.gpu import pictures
 from handlers.gpu.boxes import Decoder
 from handlers.gpu.letterboxes import Letterboxes
@@ -39,11 +40,8 @@ class Detector:
         self.runtime = runtime
         self.name = passport.inputs[0].name
         self.shape = tuple(int(n) for n in passport.inputs[0].shape[1:])
-        options = runtime.artefact.options
-        self.outputs: list[str] = options["outputs"]
-        self.decoder = Decoder(
-            options["anchors"], options["strides"], passport.settings, runtime.device
-        )
+        self.outputs = runtime.options.outputs
+        self.decoder = Decoder(head.required(passport.settings), passport.settings, runtime.device)
         self.chunk = min(CHUNK, runtime.largest)
         self._letterboxes = Letterboxes(runtime.captured)
         with torch.inference_mode(), torch.cuda.stream(runtime.stream):

@@ -121,8 +121,8 @@ def test_an_engine_of_another_gpu_is_refused_by_the_hub(
     archive.unpack(packed, folder)
     passport = Passport.read(folder)
     accelerated = passport.artefacts["accelerated"]
-    built = {**accelerated.options["built"], "gpu": "NVIDIA Foreign"}
-    changed = replace(accelerated, options={**accelerated.options, "built": built})
+    built = {**accelerated.options.built, "gpu": "NVIDIA Foreign"}
+    changed = replace(accelerated, options=replace(accelerated.options, built=built))
     record = replace(passport, artefacts={**passport.artefacts, "accelerated": changed})
     (folder / passports.FILE).write_text(record.to_json())
     worker = Worker(folder)

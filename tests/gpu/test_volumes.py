@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from handlers.artefact import Artefact, TorchScriptCudaOptions
 from handlers.context import LocalContext
-from handlers.passport import Artefact
 from handlers.runtimes import Loaded, make
 from handlers.runtimes.base import Runtime
 from handlers.segmentation import SegmentationHandler
@@ -54,7 +54,7 @@ def on_gpu(folder: Path, changed: dict[str, Any]) -> SegmentationHandler:
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and what is packed
         x = torch.zeros((1, 1, *volumes.PATCH), device="cuda")
         torch.jit.save(torch.jit.trace(network().cuda(), x), str(folder / "model.pt"))
-    options = {"outputs": ["OUTPUT__0"], "batches": [1, 2]}
+    options = TorchScriptCudaOptions(outputs=("OUTPUT__0",), batches=(1, 2))
     artefact = Artefact(
         "torchscript-cuda", ("model.pt",), "f32", {"label": "f32"}, "tensors", options
     )

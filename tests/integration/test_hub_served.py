@@ -16,11 +16,13 @@ import requests
 
 from deploy.torchserve.server import Server
 from handlers import images
-from handlers.passport import Artefact, Passport, TensorSpec
+from handlers.artefact import Artefact, TensorRTOptions
+from handlers.passport import Passport, TensorSpec
 from qpstest import processes
 from repack import archive
-from tests.conftest import serving, settings_for
 from tests.support import gpu_server_program as hub_program
+from tests.support.detector_maps import HEAD
+from tests.support.servers import serving, settings_for
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = sorted((ROOT / "examples" / "pictures").glob("*.jpg"))
@@ -43,7 +45,7 @@ def write_detector(store: Path) -> None:
     """An archive as a GPU machine makes it, its hub being ``tests.support.gpu_server_program``."""
     stage = store / "stage"
     archive.stage_handlers(stage)
-    hub = stage / "handlers" / "gpu" / "hub"
+    hub = stage / "handlers" / "gpu" / "server"
     (hub / "process.py").rename(hub / "real.py")
     program = Path(hub_program.__file__).read_text()
     program = program.replace(
@@ -51,7 +53,7 @@ def write_detector(store: Path) -> None:
     )
     (hub / "process.py").write_text(program)
     (stage / "model.plan").write_bytes(b"an engine")
-    options = {"anchors": [], "strides": [], "outputs": [], "batches": [1, 16]}
+    options = TensorRTOptions(outputs=(), batches=(1, 16), built={}, engines=(), via="onnx")
     engine = Artefact("tensorrt", ("model.plan",), "f16", {"label": "f16"}, "tensors", options)
     passport = Passport(
         name="fd1",
@@ -62,7 +64,7 @@ def write_detector(store: Path) -> None:
         inputs=(TensorSpec("images", "uint8", ("batch", 640, 640, 3), (0, 255), "NHWC"),),
         outputs=(),
         labels=("thing",),
-        settings=hub_program.SETTINGS,
+        settings={**hub_program.SETTINGS, "head": HEAD.to_setting()},
         artefacts={"accelerated": engine},
         gate={},
         versions={},

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from deploy.torchserve.server import Server
-from tests.conftest import write_archive
+from tests.support.archives import write_archive
 from tests.support.stand_in import stand_in
 
 ROOT = Path(__file__).resolve().parents[2]

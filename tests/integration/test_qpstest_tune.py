@@ -12,7 +12,7 @@ import pytest
 
 from deploy.torchserve import defaults
 from deploy.torchserve.settings import parse
-from tests.conftest import write_archive
+from tests.support.archives import write_archive
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCHED = """

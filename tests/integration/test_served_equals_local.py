@@ -18,9 +18,9 @@ from handlers.context import LocalContext
 from handlers.entry import Entry
 from qpstest import grpc_api
 from repack import archive
-from tests.faults.test_faults_pictures import form
 from tests.support import made
 from tests.support.bench import Bench, Reply, bench, together
+from tests.support.bodies import form
 
 PHOTOGRAPHS = made.ROOT.parent / "shared" / "images"
 PICTURES = sorted(made.PICTURES.glob("*.jpg"))

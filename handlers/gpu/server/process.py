@@ -55,7 +55,7 @@ def load(folder: Path, name: str, gpu: int, threads: int) -> tuple[dict[str, Any
     """The greeting, and the work; the greeting says "unfit" where there is none."""
     try:
         passport = Passport.read(folder)
-        runtime = runtimes.make(folder, passport.inputs, passport.artefacts[name], threads, gpu)
+        runtime = runtimes.of(folder, passport, name, threads, gpu)
         runtime.activate()
         from handlers.gpu.server.work import GpuWork
         from handlers.runtimes.device import DeviceRuntime

@@ -18,21 +18,22 @@ import numpy as np
 import onnx
 import torch
 
+from handlers.artefact import Artefact, TensorRTOptions
 from handlers.engines import versions
-from handlers.engines.build import BuildFailed, Shape
+from handlers.engines.build import BuildFailed
 from handlers.errors import KitError, RuntimeUnfit
-from handlers.passport import Artefact, sha256
+from handlers.passport import sha256
 from repack import interrupts
-from repack.backends.gpu_model import DeviceForm, sized
 from repack.backends.tensorrt import onnx_file as onnx_for_engine
 from repack.backends.tensorrt import reasons
 from repack.backends.tensorrt.cache import EngineCache, key
 from repack.backends.tensorrt.int8 import by_calibrator, fed, ranges_file
-from repack.cli_gpu import GpuOptions
-from repack.model import Arrays
+from repack.backends.tensorrt.profiles import fixed
+from repack.model import Arrays, GpuModel
 from repack.onnx import float_layers as kept_floats
 from repack.onnx import instance_norm
 from repack.onnx import typed as typed_onnx
+from repack.options import GpuOptions, Profiles
 from repack.progress import say
 
 CORES_PER_BUILD = 4
@@ -42,8 +43,6 @@ SOURCE, QUANTISED = "engine.onnx", "engine-qdq.onnx"
 PLUGINS = "engine-plugins.onnx"
 """In the folder ``work``: the ONNX file that engines are built from, the same with int8 layers, and
 with TensorRT's plugins."""
-
-Profiles = dict[str, tuple[Shape, Shape, Shape]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Plan:
         profile: least, usual and largest shape per input.
     """
 
-    form: DeviceForm
+    form: GpuModel
     via: str
     precision: str
     batches: tuple[int, ...]
@@ -95,7 +94,7 @@ def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
         onnx_for_engine.convert(plan.form, source, work / PLUGINS)
     typed = _typed(plan, source, work, dialect)
     ranges = ranges_file(plan, source, work, dialect)
-    profiles = [_fixed(plan, b) for b in plan.batches] or [plan.profile]
+    profiles = [fixed(plan.form, b) for b in plan.batches] or [plan.profile]
 
     def engines(file: Path) -> list[Engine]:
         jobs = max(1, (os.cpu_count() or 1) // CORES_PER_BUILD)
@@ -126,28 +125,20 @@ def build(plan: Plan, folder: str, stage: Path, work: Path) -> Artefact:
         tuple(f"{folder}/{one.name}" for one in built),
         plan.precision,
         {},
-        "tensors",
-        {
-            **plan.form.options,
-            "built": machine,
-            "batches": list(plan.batches),
-            "engines": [{k: [list(s) for s in v] for k, v in p.items()} for p in profiles],
-            "via": plan.via,
-            "plugins": [instance_norm.PLUGIN] if by_plugin else [],
-            "floats": kept_floats.ends(onnx.load(source).graph) if kept else [],
-            "wished": bool(wished),
-        },
+        plan.form.output,
+        TensorRTOptions(
+            outputs=plan.form.outputs,
+            batches=plan.batches,
+            pixels=plan.form.pixels,
+            channels_last=plan.form.channels_last,
+            built=machine,
+            engines=tuple(profiles),
+            via=plan.via,
+            plugins=(instance_norm.PLUGIN,) if by_plugin else (),
+            float_layers=tuple(kept_floats.ends(onnx.load(source).graph)) if kept else (),
+            relaxed=bool(wished),
+        ),
     )
-
-
-def _fixed(plan: Plan, batch: int) -> Profiles:
-    try:
-        shapes = sized(plan.form.shapes, batch)
-    except ValueError as e:
-        raise KitError(
-            f"{e}: an axis besides the batch is of any length: give --min, --opt and --max"
-        ) from None
-    return {name: (shape, shape, shape) for name, shape in shapes.items()}
 
 
 def _typed(plan: Plan, source: Path, work: Path, dialect: versions.Dialect) -> Path:

@@ -15,14 +15,14 @@ from onnx import GraphProto, TensorProto
 from torch import nn
 
 from handlers.errors import KitError
-from repack.backends.gpu_model import DeviceForm
+from repack.model import GpuModel
 from repack.onnx import instance_norm, symbolic
 
 OPSET = 17
 """The newest operators that the parser of TensorRT 8.6 knows; later ones read them too."""
 
 
-def convert(form: DeviceForm, target: Path, plugins: Path | None = None) -> None:
+def convert(form: GpuModel, target: Path, plugins: Path | None = None) -> None:
     """Writes the form as ONNX, the batch axis free, in operators that every version runs.
 
     Args:
@@ -59,7 +59,7 @@ def name_all(graph: GraphProto) -> None:
             taken.add(node.name)
 
 
-def _export(form: DeviceForm, module: nn.Module, target: Path) -> None:
+def _export(form: GpuModel, module: nn.Module, target: Path) -> None:
     """By PyTorch's older exporter: the newer one writes opset 18 and later only."""
     rng = np.random.default_rng(1)
     given = []

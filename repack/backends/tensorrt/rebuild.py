@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from handlers.engines import rebuild, versions
+from handlers.artefact import Artefact, Rebuild, TensorRTOptions
+from handlers.engines import versions
 from handlers.errors import KitError
-from handlers.passport import Artefact
 from repack.backends.tensorrt.engines import PLUGINS, QUANTISED, SOURCE, Plan
 from repack.backends.tensorrt.int8 import RANGES, by_calibrator, fed, write_ranges
-from repack.gate import TOLERANCES
-from repack.model import Subject, within
+from repack.model import Model, within
 from repack.onnx import typed as typed_onnx
 from repack.progress import say
+from repack.tolerances import TOLERANCES
 
 CHECK_SEED = 7101
 """Seed of the input that a worker compares a rebuilt engine on; no other step uses it."""
@@ -36,7 +36,7 @@ def refuse(plan: Plan) -> None:
 
 
 def pack(
-    plan: Plan, artefact: Artefact, subject: Subject, folder: str, stage: Path, work: Path
+    plan: Plan, artefact: Artefact, model: Model, folder: str, stage: Path, work: Path
 ) -> Artefact:
     """Adds the ONNX files, the recipe, and an input with the original's answers.
 
@@ -44,39 +44,37 @@ def pack(
         work: the folder that ``repack.backends.tensorrt.engines.build`` left its ONNX files in.
     """
     target = stage / folder
-    source, flags, typed = work / SOURCE, "rebuild.onnx", f"rebuild-{plan.precision}.onnx"
-    files = {"flags": flags, "typed": typed}
-    if plan.precision == "f32":
-        files["typed"] = flags
-    elif not _typed(plan, work, target / typed):
-        del files["typed"]
-    built_from = work / PLUGINS if artefact.options.get("plugins") else source
-    shutil.copyfile(built_from, target / flags)
+    options: TensorRTOptions = artefact.options
+    source, weak = work / SOURCE, "rebuild.onnx"
+    strong: str | None = weak if plan.precision == "f32" else f"rebuild-{plan.precision}.onnx"
+    if strong != weak and not _typed(plan, work, target / str(strong)):
+        strong = None
+    shutil.copyfile(work / PLUGINS if options.plugins else source, target / weak)
     if plan.precision == "int8":
         if not (work / RANGES).is_file():
             write_ranges(plan, source, work / RANGES)
-        files["ranges"] = RANGES
         shutil.copyfile(work / RANGES, target / RANGES)
-    options = artefact.options
-    profile = {} if options["batches"] else options["engines"][0]
-    given = within(subject, profile).random_inputs(CHECK_SEED)
-    answers = subject.original(given)
+    profile = {} if options.batches else dict(options.engines[0])
+    given = within(model, profile).random_inputs(CHECK_SEED)
+    answers = model.ask(given)
     arrays = {f"in/{k}": v for k, v in given.items()}
-    arrays |= {f"out/{k}": answers[k] for k in options["outputs"]}
+    arrays |= {f"out/{k}": answers[k] for k in options.outputs}
     np.savez_compressed(target / "rebuild.npz", **arrays)  # type: ignore[arg-type]
-    recipe = {
-        **{k: f"{folder}/{files[k]}" if k in files else None for k in ("flags", "typed")},
-        "ranges": files.get("ranges"),
-        "check": f"{folder}/rebuild.npz",
-        "relative_l2": TOLERANCES[plan.precision].relative_l2,
-        "level": plan.options.level,
-        "workspace": plan.options.workspace_mb << 20,
-    }
-    names = sorted({*files.values(), "rebuild.npz"})
+    ranges = RANGES if plan.precision == "int8" else None
+    recipe = Rebuild(
+        weakly_typed=f"{folder}/{weak}",
+        strongly_typed=f"{folder}/{strong}" if strong else None,
+        ranges=ranges,
+        check=f"{folder}/rebuild.npz",
+        relative_l2=TOLERANCES[plan.precision].relative_l2,
+        level=plan.options.level,
+        workspace=plan.options.workspace_mb << 20,
+    )
+    names = sorted({weak, "rebuild.npz", *filter(None, (strong, ranges))})
     return replace(
         artefact,
         files=(*artefact.files, *(f"{folder}/{name}" for name in names)),
-        options={**options, rebuild.OPTION: recipe},
+        options=replace(options, rebuild=recipe),
     )
 
 

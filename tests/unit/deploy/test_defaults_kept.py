@@ -11,7 +11,7 @@ import pytest
 from deploy.torchserve import defaults
 from deploy.torchserve.settings import cores, parse
 from handlers.errors import KitError
-from tests.conftest import write_archive
+from tests.support.archives import write_archive
 
 FOUND = {"workers": 3, "threads": 2, "batch_size": 4, "max_batch_delay": 7}
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 import threading
 import time
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,33 +14,41 @@ from typing import Any
 import numpy as np
 import pytest
 
+from handlers.artefact import Artefact, Rebuild, TensorRTOptions
 from handlers.engines import build, rebuild, versions
 from handlers.errors import RuntimeUnfit
-from handlers.passport import Artefact, TensorSpec, sha256
-from repack import cli_gpu
-from repack.backends.gpu_model import device_form
+from handlers.passport import TensorSpec, sha256
 from repack.backends.tensorrt import engines as engine_plan
 from repack.backends.tensorrt import int8
 from repack.backends.tensorrt import onnx_file as onnx_for_engine
 from repack.backends.tensorrt import rebuild as on_load
 from repack.backends.tensorrt.engines import SOURCE, Plan
 from repack.backends.tensorrt.reasons import ended, with_node
-from repack.model import Subject
+from repack.model import Model
 from repack.onnx import instance_norm
+from repack.options import GpuOptions
 from tests.support import built, made
 
 MACHINE = {"tensorrt": "8.6.0", "gpu": "NVIDIA H200", "compute_capability": "9.0", "cuda": "12"}
-RECIPE = {
-    "flags": "t/rebuild.onnx",
-    "typed": None,
-    "check": "t/rebuild.npz",
-    "relative_l2": 1e-2,
-    "level": 0,
-    "workspace": 1 << 20,
-}
-SHAPE = [[1, 3, 8, 8]] * 3
-OPTIONS = {"rebuild": RECIPE, "engines": [{"x": SHAPE}], "batches": [1, 4]}
-ARTEFACT = Artefact("tensorrt", ("t/a.plan",), "f16", {}, "tensors", OPTIONS)
+RECIPE = Rebuild(
+    weakly_typed="t/rebuild.onnx",
+    strongly_typed=None,
+    ranges=None,
+    check="t/rebuild.npz",
+    relative_l2=1e-2,
+    level=0,
+    workspace=1 << 20,
+)
+SHAPE = ((1, 3, 8, 8),) * 3
+
+
+def artefact_of(precision: str = "f16", **options: Any) -> Artefact:
+    given = {"outputs": ("output",), "built": MACHINE, "engines": ({"x": SHAPE},), "via": "onnx"}
+    told = TensorRTOptions(**{**given, "batches": (1, 4), **options})
+    return Artefact("tensorrt", ("t/a.plan",), precision, {}, "tensors", told)
+
+
+ARTEFACT = artefact_of(rebuild=RECIPE)
 
 
 def place(folder: Path) -> Path:
@@ -122,7 +131,7 @@ class Answers:
     """A runtime that doubles, and adds ``error`` at one batch size."""
 
     def __init__(self, folder: Path, error: float = 0.0, at: int = 4):
-        self.folder, self.artefact, self.error, self.at = folder, ARTEFACT, error, at
+        self.folder, self.options, self.error, self.at = folder, ARTEFACT.options, error, at
         self.inputs = (TensorSpec("x", "float32", ("batch", 3, 8, 8)),)
         self.asked: list[int] = []
 
@@ -152,7 +161,7 @@ def test_every_batch_size_is_compared(tmp_path: Path) -> None:
 
 def plan(precision: str, calibration: list[Any], via: str = "onnx") -> Plan:
     form: Any = None
-    return Plan(form, via, precision, (1,), {}, cli_gpu.GpuOptions(), calibration)
+    return Plan(form, via, precision, (1,), {}, GpuOptions(), calibration)
 
 
 class Of8:
@@ -174,26 +183,24 @@ def test_what_tensorrt_calibrates_is_refused_with_8(
 
 def on_its_way(
     folder: Path, precision: str, calibrated: bool
-) -> tuple[Subject, Plan, Artefact, Path, Path]:
+) -> tuple[Model, Plan, Artefact, Path, Path]:
     """A small network, its plan and its engine's record; the folders to work and to stage in."""
     given = built.net()
     work, stage = folder / "work", folder / "stage"
     work.mkdir()
     (stage / "t").mkdir(parents=True)
-    form = device_form(given, None)
+    form = given.for_gpu()
     onnx_for_engine.convert(form, work / SOURCE)
     inputs = [given.random_inputs(i) for i in range(4)] if calibrated else []
-    asked = Plan(form, "onnx", precision, (1, 4), {}, cli_gpu.GpuOptions(level=0), inputs)
-    options = {"outputs": ["output"], "batches": [1, 4], "engines": [{"x": SHAPE}]}
-    artefact = Artefact("tensorrt", ("t/a.plan",), precision, {}, "tensors", options)
-    return given, asked, artefact, work, stage
+    asked = Plan(form, "onnx", precision, (1, 4), {}, GpuOptions(level=0), inputs)
+    return given, asked, artefact_of(precision), work, stage
 
 
 def test_what_the_plugin_cannot_do_is_built_without_it_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = built.volume()
-    asked = Plan(device_form(given, None), "onnx", "f16", (1, 4), {}, cli_gpu.GpuOptions(), [])
+    asked = Plan(given.for_gpu(), "onnx", "f16", (1, 4), {}, GpuOptions(), [])
     monkeypatch.setattr("handlers.engines.versions.library", lambda: Of8)
     monkeypatch.setattr("handlers.engines.versions.machine", lambda *_: MACHINE)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -208,14 +215,14 @@ def test_what_the_plugin_cannot_do_is_built_without_it_and_said(
     monkeypatch.setattr(engine_plan, "_one", one)
     made_ = engine_plan.build(asked, "t", tmp_path, tmp_path)
     assert made_.files == ("t/engine-1.plan", "t/engine-4.plan")
-    assert made_.options["plugins"] == []
+    assert made_.options.plugins == ()
     said = "".join(capsys.readouterr())
     assert "no cuDNN; trying TensorRT's normalisation layer instead of its plugin" in said
     assert "slower than its plugin" in said
     refused.clear()
     made_ = engine_plan.build(asked, "t", tmp_path, tmp_path)
     assert made_.files == ("t/engine-plugins-1.plan", "t/engine-plugins-4.plan")
-    assert made_.options["plugins"] == [instance_norm.PLUGIN]
+    assert made_.options.plugins == (instance_norm.PLUGIN,)
     assert "".join(capsys.readouterr()) == ""
     refused.update((engine_plan.PLUGINS, SOURCE))
     with pytest.raises(build.BuildFailed, match="no cuDNN"):
@@ -223,35 +230,35 @@ def test_what_the_plugin_cannot_do_is_built_without_it_and_said(
     assert "slower" not in "".join(capsys.readouterr())
 
 
-@pytest.mark.parametrize("plugins", [[], [instance_norm.PLUGIN]])
+@pytest.mark.parametrize("plugins", [(), (instance_norm.PLUGIN,)])
 def test_the_file_that_was_built_from_is_the_one_to_build_again(
-    tmp_path: Path, plugins: list[str]
+    tmp_path: Path, plugins: tuple[str, ...]
 ) -> None:
     given = built.volume()
-    form = device_form(given, None)
+    form = given.for_gpu()
     work, stage = tmp_path / "work", tmp_path / "stage"
     work.mkdir()
     (stage / "t").mkdir(parents=True)
     onnx_for_engine.convert(form, work / SOURCE, work / engine_plan.PLUGINS)
-    asked = Plan(form, "onnx", "f16", (1,), {}, cli_gpu.GpuOptions(), [])
-    options = {"outputs": ["output"], "batches": [1], "engines": [{}], "plugins": plugins}
-    artefact = Artefact("tensorrt", ("t/a.plan",), "f16", {}, "tensors", options)
+    asked = Plan(form, "onnx", "f16", (1,), {}, GpuOptions(), [])
+    artefact = artefact_of(batches=(1,), plugins=plugins)
     found = on_load.pack(asked, artefact, given, "t", stage, work)
-    packed = (stage / found.options["rebuild"]["flags"]).read_bytes()
+    packed = (stage / found.options.rebuild.weakly_typed).read_bytes()
     assert (instance_norm.PLUGIN.encode() in packed) == bool(plugins)
 
 
 def test_the_archive_gets_both_files_and_the_originals_answers(tmp_path: Path) -> None:
     given, asked, artefact, work, stage = on_its_way(tmp_path, "f16", False)
     found = on_load.pack(asked, artefact, given, "t", stage, work)
-    recipe = found.options["rebuild"]
+    recipe = found.options.rebuild
     assert all((stage / file).is_file() for file in found.files[1:])
-    assert (recipe["flags"], recipe["typed"]) == ("t/rebuild.onnx", "t/rebuild-f16.onnx")
-    assert (stage / recipe["typed"]).stat().st_size < (stage / recipe["flags"]).stat().st_size
-    with np.load(stage / recipe["check"]) as data:
-        want = given.original({"x": data["in/x"]})["output"]
+    assert (recipe.weakly_typed, recipe.strongly_typed) == ("t/rebuild.onnx", "t/rebuild-f16.onnx")
+    small, large = (stage / file for file in (recipe.strongly_typed, recipe.weakly_typed))
+    assert small.stat().st_size < large.stat().st_size
+    with np.load(stage / recipe.check) as data:
+        want = given.ask({"x": data["in/x"]})["output"]
         np.testing.assert_allclose(data["out/output"], want, rtol=1e-5)
-    json.dumps(found.options)
+    json.dumps(asdict(found.options))
 
 
 def test_int8_travels_as_layers_and_as_ranges(tmp_path: Path) -> None:
@@ -262,10 +269,10 @@ def test_int8_travels_as_layers_and_as_ranges(tmp_path: Path) -> None:
     largest = max(float(np.abs(i["x"]).max()) for i in asked.calibration)
     assert 0.9 * largest < told.ranges["x"] <= largest
     assert not told.floats | told.between  # two layers: leaving out both ends would leave none
-    recipe = on_load.pack(asked, artefact, given, "t", stage, work).options["rebuild"]
-    assert (recipe["flags"], recipe["ranges"]) == ("t/rebuild.onnx", int8.RANGES)
-    assert recipe["typed"] == "t/rebuild-int8.onnx"
-    assert versions.Int8.read(stage / "t" / recipe["ranges"]) == told
+    recipe = on_load.pack(asked, artefact, given, "t", stage, work).options.rebuild
+    assert (recipe.weakly_typed, recipe.ranges) == ("t/rebuild.onnx", int8.RANGES)
+    assert recipe.strongly_typed == "t/rebuild-int8.onnx"
+    assert versions.Int8.read(stage / "t" / recipe.ranges) == told
 
 
 def test_int8_made_with_10_can_be_built_again_with_8(tmp_path: Path) -> None:
@@ -273,10 +280,10 @@ def test_int8_made_with_10_can_be_built_again_with_8(tmp_path: Path) -> None:
     given, asked, artefact, work, stage = on_its_way(tmp_path, "int8", True)
     assert not (work / int8.RANGES).exists()
     found = on_load.pack(asked, artefact, given, "t", stage, work)
-    recipe = found.options["rebuild"]
-    assert (stage / recipe["flags"]).is_file()
-    assert f"t/{recipe['ranges']}" in found.files
-    assert versions.Int8.read(stage / "t" / recipe["ranges"]).ranges["x"] > 1
+    recipe = found.options.rebuild
+    assert (stage / recipe.weakly_typed).is_file()
+    assert f"t/{recipe.ranges}" in found.files
+    assert versions.Int8.read(stage / "t" / recipe.ranges).ranges["x"] > 1
 
 
 def test_a_killed_build_is_one_line() -> None:

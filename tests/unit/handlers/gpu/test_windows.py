@@ -24,7 +24,7 @@ from handlers.volumes import masks
 from handlers.windows import Slab, Windows
 from tests.support import volumes
 from tests.support.segmenting import Array, handler, mask_of
-from tests.unit.handlers.test_windows import CASES, predict
+from tests.support.windowing import CASES, predict
 
 CPU = torch.device("cpu")
 

@@ -14,14 +14,13 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 from torch import Tensor, nn
 from torch.nn import functional
 
-from repack import cli_gpu
-from repack.backends.gpu_model import DeviceForm
 from repack.backends.tensorrt import engines as plan
 from repack.backends.tensorrt import int8
 from repack.backends.tensorrt import onnx_file as onnx_for_engine
-from repack.model import Arrays
+from repack.model import Arrays, GpuModel
 from repack.onnx import float_layers as kept_floats
 from repack.onnx import typed as typed_onnx
+from repack.options import GpuOptions
 
 
 class Chain(nn.Module):
@@ -43,7 +42,7 @@ class Chain(nn.Module):
         return x.sigmoid(), side
 
 
-FORM = DeviceForm(Chain().eval(), None, {"x": ("batch", 3, 8, 8)}, {"x": "float32"}, ("a", "b"))
+FORM = GpuModel(Chain().eval(), {"x": ("batch", 3, 8, 8)}, {"x": "float32"}, ("a", "b"))
 FLOATS = {*(f"layers.{i}" for i in (0, 8, 12, 13)), "side"}
 
 
@@ -155,7 +154,7 @@ def test_what_the_last_layer_reads_is_held_in_floats(
 ) -> None:
     net = Ending(made, 6 if made is joined else 4).eval().requires_grad_(False)
     shapes: dict[str, tuple[int | str, ...]] = {"x": ("batch", 2, "height", "width")}
-    form = DeviceForm(net, None, shapes, {"x": "float32"}, ("y",))
+    form = GpuModel(net, shapes, {"x": "float32"}, ("y",))
     onnx_for_engine.convert(form, tmp_path / "m.onnx")
     graph = onnx.load(tmp_path / "m.onnx").graph
     floats = kept_floats.ends(graph)
@@ -176,9 +175,7 @@ def test_a_size_is_no_way_to_the_output(tmp_path: Path) -> None:
                     seen = y
             return self.last(functional.interpolate(y, size=seen.shape[-2:]))  # type: ignore[no-any-return]
 
-    form = DeviceForm(
-        Sized(resized).eval(), None, {"x": ("batch", 2, "h", "w")}, {"x": "float32"}, ("y",)
-    )
+    form = GpuModel(Sized(resized).eval(), {"x": ("batch", 2, "h", "w")}, {"x": "float32"}, ("y",))
     onnx_for_engine.convert(form, tmp_path / "m.onnx")
     names = kept_floats.ends(onnx.load(tmp_path / "m.onnx").graph)
     assert {name.split("/")[1] for name in names} == {"first.0", "first.4", "last"}
@@ -216,7 +213,7 @@ def test_kept_layers_read_values_that_were_not_rounded(chain: Path, tmp_path: Pa
 
 
 def test_the_file_for_tensorrt_8_holds_layers_and_tensors(chain: Path, tmp_path: Path) -> None:
-    asked = plan.Plan(FORM, "onnx", "int8", (1,), {}, cli_gpu.GpuOptions(), calibration())
+    asked = plan.Plan(FORM, "onnx", "int8", (1,), {}, GpuOptions(), calibration())
     int8.write_ranges(asked, chain, tmp_path / "ranges.json")
     told = json.loads((tmp_path / "ranges.json").read_text())
     graph = onnx.load(chain).graph
@@ -233,7 +230,7 @@ def test_a_tensor_without_a_range_is_not_demanded(chain: Path, tmp_path: Path) -
     model.graph.node.append(cast)
     model.graph.output.append(helper.make_tensor_value_info("whole", TensorProto.INT64, None))
     onnx.save(model, chain)
-    asked = plan.Plan(FORM, "onnx", "int8", (1,), {}, cli_gpu.GpuOptions(), calibration())
+    asked = plan.Plan(FORM, "onnx", "int8", (1,), {}, GpuOptions(), calibration())
     int8.write_ranges(asked, chain, tmp_path / "ranges.json")
     told = json.loads((tmp_path / "ranges.json").read_text())
     assert "whole" in kept_floats.between(model.graph, told["floats"])

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from handlers.engines import build, rebuild, versions
-from repack import cli_gpu
 from repack.backends.tensorrt import engines as engine_plan
 from repack.backends.tensorrt import job
 from repack.backends.tensorrt import onnx_file as onnx_for_engine
 from repack.backends.tensorrt.engines import SOURCE, Plan
+from repack.options import GpuOptions, Profiles
 from tests.unit.handlers.engines.test_rebuild import MACHINE, SHAPE, Of8, on_its_way
 from tests.unit.repack.onnx.test_float_layers import FORM
 
@@ -34,21 +34,21 @@ def test_what_could_not_be_had_in_16_bits_is_said(
     monkeypatch.setattr(engine_plan, "_one", lambda _, profiles, *__: engines[profiles["x"][1][0]])
     found = engine_plan.build(asked, "t", stage, work)
     assert found.files == ("t/1.plan", "t/4.plan")
-    assert found.options["wished"] == bool(wished)
-    assert found.options["floats"] == []  # two layers
+    assert found.options.relaxed == bool(wished)
+    assert found.options.float_layers == ()  # two layers
     said = "".join(capsys.readouterr())
     assert ("note: no 16 bits for b: layers next to inputs and outputs" in said) == bool(wished)
     (work / SOURCE).unlink()
     onnx_for_engine.convert(FORM, work / SOURCE)
     found = engine_plan.build(replace(asked, form=FORM), "t", stage, work)
-    assert len(found.options["floats"]) == 5
+    assert len(found.options.float_layers) == 5
 
 
 def test_a_cached_engine_still_says_what_was_only_wished_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, asked, _, work, stage = on_its_way(tmp_path, "int8", True)
-    asked = replace(asked, options=cli_gpu.GpuOptions(engine_cache=tmp_path / "cache"))
+    asked = replace(asked, options=GpuOptions(engine_cache=tmp_path / "cache"))
     runs = []
 
     def run(plan: Plan, recipe: Any, source: Path, ranges: Any, folder: Path, *_: Any) -> Any:
@@ -59,8 +59,9 @@ def test_a_cached_engine_still_says_what_was_only_wished_for(
     monkeypatch.setattr(engine_plan, "_run", run)
     dialect = versions.Flags(None)
     for _ in range(2):
-        given = asked, {"x": ((1, 3, 8, 8),) * 3}, work / SOURCE, None, stage
-        made_ = engine_plan._one(*given, MACHINE, dialect)  # type: ignore[arg-type]
+        profiles: Profiles = {"x": ((1, 3, 8, 8),) * 3}
+        given = asked, profiles, work / SOURCE, None, stage
+        made_ = engine_plan._one(*given, MACHINE, dialect)
         assert made_ == engine_plan.Engine("model-b1.plan", "no 16 bits for b")
     assert len(runs) == 1
     assert "was built before" in "".join(capsys.readouterr())
