@@ -176,6 +176,7 @@ class Measurement:
             "concurrency": load.concurrency or None,
             "rate": stats.rounded(arrivals.rate) if arrivals else None,
             "arrivals": arrivals.kind if arrivals else None,
+            "schedule": _schedule(arrivals) if arrivals else None,
             "offered": self._offered(arrivals, tally, windows) if arrivals else None,
             **stats.summarise(tally, seconds),
             "stages_ms": seen.stages_ms,
@@ -265,6 +266,11 @@ class Measurement:
                     line += f", so the rate of {arrivals.rate:g}/s is above its ceiling"
             notes.append(line)
         return notes
+
+
+def _schedule(arrivals: Arrivals) -> dict[str, Any]:
+    """What brings the same arrivals about again."""
+    return {"seed": arrivals.seed, "seconds": arrivals.seconds, "count": arrivals.count}
 
 
 def _pool(windows: list[Window]) -> tuple[Tally, float]:

@@ -388,7 +388,7 @@ def run_batches(
             continue
         taken = [waiting.popleft() for _ in range(min(batch, len(waiting)))]
         for due, number in taken:
-            window.sent(due, number, now)
+            window.sent(due, number, due)  # the wait is for earlier batches, as in a server
         replies = handle([max(number, 0) for _, number in taken])
         now = time.perf_counter()
         for (due, number), reply in zip(taken, replies, strict=True):
