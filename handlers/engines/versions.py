@@ -7,9 +7,9 @@ precision is in the ONNX file (16-bit weights, QuantizeLinear and DequantizeLine
 
 ``Flags`` holds the names that only the first way needs, ``Typed`` those of the second; every other
 name that the kit uses exists in all three versions. ``tests/unit/handlers/engines/test_names.py``
-looks all of them up in the published bindings. 8.6 was run on a GPU. Of ``Typed`` the building half
-is run by TensorRT for RTX, whose API is that of 11 (``test_rtx.py`` beside that test); engines of
-10 and 11 were never run.
+looks all of them up in the published bindings. 8.6 was run on a GPU. What builds with ``Typed`` is
+run against TensorRT for RTX, whose API is that of 11 (``tests/tensorrt_rtx``). No engine of 10 or
+11 was run.
 """
 
 from __future__ import annotations
