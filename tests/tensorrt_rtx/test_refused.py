@@ -12,12 +12,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from handlers.artefact import Artefact
 from handlers.engines import build
 from handlers.engines.build import BuildFailed, EngineSpec
 from handlers.errors import RuntimeUnfit
 from handlers.runtimes.tensorrt_ import TensorRT
 from repack.backends.tensorrt.reasons import with_node
+from tests.support.engines import artefact
 
 SHAPE = (1, 3, 8, 8)
 SPEC = EngineSpec("f32", {"x": (SHAPE, SHAPE, SHAPE)})
@@ -71,7 +71,7 @@ def test_too_little_workspace_is_named(rtx: Any, tmp_path: Path) -> None:
 def test_an_engine_is_not_loaded_without_a_driver(rtx: Any, tmp_path: Path) -> None:
     engine = build.from_onnx(model(tmp_path / "m.onnx", "Relu"), SPEC).engine
     (tmp_path / "model.plan").write_bytes(engine)
-    runtime = TensorRT(tmp_path, Artefact("tensorrt", ("model.plan",), "f32", {}, "tensors"), ())
+    runtime = TensorRT(tmp_path, replace(artefact("f32"), files=("model.plan",)), ())
     runtime.trt, runtime.log = rtx, build.Log(rtx)
     runtime._runtime = rtx.Runtime(runtime.log.sink)
     with pytest.raises(RuntimeUnfit, match=r"^model.plan: TensorRT 1\.7.* refuses it \(.*driver"):
