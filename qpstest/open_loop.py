@@ -86,7 +86,7 @@ class Window:
 
     def answered(self, due: float, number: int, reply: Reply, ended: float) -> None:
         """Notes an answer, or that there is none."""
-        if number < 0:
+        if number < 0 or self._board.is_stopped():
             return
         self._open -= 1
         self.tally.add(reply, ended - due, ended)

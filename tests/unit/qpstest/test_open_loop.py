@@ -203,6 +203,19 @@ def test_patience_ends_the_window() -> None:
     assert tally.errors == {"timeout": 1}
 
 
+def test_an_interrupted_window_keeps_what_was_answered() -> None:
+    board = new_board()
+    with peer() as (url, server):
+        server.sleep = 0.2
+        arrivals = Arrivals("recorded", 1.0, times=(0.0, 0.3, 5.0))
+        window = Window(arrivals, board, time.perf_counter(), 5.0)
+        threading.Timer(0.4, board.stop).start()
+        began = time.perf_counter()
+        tally = HttpDriver(target_of(url), 5, window).run()
+    assert time.perf_counter() - began < 1.5
+    assert (len(tally.latencies), tally.errors) == (1, {})  # the second was still on its way
+
+
 def test_a_window_ends_early_once_its_limit_cannot_be_met() -> None:
     with peer() as (url, server):
         server.sleep = 0.05
