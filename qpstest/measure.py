@@ -66,7 +66,7 @@ class Measurement:
         self._fleet = fleet
         self._input_bytes = input_bytes
         self._watch = watch
-        self._hub_seconds = 0.0
+        self._gpu_server_seconds = 0.0
 
     def run(self, load: Load) -> dict[str, Any]:
         """The report's entry for one load; raises ``PartlyMeasuredError`` on Ctrl-C."""
@@ -84,7 +84,7 @@ class Measurement:
         if self._watch:
             self._watch.begin()
         else:
-            self._hub_seconds = processes.hub_seconds(self._fleet.parent)
+            self._gpu_server_seconds = processes.gpu_server_seconds(self._fleet.parent)
         windows: list[Window] = []
         clocks = time.time() - time.monotonic()
         while not self._enough(windows):
@@ -115,8 +115,8 @@ class Measurement:
             return self._watch.end(refused, sum(w.tally.sent for w in windows))
         tally = _pool(windows)[0]
         items = tally.stage_items
-        shared = processes.hub_seconds(self._fleet.parent) - self._hub_seconds
-        memory = [*windows[-1].memory, *processes.hub_bytes({self._fleet.parent})]
+        shared = processes.gpu_server_seconds(self._fleet.parent) - self._gpu_server_seconds
+        memory = [*windows[-1].memory, *processes.gpu_server_bytes({self._fleet.parent})]
         return Observed(
             stages_ms={s: round(v / items, 3) for s, v in tally.stages_ms.items() if items},
             items_per_batch=stats.rounded(items / tally.batches, 2) if tally.batches else None,
