@@ -25,7 +25,7 @@ for argument in "$@"; do
 done
 
 case "$action" in
-    -h | --help) exec "$python" "$here/deploy/serve.py" --help ;;
+    -h | --help) exec "$python" "$here/deploy/torchserve/serve.py" --help ;;
     --setup) exec "$python" "$here/deploy/environment.py" "$venv" requirements.txt requirements-no-deps.txt requirements-test.txt ;;
     --stop | --status)
         if [ ! -x "$venv/bin/python" ]; then
@@ -35,4 +35,4 @@ case "$action" in
         ;;
     *) "$python" "$here/deploy/environment.py" "$venv" requirements.txt requirements-no-deps.txt ;;
 esac
-exec "$venv/bin/python" "$here/deploy/serve.py" "$@"
+exec "$venv/bin/python" "$here/deploy/torchserve/serve.py" "$@"

@@ -103,7 +103,7 @@ def modules(path: Path, folder: Path) -> list[dict[str, Any]]:
             {
                 "archive": path.stem,
                 "runtime": runtime.name,
-                "via": loaded.artefact.options.get("via"),
+                "via": getattr(loaded.artefact.options, "via", None),
                 "precision": runtime.precision,
                 "batch": batch,
                 "ms": round(ms, 4),
@@ -175,11 +175,12 @@ def stock_module(given: argparse.Namespace, folder: Path) -> Iterator[None]:
 def engine(path: Path, folder: Path) -> tuple[Path, Path]:
     """An archive's engine for batch 1, and a JSON file of what its handler must know."""
     passport = archive.unpack(path, folder)
-    options = passport.artefacts["accelerated"].options
+    accelerated, head = passport.artefacts["accelerated"], passport.settings["head"]
     about = folder / "engine.json"
-    kept = {k: options[k] for k in ("outputs", "strides", "anchors")}
+    kept = {k: head[k] for k in ("strides", "anchors")}
+    kept["outputs"] = accelerated.options.outputs
     about.write_text(json.dumps(kept), encoding="utf-8")
-    return folder / passport.artefacts["accelerated"].files[0], about
+    return folder / accelerated.files[0], about
 
 
 def tester(

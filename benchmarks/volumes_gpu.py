@@ -35,10 +35,11 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from benchmarks.unet3d import LABELS, PATCH, SHAPE, Net  # noqa: E402
+from handlers.artefact import Artefact, TorchScriptCudaOptions  # noqa: E402
 from handlers.base import threads_per_worker  # noqa: E402
 from handlers.context import LocalContext  # noqa: E402
 from handlers.entry import Entry  # noqa: E402
-from handlers.passport import Artefact, Passport  # noqa: E402
+from handlers.passport import Passport  # noqa: E402
 from handlers.runtimes import Loaded  # noqa: E402
 from handlers.runtimes.device import DeviceRuntime, Size  # noqa: E402
 from handlers.runtimes.torchscript_cuda import TorchScriptCuda  # noqa: E402
@@ -108,7 +109,7 @@ def main() -> None:
 
 def plain(record: Passport, folder: Path) -> SegmentationHandler:
     """The archive's handler around the network in eager mode."""
-    options = {"outputs": [s.name for s in record.outputs], "batches": [1]}
+    options = TorchScriptCudaOptions(outputs=tuple(s.name for s in record.outputs), batches=(1,))
     artefact = Artefact("torchscript-cuda", (), "f32", {"label": "f32"}, "tensors", options)
     runtime = Eager(folder, artefact, record.inputs)
     runtime.activate()

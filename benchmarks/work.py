@@ -17,11 +17,11 @@ from examples.shapes.scenes import scene
 from handlers.images import encode_jpeg
 from handlers.passport import Passport
 from handlers.runtimes import load
-from repack import archive, sources
-from repack import model as subjects
-from repack.backends import torchscript as torchscript_from_module
+from repack import archive, pipeline
+from repack.backends import torchscript
+from repack.model import Model
 from repack.networks.yolov5 import COCO_ANCHORS, STRIDES, Detect, YOLOv5
-from repack.tasks.detection.grids import decode, grids
+from repack.options import Options, SourceOptions
 from repack.tasks.detection.metrics import MeanAveragePrecision
 
 SCENES = 300
@@ -80,15 +80,19 @@ def untrained_yolov5s(path: Path) -> Path:
     return path
 
 
-def torchscript(weights: Path, path: Path) -> None:
+def detector(weights: Path) -> Model:
+    """A checkpoint on pictures of 640x640."""
+    return pipeline.load(Options(SourceOptions(weights)))
+
+
+def stock_torchscript(weights: Path, path: Path) -> None:
     """The plain TorchScript file that the stock design serves."""
-    subject = subjects.detector(sources.load(weights), 640, {})
-    torchscript_from_module.convert(subject, path)
+    torchscript.convert(detector(weights), path)
 
 
 def torchscript_for_gpu(weights: Path, path: Path) -> None:
     """The same, traced where it is to run: a file that was traced on a CPU keeps tensors there."""
-    module = subjects.detector(sources.load(weights), 640, {}).module
+    module: Any = detector(weights).module
     assert module is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and what is compared
@@ -101,7 +105,7 @@ class Converted(nn.Module):
 
     def __init__(self, folder: Path, passport: Passport, detector: YOLOv5):
         super().__init__()
-        self.grids = grids(cast(Detect, detector.model[24]), 640)
+        self.head = detector.head
         self.runtime = load(folder, passport, "accelerated", 2).runtime
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,18 +113,18 @@ class Converted(nn.Module):
         answer = self.runtime.infer({"images": pixels}, every=True)
         if "boxes" in answer:
             return torch.from_numpy(np.array(answer["boxes"]))
-        return torch.from_numpy(decode([answer[name] for name in subjects.RAW], self.grids))
+        return torch.from_numpy(self.head.boxes([answer[name] for name in self.head.raw]))
 
 
 def accuracy(path: Path, weights: Path, folder: Path) -> dict[str, Any]:
     """mAP of a checkpoint and of its archive's accelerated form over held-out scenes."""
     passport = archive.unpack(path, folder)
     module, original = _scored(weights)
-    converted = evaluate.evaluate(Converted(folder, passport, module), SCENES)
-    form = passport.artefacts["accelerated"]
+    accelerated = Converted(folder, passport, module)
+    converted = evaluate.evaluate(accelerated, SCENES)
     return {
         "held_out_scenes": SCENES,
-        "form": f"{form.runtime} {form.precision_found['label']}",
+        "form": f"{accelerated.runtime.name} {accelerated.runtime.precision}",
         "original": {"map50": original.map50, "map50_95": original.map50_95},
         "converted": {"map50": converted.map50, "map50_95": converted.map50_95},
     }

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from handlers.artefact import Artefact, decoded, understood
 from handlers.errors import ArchiveError
 
 FILE = "passport.json"
-FORMAT = 1
+FORMAT = 2
 """Version of the passport's own layout; a worker refuses one that it does not know."""
 
 
@@ -36,31 +36,13 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class Artefact:
-    """One form of the model that a runtime can load.
+class Passport:
+    """What an archive holds, where it came from and how well it answers like the original.
 
     Attributes:
-        runtime: a key of ``handlers.runtimes.RUNTIMES``.
-        files: paths inside the archive, the one to open first.
-        precision_asked: "f32", "bf16" or "int8".
-        precision_found: what the runtime reported after loading it where it was made:
-            ``{"label": "bf16", "layers": {"bf16": 0.9, ...}, "flops": {...}}``, shares of 1.
-        output: what the graph ends in: "detections" (non-maximum suppression inside), "boxes"
-            (decoded boxes) or "tensors".
-        options: settings that the runtime applies when it loads the files.
+        runtimes: "module:Class" in the archive's folder, by name, for each runtime of its artefacts
+            that is not the kit's own (``handlers.runtimes``).
     """
-
-    runtime: str
-    files: tuple[str, ...]
-    precision_asked: str
-    precision_found: dict[str, Any]
-    output: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Passport:
-    """What an archive holds, where it came from and how well it answers like the original."""
 
     name: str
     version: str
@@ -75,6 +57,7 @@ class Passport:
     gate: dict[str, Any]
     versions: dict[str, str]
     files: dict[str, str] = field(default_factory=dict)
+    runtimes: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -83,27 +66,25 @@ class Passport:
 
     @classmethod
     def from_json(cls, text: str | bytes, where: object = FILE) -> Passport:
-        """Reads a passport.
+        """Reads a passport; one of format 1 as format 2 has it.
 
         Raises:
-            ArchiveError: not JSON, another format version, or a missing field.
+            ArchiveError: not JSON, another format version, or a field is missing, unknown or of
+                another type.
         """
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as e:
             raise ArchiveError(f"{where}: the passport is not JSON ({e})") from None
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            found = data.get("format") if isinstance(data, dict) else type(data).__name__
+        found = data.get("format") if isinstance(data, dict) else type(data).__name__
+        if found not in (1, FORMAT):
             raise ArchiveError(f"{where}: passport format {found}, this kit reads {FORMAT}")
         try:
-            data["inputs"] = tuple(_spec(s) for s in data["inputs"])
-            data["outputs"] = tuple(_spec(s) for s in data["outputs"])
-            data["artefacts"] = {k: _artefact(a) for k, a in data["artefacts"].items()}
-            data["labels"] = tuple(data["labels"])
-            data["files"] = {k: _checksum(v) for k, v in data["files"].items()}
-            return cls(**data)
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            passport: Passport = decoded(cls, _upgraded(data) if found == 1 else data, "passport")
+            artefacts = {k: understood(a) for k, a in passport.artefacts.items()}
+        except (ValueError, LookupError, TypeError, AttributeError) as e:
             raise ArchiveError(f"{where}: the passport lacks or misnames a field ({e})") from None
+        return replace(passport, artefacts=artefacts)
 
     @classmethod
     def read(cls, folder: Path) -> Passport:
@@ -145,22 +126,27 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _checksum(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} in place of a checksum")
-    return value
+def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """A passport of format 1 in the keys of format 2."""
+    from handlers import head  # which needs NumPy: a worker reads its passport without
 
-
-def _spec(data: Mapping[str, Any]) -> TensorSpec:
-    span = data.get("range")
-    return TensorSpec(
-        data["name"],
-        data["dtype"],
-        tuple(data["shape"]),
-        (float(span[0]), float(span[1])) if span else None,
-        data.get("layout", ""),
-    )
-
-
-def _artefact(data: Mapping[str, Any]) -> Artefact:
-    return Artefact(**{**data, "files": tuple(data["files"])})
+    every: dict[str, Any] = {}
+    artefacts = {}
+    for name, artefact in data["artefacts"].items():
+        options = dict(artefact.get("options", {}))
+        every |= options
+        options = {k: v for k, v in options.items() if k not in ("anchors", "strides", "raw_maps")}
+        renamed = {"floats": "float_layers", "wished": "relaxed"}
+        options = {renamed.get(k, k): v for k, v in options.items()}
+        if artefact["runtime"] == "torchscript":
+            options.setdefault("outputs", ["output"])
+        if options.get("rebuild"):
+            told = {"weakly_typed": "flags", "strongly_typed": "typed", "ranges": "ranges"}
+            rest = {k: v for k, v in options["rebuild"].items() if k not in told.values()}
+            found = {new: options["rebuild"].get(old) for new, old in told.items()}
+            options["rebuild"] = {**rest, **found}
+        artefacts[name] = {**artefact, "options": options}
+    settings = dict(data["settings"])
+    if data["task"] == "detection":
+        settings[head.SETTING] = head.before(every, len(data["labels"]))
+    return {**data, "artefacts": artefacts, "settings": settings, "format": FORMAT}

@@ -13,13 +13,15 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import psutil
 
 from handlers.errors import KitError
+from qpstest import open_loop
+from qpstest.arrivals import Arrivals
 from qpstest.board import Board
-from qpstest.http_api import HttpSession, HttpTarget
+from qpstest.http_api import HttpSession, HttpTarget, split_url
 from qpstest.load import Reply, Session, Tally, run_batches, run_callers
 from qpstest.local_api import LocalModel, LocalTarget
 
@@ -27,17 +29,47 @@ Target = HttpTarget | LocalTarget | Any
 """``GrpcTarget`` as well, whose library is imported only when it is used."""
 
 
-class Served:
-    """Load over the network."""
+class Arrive(NamedTuple):
+    """An agent's part of an open-loop window.
 
-    def __init__(self, make: Callable[[], Session]):
+    Attributes:
+        arrivals: the whole schedule.
+        begin: ``time.perf_counter()`` at its 0.
+        share, shares: which part is this agent's.
+        connections: the most that it opens.
+        timeout: seconds for a request.
+    """
+
+    arrivals: Arrivals
+    begin: float
+    share: int
+    shares: int
+    connections: int
+    timeout: float
+
+
+class Served:
+    """Load over the network.
+
+    Args:
+        make: opens a caller's connection.
+        plain: the target, where it is asked over HTTP without TLS.
+    """
+
+    def __init__(self, make: Callable[[], Session], plain: HttpTarget | None = None):
         self._make = make
+        self._plain = plain
 
     def info(self) -> dict[str, Any]:
         return {}
 
     def run(self, callers: int, board: Board) -> Tally:
         return run_callers(self._make, callers, board)
+
+    def arrive(self, window: open_loop.Window, connections: int) -> Tally:
+        if self._plain is not None:
+            return open_loop.HttpDriver(self._plain, connections, window).run()
+        return open_loop.run_sessions(self._make, connections, window)
 
     def ask(self, number: int) -> Reply:
         session = self._make()
@@ -56,8 +88,14 @@ class Local:
         return self._model.info()
 
     def run(self, callers: int, board: Board) -> Tally:
+        return self._counted(lambda: run_batches(self._model.handle, callers, self._batch, board))
+
+    def arrive(self, window: open_loop.Window, connections: int) -> Tally:
+        return self._counted(lambda: open_loop.run_batches(self._model.handle, self._batch, window))
+
+    def _counted(self, work: Callable[[], Tally]) -> Tally:
         before = self._model.counters()
-        tally = run_batches(self._model.handle, callers, self._batch, board)
+        tally = work()
         after = self._model.counters()
         grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
         tally.stage_items = grown.pop("items")
@@ -74,10 +112,9 @@ def open_target(target: Target) -> Served | Local:
     if isinstance(target, LocalTarget):
         return Local(target)
     if isinstance(target, HttpTarget):
-        return Served(lambda: HttpSession(target))
-    from qpstest import grpc_api
-
-    return Served(grpc_api.sessions(target))
+        secure, _, _ = split_url(target.url)
+        return Served(lambda: HttpSession(target), None if secure else target)
+    return Served(target.sessions())
 
 
 def host(
@@ -109,8 +146,8 @@ def host(
 def main(connection: Connection, board: Board, target: Target) -> None:
     """An agent from start to end.
 
-    It answers ("run", callers), ("ask", number) and ("end",); each answer is ("done", value),
-    ("error", line) for a user's mistake, or ("bug", traceback).
+    It answers ("run", callers), ("arrive", Arrive), ("ask", number) and ("end",); each answer is
+    ("done", value), ("error", line) for a user's mistake, or ("bug", traceback).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)  # what a library prints must not get into the parent's table
@@ -133,14 +170,21 @@ def main(connection: Connection, board: Board, target: Target) -> None:
         sys.stdout.flush()
 
 
-def _obey(driver: Served | Local, command: tuple[str, int], board: Board) -> Tally | Reply:
+def _obey(driver: Served | Local, command: tuple[str, Any], board: Board) -> Tally | Reply:
     action, value = command
     if action == "ask":
         return driver.ask(value)
     gc.collect()
     gc.freeze()
     cpu = time.process_time()
-    tally = driver.run(value, board)
+    if action == "arrive":
+        order: Arrive = value
+        window = open_loop.Window(
+            order.arrivals, board, order.begin, order.timeout, order.share, order.shares
+        )
+        tally = driver.arrive(window, order.connections)
+    else:
+        tally = driver.run(value, board)
     tally.cpu = time.process_time() - cpu
     tally.rss = resident_bytes(os.getpid())
     return tally

@@ -71,6 +71,17 @@ class Board:
                 return int(c[_COUNTED]) - 1
             return END if c[_ANSWERED] >= c[_COUNTED] else FILL
 
+    def begin(self, due: float) -> None:
+        """Note when a counted request of an open loop is due; the first one begins the window."""
+        with self._lock:
+            self._cells[_COUNTED] += 1
+            if not self._cells[_STARTED] or due < self._cells[_STARTED]:
+                self._cells[_STARTED] = due
+
+    def is_stopped(self) -> bool:
+        """Whether the window was ended early."""
+        return bool(self._cells[_STOP])
+
     def answered(self, ok: bool) -> None:
         """Note that one counted request has ended."""
         with self._lock:

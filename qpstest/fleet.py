@@ -17,12 +17,15 @@ from typing import Any, cast
 
 from handlers.errors import KitError
 from qpstest import agent
+from qpstest.arrivals import LEAD, Arrivals
 from qpstest.board import Board, Progress
 from qpstest.load import Reply, Tally
 
 START_LIMIT = 300.0
 """Seconds for a child to load its model."""
 POLL = 0.1
+BEGIN_AFTER = 0.1
+"""Seconds in which all processes hear of an open loop's schedule."""
 
 
 class WindowInterruptedError(Exception):
@@ -101,10 +104,38 @@ class Fleet:
         """
         self._board.open(requests, lead, seconds)
         shares = share_out(callers, len(self._agents))
-        busy = [number for number, share in enumerate(shares) if share]
+        return self._window({n: ("run", share) for n, share in enumerate(shares) if share}, show)
+
+    def arrive(
+        self,
+        arrivals: Arrivals,
+        connections: int,
+        timeout: float,
+        show: Callable[[Progress], None] = lambda _: None,
+    ) -> tuple[Tally, float, list[int]]:
+        """One window of an open loop; returns and raises as ``run``.
+
+        Args:
+            connections: the most that are open at once, shared out over the processes.
+            timeout: seconds for a request.
+        """
+        self._board.open(0)
+        parts = len(self._agents)
+        begin = time.perf_counter() + LEAD + BEGIN_AFTER
+        most = max(1, connections // parts)
+        orders = {
+            n: ("arrive", agent.Arrive(arrivals, begin, n, parts, most, timeout))
+            for n in range(parts)
+        }
+        return self._window(orders, show)
+
+    def _window(
+        self, orders: Mapping[int, tuple[str, Any]], show: Callable[[Progress], None]
+    ) -> tuple[Tally, float, list[int]]:
+        busy = list(orders)
         try:
-            for number in busy:
-                self._agents[number].send(("run", shares[number]))
+            for number, order in orders.items():
+                self._agents[number].send(order)
             tallies = self._collect(None, busy, lambda: show(self._board.progress()))
         except KeyboardInterrupt:
             raise WindowInterruptedError(*self._give_up(busy)) from None

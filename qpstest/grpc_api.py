@@ -1,17 +1,20 @@
-"""TorchServe's gRPC inference service, its messages described here instead of generated."""
+"""TorchServe's gRPC inference service, its messages described here instead of generated, and the
+session that every gRPC server is asked by."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from qpstest.http_api import refusal, what_is_wrong_with_json
+from qpstest.http_api import refusal
 from qpstest.load import Reply
+from repack.tasks.load_test import JSON, LoadTest
 
 PACKAGE = "org.pytorch.serve.grpc.inference"
 METHOD = f"/{PACKAGE}.InferenceAPIsService/Predictions"
@@ -47,6 +50,8 @@ class GrpcTarget:
         bodies: one request each.
         timeout: seconds for a request.
         token: sent as ``authorization: Bearer``, where given.
+        accept: media type of the answers.
+        task: says what makes one right.
     """
 
     address: str
@@ -54,6 +59,21 @@ class GrpcTarget:
     bodies: Sequence[bytes]
     timeout: float
     token: str | None = None
+    accept: str = JSON
+    task: LoadTest = field(default_factory=LoadTest)
+
+    def sessions(self) -> Callable[[], GrpcSession]:
+        """Makes callers whose requests were serialised once, for all of them."""
+        request, response = _messages()
+        bodies = [
+            request(model_name=self.model, input={"data": body}).SerializeToString()
+            for body in self.bodies
+        ]
+
+        def read(data: bytes) -> bytes:
+            return bytes(response.FromString(data).prediction)
+
+        return lambda: GrpcSession(self, METHOD, bodies, read)
 
 
 def _messages() -> tuple[Any, Any]:
@@ -81,55 +101,53 @@ def _messages() -> tuple[Any, Any]:
     return classes[f"{PACKAGE}.PredictionsRequest"], classes[f"{PACKAGE}.PredictionResponse"]
 
 
-def sessions(target: GrpcTarget) -> Callable[[], GrpcSession]:
-    """Makes callers whose requests were serialised once, for all of them."""
-    request, response = _messages()
-    bodies = [
-        request(model_name=target.model, input={"data": body}).SerializeToString()
-        for body in target.bodies
-    ]
-    return lambda: GrpcSession(target, bodies, response)
-
-
 class GrpcSession:
     """A caller's own channel, that is, its own connection.
 
     Args:
         target: where requests go.
+        method: the full name of the method.
         bodies: serialised requests.
-        response: the class PredictionResponse.
+        read: the model's answer in a serialised response.
     """
 
-    def __init__(self, target: GrpcTarget, bodies: Sequence[bytes], response: Any):
+    def __init__(
+        self,
+        target: GrpcTarget,
+        method: str,
+        bodies: Sequence[bytes],
+        read: Callable[[bytes], bytes],
+    ):
+        self._target = target
         self._bodies = bodies
-        self._timeout = target.timeout
         self._metadata = [("authorization", f"Bearer {target.token}")] if target.token else []
         self._channel = grpc.insecure_channel(target.address, options=CHANNEL_OPTIONS)
-        self._predict = self._channel.unary_unary(METHOD, None, response.FromString)
+        self._predict = self._channel.unary_unary(method, None, read)
 
     def call(self, number: int) -> Reply:
         """Send body ``number`` (modulo the number of bodies) and read its answer."""
-        body = self._bodies[number % len(self._bodies)]
+        index = number % len(self._bodies)
         try:
-            answer = self._predict(body, timeout=self._timeout, metadata=self._metadata)
+            answer = self._predict(
+                self._bodies[index], timeout=self._target.timeout, metadata=self._metadata
+            )
         except grpc.RpcError as e:
             return _failure(e)
-        return _judge(bytes(answer.prediction))
+        return _judge(self._target, index, answer)
 
     def close(self) -> None:
         self._channel.close()
 
 
-def _judge(answer: bytes) -> Reply:
+def _judge(target: GrpcTarget, index: int, answer: bytes) -> Reply:
     """TorchServe's gRPC does not carry an item's status: the answer itself has to be looked at."""
-    wrong = what_is_wrong_with_json(answer)
-    if wrong is not None:
-        return Reply("wrong_answer", wrong)
     if answer.startswith(b'{"code"'):
-        fields = json.loads(answer)
-        if isinstance(fields["code"], int) and fields["code"] >= 400:
-            return refusal(fields["code"], answer)
-    return Reply("", "", answer)
+        with contextlib.suppress(ValueError):
+            code = json.loads(answer)["code"]
+            if isinstance(code, int) and code >= 400:
+                return refusal(code, answer)
+    wrong = target.task.what_is_wrong(target.accept, answer, target.bodies[index])
+    return Reply("", "", answer) if wrong is None else Reply("wrong_answer", wrong)
 
 
 def _failure(error: grpc.RpcError) -> Reply:

@@ -13,15 +13,52 @@ import ssl
 import struct
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+from urllib.parse import urlsplit
 
 from handlers.errors import KitError
-from qpstest import masks
+from qpstest.http_answer import AnswerReader, NotHttpError, header
 from qpstest.load import Reply
+from repack.tasks.load_test import JSON, LoadTest
 
 CHUNK = 1 << 16
-HEAD_LIMIT = 1 << 16
+
+
+class Wire(Protocol):
+    """How a server's kind packs a request and its answer."""
+
+    @property
+    def path(self) -> str:
+        """Of the request, percent-encoded."""
+        ...
+
+    @property
+    def typed(self) -> bool:
+        """Whether the HTTP answer's media type is that of the model's answer."""
+        ...
+
+    def encode(self, body: bytes) -> tuple[str, bytes]:
+        """(further header lines, each ended by CRLF; what is sent) for an input."""
+        ...
+
+    def decode(self, head: bytes, body: bytes) -> bytes:
+        """The model's own answer in an answer with status 200; raises ``ValueError``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The input is the request's body, the answer's body is the answer."""
+
+    path: str
+    typed: ClassVar[bool] = True
+
+    def encode(self, body: bytes) -> tuple[str, bytes]:
+        return "Content-Type: application/octet-stream\r\n", body
+
+    def decode(self, head: bytes, body: bytes) -> bytes:
+        return body
 
 
 @dataclass(frozen=True)
@@ -30,24 +67,70 @@ class HttpTarget:
 
     Attributes:
         url: of the inference address, for example ``http://127.0.0.1:8080``.
-        model: its registered name.
-        bodies: one request each.
+        wire: the server's kind of request, with its path.
+        bodies: the inputs, one a request.
         timeout: seconds from a request's start to its answer's end.
         token: sent as ``Authorization: Bearer``, where given.
-        accept: media type asked for; with ``application/json`` an answer has to be JSON,
-            with ``application/gzip`` a mask on the grid of the volume that was sent.
+        accept: media type asked for and checked; JSON has to be JSON.
+        task: says what else makes an answer right.
     """
 
     url: str
-    model: str
+    wire: Wire
     bodies: Sequence[bytes]
     timeout: float
     token: str | None = None
-    accept: str = "application/json"
+    accept: str = JSON
+    task: LoadTest = field(default_factory=LoadTest)
+
+    def requests(self) -> list[tuple[bytes, bytes]]:
+        """(head, body) of each input's request."""
+        _, host, port = split_url(self.url)
+        host = f"[{host}]" if ":" in host else host
+        token = f"Authorization: Bearer {self.token}\r\n" if self.token else ""
+        common = f"POST {self.wire.path} HTTP/1.1\r\nHost: {host}:{port}\r\n"
+        common += f"Accept: {self.accept}\r\n{token}"
+        made = []
+        for body in self.bodies:
+            more, data = self.wire.encode(body)
+            head = f"{common}{more}Content-Length: {len(data)}\r\n\r\n"
+            made.append((head.encode("latin-1"), data))
+        return made
 
 
-class NotHttpError(Exception):
-    """What came back is no HTTP answer that this client can read."""
+class Judge:
+    """Tells right answers from wrong ones.
+
+    Most answers are the last one to the same question, which is not looked into again.
+    """
+
+    def __init__(self, target: HttpTarget):
+        self._target = target
+        self._right: dict[int, bytes] = {}
+
+    def reply(self, index: int, answer: AnswerReader) -> Reply:
+        """The reply, without its times, for the answer to input ``index``."""
+        body = answer.body
+        if answer.status != 200:
+            return refusal(answer.status, body)
+        if body != self._right.get(index):
+            wrong = self._what_is_wrong(answer.head, body, index)
+            if wrong is not None:
+                return Reply("wrong_answer", wrong)
+            self._right[index] = body
+        return Reply("", "", body)
+
+    def _what_is_wrong(self, head: bytes, body: bytes, index: int) -> str | None:
+        target = self._target
+        try:
+            inner = target.wire.decode(head, body)
+        except ValueError as e:
+            return _first_line(str(e))
+        if target.accept != JSON and target.wire.typed:
+            found = (header(head, b"content-type") or b"no type").split(b";")[0].decode("latin-1")
+            if found != target.accept:
+                return f"{target.accept} was asked for, {found} came"
+        return target.task.what_is_wrong(target.accept, inner, target.bodies[index])
 
 
 def split_url(url: str) -> tuple[bool, str, int]:
@@ -73,49 +156,37 @@ class HttpSession:
     def __init__(self, target: HttpTarget):
         self._secure, self._host, self._port = split_url(target.url)
         self._target = target
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        token = f"Authorization: Bearer {target.token}\r\n" if target.token else ""
-        head = (
-            f"POST /predictions/{quote(target.model, safe='')} HTTP/1.1\r\n"
-            f"Host: {host}:{self._port}\r\nAccept: {target.accept}\r\n{token}"
-            "Content-Type: application/octet-stream\r\nContent-Length: "
-        )
-        self._heads = [f"{head}{len(body)}\r\n\r\n".encode("latin-1") for body in target.bodies]
+        self._requests = target.requests()
+        self._judge = Judge(target)
         self._socket: socket.socket | None = None
-        self._right: dict[int, bytes] = {}
 
     def call(self, number: int) -> Reply:
         """Send body ``number`` (modulo the number of bodies) and read its answer."""
-        index = number % len(self._heads)
+        index = number % len(self._requests)
         began = time.perf_counter()
         deadline = began + self._target.timeout
         try:
             sock = self._socket or self._connect()
         except OSError as e:
-            return Reply(_kind_of(e, "unreachable"), _first_line(str(e)))
+            return failure(e, "unreachable")
+        answer = AnswerReader()
         try:
-            self._send(sock, self._heads[index], self._target.bodies[index])
+            self._send(sock, *self._requests[index])
             sent = time.perf_counter()
-            first = _receive(sock)
+            whole = answer.feed(receive(sock))
             came = time.perf_counter()
-            head, body = _read_answer(sock, first, deadline)
+            while not whole:
+                if time.perf_counter() > deadline:
+                    raise TimeoutError("timed out")
+                whole = answer.feed(receive(sock))
             ended = time.perf_counter()
         except (OSError, NotHttpError) as e:
             self.close()
-            if isinstance(e, NotHttpError):
-                return Reply("wrong_answer", str(e))
-            return Reply(_kind_of(e, "reset"), _first_line(str(e)) or type(e).__name__)
-        if b"\r\nconnection: close" in head:
+            return failure(e, "reset")
+        if b"\r\nconnection: close" in answer.head:
             self.close()
-        status = int(head[9:12])
-        if status != 200:
-            return refusal(status, body)
-        if body != self._right.get(index):  # most answers are the last one to the same question
-            wrong = self._what_is_wrong(head, body, self._target.bodies[index])
-            if wrong is not None:
-                return Reply("wrong_answer", wrong)
-            self._right[index] = body
-        return Reply("", "", body, sent - began, came - sent, ended - came)
+        reply = self._judge.reply(index, answer)
+        return reply._replace(send=sent - began, wait=came - sent, receive=ended - came)
 
     def close(self) -> None:
         if self._socket is not None:
@@ -147,24 +218,6 @@ class HttpSession:
         except ConnectionError:
             """The server refused without reading on: its answer may be there already."""
 
-    def _what_is_wrong(self, head: bytes, body: bytes, request: bytes) -> str | None:
-        accept = self._target.accept
-        if accept == "application/json":
-            return what_is_wrong_with_json(body)
-        found = (_header(head, b"content-type") or b"no type").split(b";")[0].decode("latin-1")
-        if found != accept:
-            return f"{accept} was asked for, {found} came"
-        return masks.what_is_wrong(body, request) if accept == masks.GZIP else None
-
-
-def what_is_wrong_with_json(body: bytes) -> str | None:
-    """None for JSON, else one line about what came."""
-    try:
-        json.loads(body)
-    except ValueError as e:
-        return f"not JSON ({len(body)} bytes, {_first_line(str(e))})"
-    return None
-
 
 def refusal(status: int, body: bytes) -> Reply:
     """The reply for a status other than 200: its kind and the message's first line.
@@ -189,80 +242,21 @@ def _first_line(text: str) -> str:
     return lines[0][:160] if lines else ""
 
 
-def _kind_of(error: Exception, otherwise: str) -> str:
+def failure(error: Exception, otherwise: str) -> Reply:
+    """The reply for a request whose connection failed; ``otherwise`` names other kinds."""
+    line = _first_line(str(error)) or type(error).__name__
+    if isinstance(error, NotHttpError):
+        return Reply("wrong_answer", line)
     if isinstance(error, TimeoutError | BlockingIOError):  # the latter from the kernel's limit
-        return "timeout"
+        return Reply("timeout", line)
     if isinstance(error, ConnectionRefusedError):
-        return "refused"
-    if isinstance(error, ConnectionError):
-        return "reset"
-    return otherwise
+        return Reply("refused", line)
+    return Reply("reset" if isinstance(error, ConnectionError) else otherwise, line)
 
 
-def _check(deadline: float) -> None:
-    if time.perf_counter() > deadline:
-        raise TimeoutError("timed out")
-
-
-def _receive(sock: socket.socket) -> bytes:
+def receive(sock: socket.socket) -> bytes:
+    """What has come, at least one byte; raises ``OSError``."""
     data = sock.recv(CHUNK)
     if not data:
         raise ConnectionResetError("the server closed the connection")
     return data
-
-
-def _read_answer(sock: socket.socket, data: bytes, deadline: float) -> tuple[bytes, bytes]:
-    """(head in lower case, body) of an answer that begins with ``data``."""
-    while (end := data.find(b"\r\n\r\n")) < 0:
-        if not data.startswith(b"HTTP/1."[: len(data)]) or len(data) > HEAD_LIMIT:
-            raise NotHttpError(f"no HTTP answer: it begins with {data[:40]!r}")
-        _check(deadline)
-        data += _receive(sock)
-    head, body = data[:end].lower(), data[end + 4 :]
-    if not head.startswith(b"http/1.") or not head[9:12].isdigit():
-        raise NotHttpError(f"no HTTP answer: it begins with {data[:40]!r}")
-    length = _header(head, b"content-length")
-    if length and length.isdigit():
-        return head, _read_more(sock, body, int(length), deadline)
-    if _header(head, b"transfer-encoding") == b"chunked":
-        return head, _read_chunks(sock, body, deadline)
-    raise NotHttpError("an answer without Content-Length")
-
-
-def _header(head: bytes, name: bytes) -> bytes | None:
-    """A header's value; ``head`` and ``name`` in lower case."""
-    begin = head.find(b"\r\n" + name + b":")
-    if begin < 0:
-        return None
-    begin += len(name) + 3
-    end = head.find(b"\r", begin)
-    return (head[begin:end] if end >= 0 else head[begin:]).strip()
-
-
-def _read_more(sock: socket.socket, data: bytes, length: int, deadline: float) -> bytes:
-    if len(data) >= length:
-        return data[:length]
-    parts, missing = [data], length - len(data)
-    while missing > 0:
-        _check(deadline)
-        parts.append(_receive(sock))
-        missing -= len(parts[-1])
-    return b"".join(parts)[:length]
-
-
-def _read_chunks(sock: socket.socket, data: bytes, deadline: float) -> bytes:
-    body = b""
-    while True:
-        while (end := data.find(b"\r\n")) < 0:
-            _check(deadline)
-            data += _receive(sock)
-        try:
-            size = int(data[:end].split(b";")[0], 16)
-        except ValueError:
-            raise NotHttpError(f"no chunk size: {data[:end][:40]!r}") from None
-        whole = end + 2 + size + 2
-        data = data + _read_more(sock, b"", max(0, whole - len(data)), deadline)
-        body += data[end + 2 : end + 2 + size]
-        data = data[whole:]
-        if size == 0:
-            return body

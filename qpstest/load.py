@@ -50,7 +50,16 @@ class Session(Protocol):
 class Tally:
     """What one process measured in one window; times in seconds, memory in bytes.
 
-    ``sent`` counts all requests, ``cpu`` is the processor time that they took together.
+    Attributes:
+        latencies: of the right answers; in an open loop from when a request was due.
+        ends: when the right answers had come, by ``time.perf_counter()``.
+        lateness: how long after it was due each counted request of an open loop was sent.
+        late: how many of them were sent more than 5 ms after.
+        unsent: how many never were.
+        waited: the most that waited for a free connection at once.
+        cut: the window was ended early, since its limit could not be met any more.
+        sent: all requests.
+        cpu: the processor time that they took together.
     """
 
     latencies: array[float] = field(default_factory=lambda: array("d"))
@@ -62,6 +71,12 @@ class Tally:
     ended: float = 0.0
     cpu: float = 0.0
     sent: int = 0
+    ends: array[float] = field(default_factory=lambda: array("d"))
+    lateness: array[float] = field(default_factory=lambda: array("d"))
+    late: int = 0
+    unsent: int = 0
+    waited: int = 0
+    cut: bool = False
     rss: int = 0
     stages_ms: dict[str, float] = field(default_factory=dict)
     stage_items: float = 0.0
@@ -72,6 +87,7 @@ class Tally:
         self.ended = max(self.ended, ended)
         if not reply.kind:
             self.latencies.append(latency)
+            self.ends.append(ended)
             self.send += reply.send
             self.wait += reply.wait
             self.receive += reply.receive
@@ -93,6 +109,12 @@ class Tally:
         self.ended = max(self.ended, other.ended)
         self.cpu += other.cpu
         self.sent += other.sent
+        self.ends.extend(other.ends)
+        self.lateness.extend(other.lateness)
+        self.late += other.late
+        self.unsent += other.unsent
+        self.waited += other.waited
+        self.cut = self.cut or other.cut
         for stage, total in other.stages_ms.items():
             self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + total
         self.stage_items += other.stage_items

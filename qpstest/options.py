@@ -3,50 +3,74 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import shlex
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
 from handlers.errors import KitError
-from qpstest import inputs, running
+from qpstest import running, tasks
+from qpstest.arrivals import Arrivals, Load, recorded
+from qpstest.flags import PERCENTILES, ROOT, parser
 from qpstest.http_api import split_url
-from qpstest.masks import GZIP
+from repack.tasks.load_test import LoadTest
 
-ROOT = Path(__file__).resolve().parent.parent
 LOCAL_PORTABLE, LOCAL_ACCELERATED, SERVED = 1, 2, 3
 LABELS = {LOCAL_PORTABLE: "1 portable", LOCAL_ACCELERATED: "2 accelerated", SERVED: "3 served"}
 
-USUAL: dict[str, Any] = {
-    "concurrency": "1,4,16",
-    "requests": 200,
-    "warmup": None,
-    "accept": "application/json",
-    "timeout": 60.0,
+PORTS: dict[str, tuple[int, int]] = {
+    "torchserve": (8080, 7070),
+    "ray": (8000, 9000),
+    "kserve": (8080, 8081),
+    "triton": (8000, 8001),
+    "url": (80, 0),
 }
-"""What is asked where the flags do not say; ``warmup`` then depends on the concurrency."""
-USUAL_OF_VOLUMES = {
-    "concurrency": "1,4",
-    "requests": 8,
-    "warmup": 1,
-    "accept": GZIP,
-    "timeout": 600.0,
-}
-"""Likewise where the inputs are volumes, each of which takes seconds and is answered by a mask."""
+"""Each kind of server's usual ports for HTTP and gRPC."""
+OPEN_SECONDS = 10.0
+"""How long an open loop lasts where no flag says."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where the server's interfaces are, and the tokens they ask for."""
+    """Where the server's interfaces are, and the tokens they ask for.
 
+    Attributes:
+        kind: of ``PORTS``.
+        url: without a path.
+        path: of the given address; "" where it has none.
+    """
+
+    kind: str
     url: str
+    path: str
     management_url: str
     metrics_url: str
     grpc_address: str
     token: str | None
     management_token: str | None
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The latency that is allowed: a percentile (or "mean", "max") and milliseconds."""
+
+    percentile: str
+    ms: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.percentile}={self.ms:g}"
+
+    @property
+    def share(self) -> float:
+        """Of the requests that have to be within it; half of them for a mean."""
+        return {"mean": 0.0, "max": 1.0}.get(self.percentile) or float(
+            self.percentile[1:] if self.percentile[1:].isdigit() else 0
+        ) / 100
 
 
 @dataclass(frozen=True)
@@ -56,15 +80,21 @@ class Options:
     modes: tuple[int, ...]
     name: str
     input: Path
-    volumes: bool
+    task: LoadTest
     concurrency: tuple[int, ...]
+    rates: tuple[float, ...]
+    rate_range: tuple[float, float] | None
+    arrivals: Arrivals
+    limit: Limit | None
     requests: int
     duration: float
     warmup: int | None
     stable: bool
     rounds: int
     max_windows: int
+    report: str
     json: Path | None
+    csv: Path | None
     plot: Path | None
     vis: bool
     vis_out: Path
@@ -74,25 +104,70 @@ class Options:
     accept: str
     timeout: float
     clients: int
+    connections: int
+    seed: int
     processes: int | None
     threads: int | None
     batches: tuple[int, ...]
+    tune: bool
+    apply: bool
+    cores: int | None
+    memory_mb: int | None
     command: str
 
+    @property
+    def loads(self) -> list[Load]:
+        """What is measured, one after the other."""
+        if not self.rates:
+            return [Load(concurrency=c) for c in self.concurrency]
+        return [Load(arrivals=self.at(rate)) for rate in self.rates]
 
-def parse(arguments: list[str]) -> Options:
+    def at(self, rate: float, seconds: float | None = None) -> Arrivals:
+        """The arrivals at a rate, for as long as was asked for or for ``seconds``."""
+        if self.arrivals.kind == "recorded":
+            return self.arrivals
+        lasts = seconds or self.duration
+        return replace(self.arrivals, rate=rate, count=0 if lasts else self.requests, seconds=lasts)
+
+
+FindTask = Callable[[argparse.Namespace, Server], LoadTest]
+
+
+def by_inputs(a: argparse.Namespace, server: Server) -> LoadTest:
+    """The hooks of the task whose inputs the files' names are."""
+    return tasks.choose(None, a.input)
+
+
+def parse(arguments: list[str], find_task: FindTask = by_inputs) -> Options:
     """Reads the command line.
+
+    Args:
+        find_task: asked for the model's task, on which some defaults depend.
 
     Raises:
         KitError: a value that cannot be meant, in one line.
         SystemExit: an unknown flag (2), or ``--help`` (0).
     """
-    a = parser().parse_args(arguments)
-    volumes = inputs.are_volumes(a.input)
-    for flag, value in (USUAL_OF_VOLUMES if volumes else USUAL).items():
+    return settle(parser().parse_args(arguments), arguments, find_task)
+
+
+def settle(a: argparse.Namespace, arguments: list[str], find_task: FindTask) -> Options:
+    """The options of a parsed command line; raises ``KitError`` as ``parse``."""
+    modes = _modes(a.mode)
+    limit = latency_limit(a.latency_limit) if a.latency_limit else None
+    rates, rate_range = _rates(a.rate) if a.rate else ((), None)
+    arrivals = _arrivals(a, rates)
+    if arrivals.kind == "recorded":
+        rates = (arrivals.rate,)
+    server = _server(a)
+    task = find_task(a, server)
+    if (rates or limit) and a.requests is None and not a.duration:
+        a.duration = OPEN_SECONDS
+    for flag, value in asdict(task.usual).items():
         if getattr(a, flag) is None:
             setattr(a, flag, value)
-    counts = ("rounds", "max_windows", "clients", "processes", "threads")
+    counts = ("rounds", "max_windows", "clients", "connections", "processes", "threads", "cores",
+              "memory")  # fmt: skip
     least_of = {"requests": 0, "duration": 0, "warmup": 0, **dict.fromkeys(counts, 1)}
     for flag, least in least_of.items():
         value = getattr(a, flag)
@@ -101,124 +176,134 @@ def parse(arguments: list[str]) -> Options:
     if not (a.timeout > 0 and math.isfinite(a.timeout)):
         raise KitError(f"--timeout {a.timeout}: seconds above 0 were expected")
     return Options(
-        modes=_modes(a.mode),
+        modes=modes,
         name=a.name,
         input=a.input,
-        volumes=volumes,
+        task=task,
         concurrency=_counts("concurrency", a.concurrency),
+        rates=rates,
+        rate_range=rate_range,
+        arrivals=arrivals,
+        limit=limit,
         requests=a.requests,
         duration=a.duration,
         warmup=a.warmup,
         stable=a.stable,
         rounds=a.rounds,
         max_windows=a.max_windows,
+        report=a.report,
         json=a.json,
+        csv=a.csv,
         plot=a.plot,
         vis=bool(a.vis),
         vis_out=a.vis_out,
         model_store=a.model_store,
-        server=_server(a),
+        server=server,
         protocol=a.protocol,
         accept=a.accept,
         timeout=a.timeout,
         clients=a.clients,
+        connections=a.connections,
+        seed=a.seed,
         processes=a.processes,
         threads=a.threads,
         batches=tuple(sorted(_counts("batch", a.batch))) if a.batch else (),
+        tune=a.tune,
+        apply=a.apply,
+        cores=a.cores,
+        memory_mb=a.memory,
         command=_shown(arguments),
     )
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python qpstest",
-        description="Measures a model of model_store/: in processes of its own, and served.",
-        epilog="qpstest/README.md says what each figure means.",
-    )
-    flag = p.add_argument
-    flag("--mode", default="3",
-         help="1 the archive's portable TorchScript module, locally; 2 its accelerated "
-         "artefact, locally; 3 served; all, or a list such as 2,3 (default 3)")  # fmt: skip
-    flag("--name", default="fd1", help="the model's name (default fd1)")
-    flag("--input", type=Path, default=ROOT / "examples" / "pictures",
-         help="a file, or a folder whose files take turns (default examples/pictures)")  # fmt: skip
-    flag("--concurrency", metavar="LIST",
-         help="requests in flight (default 1,4,16; volumes 1,4)")  # fmt: skip
-    flag("--requests", type=int, metavar="N",
-         help="counted per concurrency; 0 measures nothing (default 200; volumes 8)")  # fmt: skip
-    flag("--duration", type=float, default=0.0, metavar="S",
-         help="seconds per concurrency, in place of --requests")  # fmt: skip
-    flag("--warmup", type=int, metavar="N",
-         help="uncounted requests before (default: 10, or 2 x concurrency; volumes 1)")  # fmt: skip
-    flag("--stable", action="store_true",
-         help="repeat each measurement until the throughput of three in a row lies within "
-         "10 %% of their mean; those three are reported")  # fmt: skip
-    flag("--rounds", type=int, default=1, metavar="N",
-         help="measure all modes N times in turn and report each one's median round, where other "
-         "work comes and goes on the machine (default 1)")  # fmt: skip
-    flag("--max-windows", type=int, default=10, metavar="N",
-         help="with --stable: give up after (default 10)")  # fmt: skip
-    flag("--json", type=Path, metavar="FILE", help="write all figures to this file")
-    flag("--plot", type=Path, metavar="FILE",
-         help="draw throughput, latency and where the time goes to this PNG")  # fmt: skip
-    flag("--vis", type=int, choices=(0, 1), default=0,
-         help="1: draw what each mode detects, or its masks, side by side")  # fmt: skip
-    flag("--vis-out", type=Path, default=Path("qpstest_vis.png"), metavar="FILE",
-         help="the picture that --vis 1 writes (default qpstest_vis.png)")  # fmt: skip
-    served = p.add_argument_group("served (mode 3)", "Where run.sh of this checkout is running, "
-                                  "its addresses and tokens are the defaults.")  # fmt: skip
-    flag = served.add_argument
-    flag("--protocol", choices=("http", "grpc"), default="http")
-    flag("--url", help="inference address, in place of --host and --port")
-    flag("--host", help="default $HOST or 127.0.0.1")
-    flag("--port", type=int, help="default $PORT or 8080")
-    flag("--management-url", metavar="URL", help="default: the port after the inference port")
-    flag("--metrics-url", metavar="URL", help="default: the second port after it")
-    flag("--grpc-port", type=int, metavar="PORT", help="default $GRPC_PORT or 7070")
-    flag("--token", help="inference token, where the server asks for one")
-    flag("--management-token", metavar="TOKEN", help="for worker memory and batch settings")
-    flag("--accept", metavar="TYPE",
-         help="media type asked for (default application/json, for volumes application/gzip, a "
-         "NIfTI mask; both are checked)")  # fmt: skip
-    flag("--timeout", type=float, metavar="S", help="per request (default 60; volumes 600)")
-    flag("--clients", type=int, default=1, metavar="N",
-         help="client processes that share the connections (default 1)")  # fmt: skip
-    local = p.add_argument_group("local (modes 1 and 2)", "The defaults are those of the running "
-                                 "server, else those that run.sh would take.")  # fmt: skip
-    flag = local.add_argument
-    flag("--model-store", type=Path, default=ROOT / "model_store", metavar="DIR",
-         help="where NAME.mar is (default model_store)")  # fmt: skip
-    flag("--processes", type=int, metavar="N", help="processes that share the cores (workers)")
-    flag("--threads", type=int, metavar="N", help="threads of each process")
-    flag("--batch", metavar="LIST",
-         help="most items that the handler gets at once; 1,4: without, with batching")  # fmt: skip
-    return p
 
 
 def _server(a: argparse.Namespace) -> Server:
     """Addresses and tokens: flags, else variables, else the running server's, else run.sh's."""
     env = os.environ
+    ours = a.server == "torchserve"
+    usual_port, usual_grpc_port = PORTS[a.server]
     explicit = bool(a.url or a.host or a.port or env.get("HOST") or env.get("PORT"))
     found = None
-    if not explicit:
+    if ours and not explicit:
         found = running.find(Path(env.get("RUN_DIR") or ROOT / ".run"))
+    if a.server == "url" and not a.url:
+        raise KitError("--server url: the address was expected, --url http://host:port/path")
+    if a.protocol == "grpc" and a.server in ("ray", "url"):
+        raise KitError(f"--protocol grpc: torchserve, kserve or triton was expected, {a.server}")
     host = a.host or env.get("HOST") or (found.host if found else "127.0.0.1")
-    port = a.port or _number("PORT") or (found.port if found else 8080)
+    port = a.port or (_number("PORT") if ours else 0) or (found.port if found else usual_port)
     url = a.url or f"http://{_address(host)}:{port}"
     secure, host, port = split_url(url)
     scheme = "https" if secure else "http"
     beside = f"{scheme}://{_address(found.management_host if found else host)}"
-    grpc_port = a.grpc_port or _number("GRPC_PORT") or (found.grpc_port if found else 7070)
+    grpc_port = a.grpc_port or (_number("GRPC_PORT") if ours else 0) or usual_grpc_port
+    if found and not a.grpc_port and not _number("GRPC_PORT"):
+        grpc_port = found.grpc_port
     token = a.token or (found.token if found else None)
     management_token = a.management_token or (found.management_token if found else None)
+    parts = urlsplit(url if "://" in url else f"http://{url}")
     return Server(
-        url=url,
+        kind=a.server,
+        url=f"{scheme}://{_address(host)}:{port}",
+        path=parts.path + (f"?{parts.query}" if parts.query else ""),
         management_url=a.management_url or f"{beside}:{port + 1}",
         metrics_url=a.metrics_url or f"{beside}:{port + 2}",
         grpc_address=f"{_address(host)}:{grpc_port}",
         token=token,
         management_token=management_token or token,
     )
+
+
+def latency_limit(text: str) -> Limit:
+    """Reads ``p99=50``; raises ``KitError`` where it is something else."""
+    name, _, value = text.partition("=")
+    with contextlib.suppress(ValueError):
+        ms = float(value)
+        if name.strip() in PERCENTILES and 0 < ms < math.inf:
+            return Limit(name.strip(), ms)
+    raise KitError(
+        f"--latency-limit {text!r}: one of {', '.join(PERCENTILES)} and milliseconds were "
+        "expected, for example p99=50"
+    )
+
+
+def rates_of(text: str) -> tuple[float, ...]:
+    """The rates of ``--rate``; raises ``KitError`` where it is something else."""
+    return _rates(text)[0] if text else ()
+
+
+def _rates(text: str) -> tuple[tuple[float, ...], tuple[float, float] | None]:
+    """The rates of a list or of start:end:step, and the range of the latter."""
+    wrong = KitError(
+        f"--rate {text!r}: requests per second above 0 were expected: 30, 10,20,30, or "
+        "start:end:step"
+    )
+    parts = text.split(":")
+    try:
+        numbers = [float(part) for part in (parts if len(parts) > 1 else text.split(","))]
+    except ValueError:
+        raise wrong from None
+    if not all(0 < n < math.inf for n in numbers) or len(parts) > 3:
+        raise wrong
+    if len(parts) == 1:
+        return tuple(dict.fromkeys(numbers)), None
+    start, end = numbers[0], numbers[1]
+    step = numbers[2] if len(numbers) == 3 else end - start
+    if end <= start or step <= 0 or (end - start) / step > 1000:
+        raise wrong
+    count = math.floor((end - start) / step + 1e-9)
+    return tuple(round(start + i * step, 9) for i in range(count + 1)), (start, end)
+
+
+def _arrivals(a: argparse.Namespace, rates: Sequence[float]) -> Arrivals:
+    """How requests arrive; the rate is filled in later."""
+    kind = a.arrivals or "constant"
+    if kind in ("constant", "poisson"):
+        if a.arrivals and not rates and not a.latency_limit:
+            raise KitError(f"--arrivals {kind}: a --rate was expected with it")
+        return Arrivals(kind, rates[0] if rates else 1.0, seed=a.seed)
+    if len(rates) > 1 or a.latency_limit:
+        raise KitError(f"--arrivals {kind}: at most one --rate was expected with a file's times")
+    return recorded(Path(kind), rates[0] if rates else None)
 
 
 def _modes(text: str) -> tuple[int, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +18,10 @@ from qpstest.server_metrics import STAGES
 Run = Mapping[str, Any]
 NONE = "-"
 WIDTH = 100
-"""Columns of the screen that a table may take."""
-PERCENTILES = ("mean", "p50", "p90", "p95", "p99")
+"""Columns that a table may take where there is no screen to ask."""
+FIGURES = ("mean", "p50", "p90", "p95", "p99", "max", "sd")
+ORDER = ("queue", "input", *STAGES, "output")
+"""Of the stages; others that a server names follow."""
 
 
 def check_writable(flag: str, path: Path) -> None:
@@ -35,12 +39,16 @@ def check_writable(flag: str, path: Path) -> None:
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
     """Write to a temporary file beside ``path``, then rename; raises ``KitError``."""
+    write_text(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same with a text."""
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(report, file, indent=2, allow_nan=False)
-                file.write("\n")
+                file.write(text)
             Path(name).chmod(0o644)
             Path(name).replace(path)
         except BaseException:
@@ -51,7 +59,7 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def tables(runs: Sequence[Run]) -> str:
-    """The runs as tables, at most 100 columns wide, and what is to be said about them."""
+    """The runs as tables, as wide as the screen, and what is to be said about them."""
     if not runs:
         return "nothing was measured"
     parts = [_latencies(runs), _shares(runs), gains(runs), *_comparison(runs), *_remarks(runs)]
@@ -64,6 +72,24 @@ def label(run: Run, runs: Sequence[Run]) -> str:
     return LABELS[run["mode"]] + (f", batch {run['batch']}" if len(batches) > 1 else "")
 
 
+def load_of(run: Run) -> str:
+    """What was asked of the server: requests in flight, or a rate."""
+    if run.get("rate"):
+        return f"rate {run['rate']:.5g}/s"
+    return f"concurrency {run['concurrency']}"
+
+
+def short_load(run: Run) -> str:
+    """The same for a table's cell."""
+    return f"{run['rate']:.4g}/s" if run.get("rate") else str(run["concurrency"])
+
+
+def stages_of(runs: Sequence[Run]) -> list[str]:
+    """The stages that any run has, in their order."""
+    found = {stage for run in runs for stage in run["stages_ms"]}
+    return [s for s in ORDER if s in found] + sorted(found.difference(ORDER))
+
+
 def gains(runs: Sequence[Run]) -> str:
     """What the accelerated module gains, alone and end to end: each run against the portable
     module at the same concurrency, with that module's smallest batch. "" where none was measured.
@@ -71,13 +97,13 @@ def gains(runs: Sequence[Run]) -> str:
     "model" is the stage "infer", for one item; "p50" and "req/s" are what a caller sees.
     """
     portable = {
-        run["concurrency"]: run
+        load_of(run): run
         for run in reversed(runs)
         if run["mode"] == LOCAL_PORTABLE and run["stages_ms"].get("infer") and run["throughput"]
     }
     rows = []
     for run in runs:
-        base = portable.get(run["concurrency"])
+        base = portable.get(load_of(run))
         model, p50 = run["stages_ms"].get("infer"), run["latency_ms"]["p50"]
         if base is None or run is base or not model or not p50:
             continue
@@ -88,38 +114,42 @@ def gains(runs: Sequence[Run]) -> str:
         )
         shown = [f"{ratio:.2f}x" for ratio in ratios]
         cells = (_number(model), shown[0], _number(p50), shown[1], shown[2])
-        rows.append((label(run, runs), str(run["concurrency"]), *cells))
+        rows.append((label(run, runs), short_load(run), *cells))
     if not rows:
         return ""
-    head = ("against 1 portable", "conc", "model ms", "faster", "p50 ms", "faster", "req/s")
-    return "\nthe model alone, and end to end\n" + _table(head, rows, left=1)
+    head = ("against 1 portable", "load", "model ms", "faster", "p50 ms", "faster", "req/s")
+    return "\nthe model alone, and end to end\n" + table(head, rows, left=1)
 
 
 def _latencies(runs: Sequence[Run]) -> str:
-    head = ("mode", "runtime", "precision", "conc", "req/s", *PERCENTILES, "errors")
+    opened = any(run.get("rate") for run in runs)
+    late = ("late",) if opened else ()
+    head = ("mode", "runtime", "precision", "load", "req/s", *FIGURES, *late, "errors")
     rows = [
         (
             label(run, runs),
             run["runtime"] or NONE,
             run["precision"] or NONE,
-            str(run["concurrency"]),
+            short_load(run),
             _number(run["throughput"]),
-            *(_number(run["latency_ms"][p]) for p in PERCENTILES),
+            *(_number(run["latency_ms"][name]) for name in FIGURES),
+            *(str(run.get("late", 0) + run.get("unsent", 0)) for _ in late),
             str(sum(run["errors"].values())),
         )
         for run in runs
     ]
-    return "latency in ms\n" + _table(head, rows, left=3)
+    said = "latency in ms, from when a request was due" if opened else "latency in ms"
+    return f"{said}\n{table(head, rows, left=3)}"
 
 
 def _shares(runs: Sequence[Run]) -> str:
     """Where the time of a request goes, and what it took: "CPU", "front" and "client" are the
     processor times of the processes that run the model, of the server's front end and of the
     load's, "RSS MB" the resident memory of the largest process that runs the model."""
-    stages = [s for s in ("queue", *STAGES) if any(s in run["stages_ms"] for run in runs)]
+    stages = stages_of(runs)
     short = {"preprocess": "prep", "postprocess": "post"}
     head = (
-        "mode", "conc", *(short.get(s, s) for s in stages), "send", "wait", "recv",
+        "mode", "load", *(short.get(s, s) for s in stages), "send", "wait", "recv",
         "CPU", "front", "client", "batch", "RSS MB",
     )  # fmt: skip
     rows = []
@@ -129,7 +159,7 @@ def _shares(runs: Sequence[Run]) -> str:
         rows.append(
             (
                 str(run["mode"]),
-                str(run["concurrency"]),
+                short_load(run),
                 *(_number(run["stages_ms"].get(s)) for s in stages),
                 *(_number(client.get(part)) for part in ("send", "wait", "receive")),
                 *(_number(run[f"{who}_cpu_ms"]) for who in ("worker", "front", "client")),
@@ -137,26 +167,27 @@ def _shares(runs: Sequence[Run]) -> str:
                 f"{max(memory):.0f}" if memory else NONE,
             )
         )
-    return "\nms per item\n" + _table(head, rows, left=1)
+    return "\nms per item\n" + table(head, rows, left=1)
 
 
 def _comparison(runs: Sequence[Run]) -> list[str]:
     """Served against local, where both were measured."""
     lines = []
     for mode in (LOCAL_ACCELERATED, LOCAL_PORTABLE):
-        local = {r["concurrency"]: r for r in runs if r["mode"] == mode}
-        served = {r["concurrency"]: r for r in runs if r["mode"] == SERVED}
-        both = [c for c in served if c in local and local[c]["throughput"]]
+        local = {load_of(r): r for r in runs if r["mode"] == mode}
+        served = {load_of(r): r for r in runs if r["mode"] == SERVED}
+        both = [load for load in served if load in local and local[load]["throughput"]]
         if not both:
             continue
         ratios = (
-            f"{served[c]['throughput'] / local[c]['throughput']:.2f} (concurrency {c})"
-            for c in both
+            f"{served[load]['throughput'] / local[load]['throughput']:.2f} ({load})"
+            for load in both
         )
         lines.append(f"\nserved / local {LABELS[mode][2:]} throughput: {', '.join(ratios)}")
         lines.extend(_costs(local[both[-1]], served[both[-1]]))
-        if 1 in both and local[1]["runtime"] == served[1]["runtime"]:
-            ours, theirs = (r[1]["latency_ms"]["p50"] for r in (served, local))
+        alone = "concurrency 1"
+        if alone in both and local[alone]["runtime"] == served[alone]["runtime"]:
+            ours, theirs = (r[alone]["latency_ms"]["p50"] for r in (served, local))
             if ours is not None and theirs is not None:
                 lines.append(
                     f"server adds at p50, concurrency 1: {ours - theirs:.2f} ms "
@@ -173,7 +204,7 @@ def _costs(local: Run, served: Run) -> list[str]:
         return []
     workers, front, client = map(_number, parts)
     return [
-        f"processor ms per item (concurrency {served['concurrency']}): {_number(alone)} local, "
+        f"processor ms per item ({load_of(served)}): {_number(alone)} local, "
         f"{_number(sum(parts))} served ({workers} + {front} front + {client} client)"
     ]
 
@@ -181,7 +212,7 @@ def _costs(local: Run, served: Run) -> list[str]:
 def _remarks(runs: Sequence[Run]) -> list[str]:
     lines: list[str] = []
     for run in runs:
-        where = f"{LABELS[run['mode']]}, concurrency {run['concurrency']}"
+        where = f"{LABELS[run['mode']]}, {load_of(run)}"
         for kind, messages in run["error_messages"].items():
             count = run["errors"][kind]
             text = "; ".join(messages)
@@ -202,15 +233,35 @@ def _number(value: float | None) -> str:
     return f"{value:.{digits}f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """Aligned columns, the first ``left`` of them to the left."""
-    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
+def screen_width() -> int:
+    """Columns of the screen; ``WIDTH`` where the table goes elsewhere."""
+    if not sys.stdout.isatty():
+        return WIDTH
+    return shutil.get_terminal_size((WIDTH, 24)).columns
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    """Aligned columns, the first ``left`` of them to the left.
+
+    What is wider than the screen goes on below, with the columns to the left and the next one
+    once more, so that each line still says what it is about.
+    """
+    width = screen_width()
+    columns = list(zip(head, *rows, strict=True))
+    widths = [max(len(cell) for cell in column) for column in columns]
+    gap = 2 if sum(widths) + 2 * (len(widths) - 1) <= width else 1
+    kept = min(left + 1, len(columns))
+    blocks: list[list[int]] = [list(range(kept))]
+    for i in range(kept, len(columns)):
+        taken = sum(widths[j] + gap for j in blocks[-1])
+        if taken + widths[i] > width and len(blocks[-1]) > kept:
+            blocks.append(list(range(kept)))
+        blocks[-1].append(i)
     lines = []
-    for row in (head, *rows):
-        cells = (
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append(gap.join(cells).rstrip())
+    for block in blocks:
+        for row in (head, *rows):
+            cells = (
+                row[i].ljust(widths[i]) if i < left else row[i].rjust(widths[i]) for i in block
+            )
+            lines.append((" " * gap).join(cells).rstrip())
     return "\n".join(lines)

@@ -21,7 +21,7 @@ Sample = tuple[str, tuple[tuple[str, str], ...]]
 
 _LINE = re.compile(r"^([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-STAGES = ("decode", "hub", "preprocess", "infer", "postprocess", "encode")
+STAGES = ("decode", "gpu_server", "preprocess", "infer", "postprocess", "encode")
 START_HINT = "start it with bash run.sh"
 
 
@@ -44,9 +44,12 @@ class ModelStatus:
 
 
 def fetch(
-    url: str, path: str, token: str | None = None, timeout: float = 10.0
+    url: str, path: str, token: str | None = None, timeout: float = 10.0, hint: str = START_HINT
 ) -> tuple[int, bytes]:
     """(status, body) of a GET request.
+
+    Args:
+        hint: what to do where nothing answers.
 
     Raises:
         KitError: nothing answers there.
@@ -61,7 +64,7 @@ def fetch(
             answer = connection.getresponse()
             return answer.status, answer.read()
     except (OSError, http.client.HTTPException) as e:
-        raise KitError(f"nothing answers at {url}: {START_HINT} ({e})") from None
+        raise KitError(f"nothing answers at {url}: {hint} ({e})") from None
 
 
 def model_status(url: str, model: str, token: str | None) -> ModelStatus:
@@ -86,13 +89,14 @@ def model_status(url: str, model: str, token: str | None) -> ModelStatus:
     )
 
 
-def described_runtime(url: str, model: str, token: str | None) -> Any:
-    """The "runtime" that the model's handler names when asked to describe itself, else None."""
-    with contextlib.suppress(KitError, ValueError, LookupError, AttributeError):
+def description(url: str, model: str, token: str | None) -> dict[str, Any]:
+    """What the model's handler says when asked to describe itself; empty where it says nothing."""
+    with contextlib.suppress(KitError, ValueError, LookupError, TypeError):
         path = f"/models/{quote(model, safe='')}?customized=true"
         summary = json.loads(fetch(url, path, token)[1])[0]["customizedMetadata"]
-        return (json.loads(summary) if isinstance(summary, str) else summary).get("runtime")
-    return None
+        found = json.loads(summary) if isinstance(summary, str) else summary
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _model_names(url: str, token: str | None) -> list[str]:
@@ -146,6 +150,7 @@ class ServerTimes:
         stages: of the handler, in their order.
         items: how many items the workers reported, by outcome.
         batch: items per batch.
+        batches: how many.
         requests: that got into the queue.
     """
 
@@ -154,6 +159,7 @@ class ServerTimes:
     stages: dict[str, float]
     items: dict[str, float]
     batch: float | None
+    batches: float
     requests: float
 
 
@@ -192,6 +198,7 @@ def between(
         stages={s: round(stages[s] / good, 3) for s in _ordered(stages)},
         items=items,
         batch=rounded(sum(items.values()) / batches, 2) if batches > 0 else None,
+        batches=batches,
         requests=max(0.0, answered),
     )
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import socket
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +13,14 @@ from deploy.torchserve.settings import cores
 from handlers.errors import KitError
 from qpstest import running, server_metrics
 from qpstest.agent import Target
-from qpstest.http_api import HttpTarget
+from qpstest.flags import ROOT
 from qpstest.local_api import LocalTarget
-from qpstest.options import LOCAL_PORTABLE, ROOT, Options
+from qpstest.options import LOCAL_PORTABLE, Options
 from qpstest.server_metrics import ModelStatus
-
-GRPC_PATIENCE = 3.0
-"""Seconds."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class Setup:
     """How one mode is measured.
 
     Attributes:
@@ -47,97 +42,31 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def plan_served(options: Options, bodies: Sequence[bytes]) -> Plan:
-    """The server's plan; raises ``KitError`` where it does not answer or lacks the model."""
-    server = options.server
-    server_metrics.fetch(server.url, "/ping", server.token)
-    if options.protocol == "grpc":
-        _connect(server.grpc_address)
-    notes: list[str] = []
-    status = None
-    try:
-        status = server_metrics.model_status(
-            server.management_url, options.name, server.management_token
-        )
-    except KitError as e:
-        if "has no model" in str(e):
-            raise
-        notes.append(f"no worker figures: {e}")
-    target = _served_target(options, bodies)
-    ready = [w for w in status.workers if w.status == "READY"] if status else []
-    if status and not ready:
-        raise KitError(
-            f"model {options.name!r} has no worker that is ready at {server.url}: "
-            "look into the server's log"
-        )
-    return Plan(
-        mode=3,
-        targets=[target] * options.clients,
-        processes=len(ready) if status else None,
-        batch=status.batch if status else None,
-        about={
-            "protocol": options.protocol,
-            "clients": options.clients,
-            "model_version": status.version if status else None,
-            "max_batch_delay_ms": status.delay_ms if status else None,
-        },
-        notes=tuple(notes),
-    )
-
-
-def _connect(address: str) -> None:
-    """TorchServe opens its gRPC port after its HTTP ports: have a little patience."""
-    host, _, port = address.rpartition(":")
-    deadline = time.monotonic() + GRPC_PATIENCE
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), GRPC_PATIENCE).close()
-            return
-        except OSError as e:
-            if time.monotonic() > deadline:
-                hint = server_metrics.START_HINT
-                raise KitError(f"nothing answers gRPC at {address}: {hint} ({e})") from None
-            time.sleep(0.1)
-
-
-def _served_target(options: Options, bodies: Sequence[bytes]) -> Target:
-    server = options.server
-    if options.protocol == "http":
-        return HttpTarget(
-            server.url, options.name, bodies, options.timeout, server.token, options.accept
-        )
-    try:
-        from qpstest.grpc_api import GrpcTarget
-    except ImportError as e:
-        raise KitError(f"--protocol grpc: {e}: pip install grpcio protobuf") from None
-    return GrpcTarget(server.grpc_address, options.name, bodies, options.timeout, server.token)
-
-
-def plans_local(options: Options, mode: int, folder: Path, bodies: Sequence[bytes]) -> list[Plan]:
-    """The plans for an unpacked archive, with as many processes as the server has workers.
+def local_setups(options: Options, mode: int, folder: Path, bodies: Sequence[bytes]) -> list[Setup]:
+    """The setups for an unpacked archive, with as many processes as the server has workers.
 
     There is one for each batch size that was asked for, the smallest first.
     """
     processes, threads, batch = _shape(options)
     return [
-        _plan_local(options, mode, folder, bodies, (processes, threads, size))
+        _local_setup(options, mode, folder, bodies, (processes, threads, size))
         for size in options.batches or (batch,)
     ]
 
 
-def _plan_local(
+def _local_setup(
     options: Options,
     mode: int,
     folder: Path,
     bodies: Sequence[bytes],
     shape: tuple[int, int, int],
-) -> Plan:
+) -> Setup:
     processes, threads, batch = shape
     artefact = "portable" if mode == LOCAL_PORTABLE else "accelerated"
     target = LocalTarget(
         *(folder, options.name, artefact, bodies, batch, options.accept), shared=processes > 1
     )
-    return Plan(
+    return Setup(
         mode=mode,
         targets=[target] * processes,
         environment={"OMP_NUM_THREADS": str(threads)},

@@ -6,13 +6,15 @@ import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from handlers.errors import KitError
 from qpstest import processes, server_metrics
 from qpstest.options import Server
 from qpstest.processes import Usage
 from qpstest.server_metrics import Sample
+
+RUNTIME_FIELDS = {"runtime": "name", "precision": "precision", "fallback": "fallback"}
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,12 @@ class Observed:
         stages_ms: "queue" and the handler's stages.
         server_ms: from arrival to the answer's sending.
         items_per_batch: as the workers counted.
-        rss_mb: resident MB of 10^6 bytes of each worker, and of their hub where there is one.
+        rss_mb: resident MB of 10^6 bytes of each worker, and of their GPU server if any.
         cpu_ms: processor time of the same.
         front_cpu_ms: processor time of the front end.
         replaced: whether a worker is another than before.
+        restarted: whether the workers are others than at the end of the last measurement.
+        counts: since then: "inferences", "executions" (batches) and "succeeded" requests.
     """
 
     stages_ms: dict[str, float] = field(default_factory=dict)
@@ -36,10 +40,39 @@ class Observed:
     cpu_ms: float | None = None
     front_cpu_ms: float | None = None
     replaced: bool = False
+    restarted: bool = False
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class Watch(Protocol):
+    """What looks at the server before and after."""
+
+    def begin(self) -> None: ...
+    def end(self, refused: int, sent: int) -> Observed: ...
+    def look(self) -> Observed: ...
+    def runtime(self, answer: bytes) -> dict[str, Any]: ...
+
+
+class Unwatched:
+    """Of a server that says nothing about itself."""
+
+    def begin(self) -> None:
+        """There are no counters."""
+
+    def end(self, refused: int, sent: int) -> Observed:
+        return Observed()
+
+    def look(self) -> Observed:
+        return Observed()
+
+    def runtime(self, answer: bytes) -> dict[str, Any]:
+        """Runtime, precision and fallback, where the answer names them."""
+        named = named_runtime(answer)
+        return {key: named.get(of) for key, of in RUNTIME_FIELDS.items()}
 
 
 class ServerWatch:
-    """Looks at the server before and after.
+    """Looks at TorchServe before and after.
 
     Args:
         server: where it is.
@@ -52,11 +85,13 @@ class ServerWatch:
         self._page: Mapping[Sample, float] | None = None
         self._usage = self._look()
         self._stand_in: str | None = None
+        self._restarted = False
 
     def begin(self) -> None:
         """Note where all counters stand."""
         self._page = self._scrape(settled=False)
-        self._usage = self._look()
+        before, self._usage = self._usage, self._look()
+        self._restarted = bool(before.pids and self._usage.pids) and before.pids != self._usage.pids
 
     def end(self, refused: int, sent: int) -> Observed:
         """What happened since ``begin``.
@@ -80,6 +115,14 @@ class ServerWatch:
             cpu_ms=processes.per_request(before.workers, now.workers, answered),
             front_cpu_ms=processes.per_request(before.front, now.front, answered),
             replaced=bool(before.pids and now.pids) and before.pids != now.pids,
+            restarted=self._restarted,
+            counts={
+                "inferences": round(sum(times.items.values())),
+                "executions": round(times.batches),
+                "succeeded": round(times.items.get("ok", 0.0)),
+            }
+            if times.batches
+            else {},
         )
 
     def look(self) -> Observed:
@@ -88,14 +131,12 @@ class ServerWatch:
 
     def runtime(self, answer: bytes) -> dict[str, Any]:
         """Runtime, precision and fallback, as an answer or else the model's description says."""
-        named: Any = None
-        with contextlib.suppress(ValueError, AttributeError):
-            named = json.loads(answer).get("runtime")
-        if not isinstance(named, dict):
+        named: Any = named_runtime(answer)
+        if not named:
             server = self._server
-            named = server_metrics.described_runtime(
+            named = server_metrics.description(
                 server.management_url, self._model, server.management_token
-            )
+            ).get("runtime")
         named = named if isinstance(named, dict) else {}
         fallback = named.get("fallback")
         if self._stand_in and not fallback:
@@ -120,3 +161,11 @@ class ServerWatch:
             take = server_metrics.scrape_settled if settled else server_metrics.scrape
             return take(self._server.metrics_url)
         return None
+
+
+def named_runtime(answer: bytes) -> dict[str, Any]:
+    """The runtime that an answer names; empty where it names none."""
+    with contextlib.suppress(ValueError, AttributeError):
+        named = json.loads(answer).get("runtime")
+        return named if isinstance(named, dict) else {}
+    return {}

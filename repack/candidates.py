@@ -1,4 +1,4 @@
-"""The forms that a model may take here: built, loaded, put through the gate, and timed."""
+"""Candidates: which artefacts are tried here; built, loaded, put through the gate, and timed."""
 
 from __future__ import annotations
 
@@ -6,36 +6,33 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-import onnx
-
-from handlers.errors import KitError
-from handlers.passport import Artefact
+from handlers import head
+from handlers.artefact import Artefact
+from handlers.errors import ArchiveError, KitError
 from handlers.runtimes import make
 from handlers.runtimes.base import Runtime
 from handlers.runtimes.device import DeviceRuntime
-from repack import refusals
-from repack.backends import openvino as openvino_from_onnx
-from repack.backends import torchscript as torchscript_from_module
-from repack.backends.gpu import PRECISIONS as GPU_PRECISIONS
-from repack.backends.gpu import GpuWorkshop
-from repack.cli_gpu import GpuOptions
+from repack import archive, packing
+from repack.backends import BACKENDS, named
+from repack.backends.base import Backend
+from repack.backends.conversion import Conversion
 from repack.gate import GateFailed, GateResult, Reference, check
-from repack.model import Arrays, Subject
-from repack.onnx import export as onnx_from_module
-from repack.onnx import suppression
-from repack.progress import step
+from repack.model import Arrays, Model
+from repack.onnx import nodes
+from repack.options import GpuOptions
+from repack.progress import say, step
 
 ROUNDS, CALLS = 6, 4
 """Candidates are timed in turns, so that a slow moment of the machine meets all of them."""
 
-
 LITTLE = 256_000_000
 """Bytes of free disk below which that may be why a conversion failed: libraries do not say so."""
+
+GIVEN = "given"
+"""``Candidate.via`` of what the user built."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class Candidate:
     """One backend and precision, and what became of it.
 
     Attributes:
-        via: the road to a TensorRT engine; "" for other backends.
+        via: how the artefact is made, where there are several ways; else "".
         proof: None where it could not be built or loaded.
         error: why not, in one line.
         ms: median milliseconds of one call, the smallest batch, one thread; 0 where not measured.
@@ -74,27 +71,23 @@ class Candidate:
     per_item_ms: float = 0.0
 
     @property
-    def form(self) -> tuple[str, str]:
-        """Backend and precision."""
-        return self.backend, self.precision
-
-    @property
     def name(self) -> str:
         """For tables: "tensorrt/onnx"."""
         return f"{self.backend}/{self.via}" if self.via else self.backend
 
     @property
     def passed(self) -> bool:
-        return self.proof is not None and self.proof.gate.passed
+        return self.proof is not None and bool(self.proof.gate.passed)
 
     @property
     def verdict(self) -> str:
         if self.proof is None:
             return self.error
-        return "passed" if self.passed else "; ".join(self.proof.gate.failures)
+        gate = self.proof.gate
+        return gate.note or ("passed" if gate.passed else "; ".join(gate.failures))
 
     def proven(self) -> Proof:
-        """The proof of a candidate that passed.
+        """The proof of a candidate that passed, or that there was nothing to compare with.
 
         Raises:
             GateFailed: it was compared and differs.
@@ -102,9 +95,13 @@ class Candidate:
         """
         if self.proof is None:
             raise KitError(f"{self.name} {self.precision}: {self.error}")
-        if not self.passed:
+        if self.proof.gate.failures:
             raise GateFailed(f"{self.name} {self.precision}: {self.verdict}", self.proof.gate)
         return self.proof
+
+    def same_artefact(self, other: Candidate) -> bool:
+        """Whether both are for one backend and precision, whatever the way."""
+        return (self.backend, self.precision) == (other.backend, other.precision)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -118,109 +115,119 @@ class Candidate:
         }
 
 
-class Workshop:
-    """Builds candidates in a staging folder; shared steps (the ONNX export) run once."""
+def asked(
+    model: Model, backend: str, precision: str, calibrated: bool, gpu: GpuOptions
+) -> list[Candidate]:
+    """The candidates for what the user asked, on this machine.
 
-    def __init__(
-        self,
-        subject: Subject,
-        stage: Path,
-        calibration: Sequence[Arrays],
-        gpu: GpuOptions | None = None,
-    ):
-        self.subject = subject
-        self.gpu_options = gpu or GpuOptions()
-        self.stage = stage
-        self.calibration = calibration
+    Args:
+        backend: a key of ``BACKENDS``; or "auto" for every one that this machine is for: the GPU's
+            where there is one, else the others.
+        precision: one that a backend offers, or "auto" for every one that pays.
+        calibrated: whether there is anything to calibrate int8 on.
 
-    def build(self, candidate: Candidate) -> Artefact:
-        """Converts the model into the candidate's form, in a folder of its own.
-
-        Raises:
-            KitError: the model has something that the form cannot hold.
-        """
-        folder = "-".join(filter(None, (candidate.backend, candidate.via, candidate.precision)))
-        (self.stage / folder).mkdir(parents=True)
-        return self._artefact(candidate, folder)
-
-    @cached_property
-    def gpu(self) -> GpuWorkshop:
-        """What builds the GPU's forms."""
-        graph = self.onnx if self.subject.module is None else None
-        if isinstance(graph, KitError):
-            raise graph
-        return GpuWorkshop(self.subject, graph, self.stage, self.calibration, self.gpu_options)
-
-    @cached_property
-    def onnx(self) -> Path | KitError:
-        """The model as ONNX, with suppression at its end where it is a detector; or why not."""
-        subject = self.subject
-        if subject.module is None and subject.write_onnx is None:
-            return subject.source.graph
-        folder = self.stage / "onnx"
-        folder.mkdir(parents=True)
-        if subject.write_onnx is not None:
-            subject.write_onnx(folder / "changed.onnx")
-            return folder / "changed.onnx"
-        exported, ended = folder / "exported.onnx", folder / "detector.onnx"
-        try:
-            onnx_from_module.convert(subject, exported)
-        except KitError as e:
-            return e
-        if subject.raw is None:
-            return exported
-        s, where = subject.settings, subject.raw[1]
-        suppression.append(exported, ended, where, s["confidence"], s["iou"], s["max_detections"])
-        return ended
-
-    def _artefact(self, candidate: Candidate, folder: str) -> Artefact:
-        if candidate.backend in GPU_PRECISIONS:
-            return self.gpu.build(candidate.backend, candidate.via, candidate.precision, folder)
-        precision, detector = candidate.precision, self.subject.task == "detection"
-        output = "detections" if detector else "tensors"
-        if candidate.backend == "torchscript":
-            file = f"{folder}/model.pt"
-            torchscript_from_module.convert(self.subject, self.stage / file)
-            names = [s.name for s in self.subject.outputs]
-            output = "boxes" if detector else "tensors"
-            return Artefact("torchscript", (file,), precision, {}, output, {"outputs": names})
-        if isinstance(self.onnx, KitError):
-            raise self.onnx
-        if candidate.backend == "onnxruntime":
-            file = f"{folder}/model.onnx"
-            # Loaded and saved, because weights may lie in files beside the source.
-            onnx.save(onnx.load(self.onnx), self.stage / file)
-            return Artefact("onnxruntime", (file,), precision, {}, output)
-        files = (f"{folder}/model.xml", f"{folder}/model.bin")
-        execution = openvino_from_onnx.convert(
-            self.onnx, self.stage / files[0], precision, self.calibration
-        )
-        return Artefact("openvino", files, precision, {}, output, {"execution_type": execution})
+    Raises:
+        KitError: an unknown backend, or a combination that does not exist here.
+    """
+    if model.built is not None:
+        built = model.built.artefact
+        return [Candidate(built.runtime, built.precision_asked, GIVEN)]
+    tried = _of_this_machine() if backend == "auto" else [named(backend)]
+    found, reasons = [], []
+    for one in tried:
+        wanted = one.auto if precision == "auto" else {precision} & {*one.precisions}
+        reason = (one.unavailable() or one.takes(model)) if wanted else None
+        if reason is not None:
+            reasons.append(reason + ("" if backend == "auto" else ": use --backend auto"))
+            continue
+        for p in wanted:
+            if p == "int8" and precision == "auto" and not calibrated:
+                continue
+            lack = one.lacks(p)
+            if lack is None:
+                found += [Candidate(one.name, p, via) for via in one.routes(model, gpu, p)]
+                continue
+            reasons.append(lack + ("" if precision == "auto" else ": use --precision auto"))
+            if backend == "auto" or precision == "auto":
+                say(f"    note: {one.name} {p} is left out: {lack}")
+    if found:
+        return found
+    if reasons:
+        raise KitError(f"--backend {backend} --precision {precision}: {reasons[0]}")
+    offered = "; ".join(f"{b.name} offers {', '.join(b.precisions)}" for b in tried)
+    raise KitError(
+        f"--backend {backend} --precision {precision}: no backend builds that from a "
+        f"{model.source.family} source here; {offered}"
+    )
 
 
-def try_one(candidate: Candidate, workshop: Workshop, reference: Reference) -> None:
+def _of_this_machine() -> list[Backend]:
+    able = {b.device for b in BACKENDS.values() if b.device == "gpu" and not b.unavailable()}
+    device = "gpu" if able else "cpu"
+    return [b for b in BACKENDS.values() if b.device == device]
+
+
+def superfluous(candidate: Candidate, tried: Sequence[Candidate], gpu: GpuOptions) -> bool:
+    """Whether the artefact was made another way already, and the user left the way open."""
+    return gpu.via == "auto" and any(c.same_artefact(candidate) and c.passed for c in tried)
+
+
+def try_one(candidate: Candidate, conversion: Conversion, reference: Reference | None) -> None:
     """Builds a candidate, loads it in the runtime that will serve it, and compares it.
 
     Sets ``candidate.proof``, or ``candidate.error`` where it could not be built or loaded.
+
+    Args:
+        reference: None where there is no original to compare with.
     """
-    subject, name = workshop.subject, f"{candidate.name} {candidate.precision}"
+    model, name = conversion.model, f"{candidate.name} {candidate.precision}"
+    backend = named(candidate.backend)
     try:
         with step(f"converting to {name}"):
-            artefact = workshop.build(candidate)
+            artefact = _build(candidate, backend, conversion)
         with step(f"comparing {name} with the original"):
-            runtime = make(workshop.stage, subject.inputs, artefact, threads=1)
+            foreign = packing.foreign_runtimes([artefact.runtime])
+            for told in foreign.values():
+                archive.stage_module(conversion.stage, told)
+            ends = head.of(model.settings)
+            runtime = make(
+                conversion.stage, model.inputs, artefact, threads=1, head=ends, foreign=foreign
+            )
             runtime.activate()
-            gate = check(subject, runtime, candidate.precision, reference)
+            gate = check(model, backend, runtime, candidate.precision, reference)
     except KitError as e:
         candidate.error = str(e)
     except Exception as e:  # runtimes raise many types for models that they do not take
-        candidate.error = f"does not run this model ({refusals.reason(e, candidate, workshop)})"
+        candidate.error = f"does not run this model ({_reason(e, backend, conversion)})"
     else:
         proven = replace(artefact, precision_found=gate.precision_found)
         candidate.proof = Proof(proven, gate, runtime)
-    free = shutil.disk_usage(workshop.stage).free
+    free = shutil.disk_usage(conversion.stage).free
     if candidate.error and free < LITTLE:
-        candidate.error += f"; {workshop.stage} has only {free / 1e6:.1f} MB free"
+        candidate.error += f"; {conversion.stage} has only {free / 1e6:.1f} MB free"
+
+
+def _build(candidate: Candidate, backend: Backend, conversion: Conversion) -> Artefact:
+    folder = "-".join(filter(None, (candidate.backend, candidate.via, candidate.precision)))
+    (conversion.stage / folder).mkdir(parents=True)
+    built = conversion.model.built
+    if candidate.via == GIVEN and built is not None:
+        file = f"{folder}/{built.artefact.files[0]}"
+        shutil.copyfile(built.file, conversion.stage / file)
+        return replace(built.artefact, files=(file,))
+    artefact = backend.build(conversion, candidate.precision, candidate.via, folder)
+    if artefact.runtime != backend.name:
+        raise ArchiveError(
+            f"backend {backend.name!r} built an artefact for runtime {artefact.runtime!r}: refused"
+        )
+    return artefact
+
+
+def _reason(error: Exception, backend: Backend, conversion: Conversion) -> str:
+    """The error's last line, with the ONNX node that it names where the artefact is made of it."""
+    if not backend.from_onnx or isinstance(conversion.onnx, KitError):
+        return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return nodes.reason(conversion.onnx, error)
 
 
 def measure(candidates: Sequence[Candidate], given: Arrays) -> None:
@@ -245,3 +252,12 @@ def measure(candidates: Sequence[Candidate], given: Arrays) -> None:
                 taken.append((time.perf_counter() - begin) * 1e3)
     for candidate, taken in zip(passed, times, strict=True):
         candidate.ms = candidate.per_item_ms = median(taken)
+
+
+def advice(failed: Candidate, portable: Candidate) -> str:
+    """What kept the asked candidate from running, and the one that does run and passed the gate."""
+    return (
+        f"{failed.backend} {failed.precision}: {failed.error}; {portable.backend} "
+        f"{portable.precision} takes this model and passed the gate: use --backend "
+        f"{portable.backend}, or --backend auto to try all"
+    )

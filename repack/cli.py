@@ -1,4 +1,4 @@
-"""The command line of ``model_repack.py``: its flags, and what it shows."""
+"""The command line of ``model_repack.py``: its flags, checked and turned into ``Options``."""
 
 from __future__ import annotations
 
@@ -7,58 +7,53 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from handlers.engines.build import LEVELS
 from handlers.errors import KitError
-from repack import cli_classification, cli_gpu
 from repack.archive import VERSION
-from repack.cli_classification import ClassifierOptions
-from repack.cli_gpu import GpuOptions
+from repack.backends import BACKENDS, PRECISIONS, TRT
+from repack.options import (
+    MAX_SIDE,
+    ROOT,
+    ClassifierOptions,
+    DetectorOptions,
+    GpuOptions,
+    Options,
+    Shape,
+    SourceOptions,
+    Three,
+)
+from repack.tasks import TASKS
 
-if TYPE_CHECKING:
-    from repack.candidates import Candidate
-    from repack.gate import GateResult
-
-ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = ROOT / "examples" / "shapes" / "yolov5n_shapes.pt"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 MAX_NAME = 100
-BACKENDS = (
-    "torchscript", "onnxruntime", "openvino", "tensorrt", "aotinductor", "torchscript-cuda",
-)  # fmt: skip
 ALIASES = {"fp32": "f32", "fp16": "f16"}
+VIAS = ("auto", "torch2trt", "onnx")
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for."""
+class _Help(argparse.HelpFormatter):
+    """Shows a default where there is one that says something, folders as seen from the checkout."""
 
-    weights: Path
-    name: str
-    version: str
-    imgsz: int
-    backend: str
-    precision: str
-    samples: Path | None
-    calibration: Path | None
-    model_store: Path
-    network: str | None
-    input_shapes: dict[str, tuple[int | str, ...]]
-    confidence: float
-    iou: float
-    max_detections: int
-    classifier: ClassifierOptions | None
-    symbolic: Path | None
-    tensorflow_python: Path | None
-    folds: tuple[str, ...] | None
-    mirror: bool
-    volumes: Path | None
-    original: Path | None
-    command: str
-    gpu: GpuOptions
-    info: bool
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if default in (None, False, "", [], argparse.SUPPRESS) or "default" in text:
+            return text
+        if isinstance(default, Path) and default.is_relative_to(ROOT):
+            default = default.relative_to(ROOT)
+        if isinstance(default, tuple):
+            default = ",".join(map(str, default))
+        return f"{text} (default: {default})".replace("%", "%%")
+
+
+class _Info(argparse.Action):
+    """Shows what this machine has and ends, whatever else is asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from repack.backends.tensorrt import info
+
+        parser.exit(info.main())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,52 +63,78 @@ def parser() -> argparse.ArgumentParser:
         description="Turn a checkpoint into a verified TorchServe archive.",
         epilog="Exit codes: 0 done, 1 a mistake in what was given, 2 wrong flags, 3 the converted "
         "model does not answer like the original (nothing is written or replaced then).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
+    o, s = Options(), SourceOptions()
     add = found.add_argument
     add(
         "--weights",
         type=Path,
-        default=SHIPPED,
-        help="checkpoint, ONNX file or TensorRT engine, MONAI bundle, folder of a SavedModel or of "
-        "nnU-Net results",
-    )
-    add(
-        "--original",
-        type=Path,
+        default=s.weights,
         metavar="FILE",
-        help="checkpoint or ONNX file that an engine of --weights is compared with",
+        help="checkpoint, ONNX or TorchScript file, TensorRT engine, MONAI bundle, folder of a "
+        "SavedModel or of nnU-Net results (default: the shipped detector)",
     )
-    add("--name", default="fd1", help="the model's name in TorchServe and of the archive")
-    add("--version", default="1.0", help="the model's version in TorchServe")
-    add("--imgsz", type=int, default=640, help="side of a detector's square input, pixels")
+    add("--name", default=o.name, help="the model's name in TorchServe and of the archive")
+    add("--version", default=o.version, help="the model's version in TorchServe")
+    add(
+        "--task",
+        default=o.task,
+        choices=["auto", *TASKS],
+        help="what the model does; auto is what its file says, or classification with --labels",
+    )
     add(
         "--backend",
         choices=["auto", *BACKENDS],
-        help="what runs the "
-        "model; auto measures all and keeps the fastest that passes the gate (default: auto)",
+        help="what runs the model; auto measures all that this machine is for and keeps the "
+        "fastest that passes the gate (default: auto)",
     )
     add(
         "--precision",
-        default="auto",
-        choices=["auto", "f32", "f16", "bf16", "int8", "best", "fp32", "fp16"],
+        default=o.precision,
+        choices=["auto", *PRECISIONS, *ALIASES],
         help="auto takes every one that pays; int8 needs --calibration; best is TensorRT's choice",
     )
-    add("--trt", type=int, choices=[0, 1], help="1: TensorRT on an NVIDIA GPU; 0: TorchScript")
+    add("--trt", type=int, choices=list(TRT), help="1: TensorRT on an NVIDIA GPU; 0: TorchScript")
     add(
         "--samples",
         type=Path,
         metavar="DIR",
-        help="pictures (.npy/.npz for other models) that the "
-        "gate compares on, with YOLO label files for mAP",
+        help="inputs that the gate compares on: pictures, volumes, or .npy and .npz files; with "
+        "labels the accuracy is compared too",
+    )
+    add("--calibration", type=Path, metavar="DIR", help="inputs that int8 is calibrated on")
+    add(
+        "--model-store",
+        type=Path,
+        default=o.model_store,
+        metavar="DIR",
+        help="folder that the archive goes into",
     )
     add(
-        "--calibration",
-        type=Path,
-        metavar="DIR",
-        help="pictures or arrays that int8 is calibrated on",
+        "--input-shape",
+        action="append",
+        default=[],
+        metavar="[NAME=]1x3x224x224",
+        help="an input's shape, where the file does not carry it; a word is an axis of any length",
     )
-    add("--model-store", type=Path, default=ROOT / "model_store", metavar="DIR")
+    add(
+        "--symbolic",
+        type=Path,
+        metavar="FILE.py",
+        help="Python file, run as your own code, that says how operators unknown to PyTorch's "
+        "exporter are written in ONNX",
+    )
+    add("--info", action=_Info, nargs=0, help="show TensorRT, CUDA, driver and GPU, and end")
+    _source_flags(found)
+    _detector_flags(found)
+    _classifier_flags(found)
+    _gpu_flags(found)
+    return found
+
+
+def _source_flags(found: argparse.ArgumentParser) -> None:
+    add = found.add_argument_group("reading a checkpoint").add_argument
     add("--network", metavar="MODULE:CLASS", help="the network of a plain state dict")
     add(
         "--folds",
@@ -123,32 +144,121 @@ def parser() -> argparse.ArgumentParser:
     add("--mirror", type=int, choices=[0, 1], default=0, help="1: mirrored windows too, as nnU-Net")
     add("--volumes", type=Path, metavar="YAML", help="how a plain net of volumes was trained")
     add(
-        "--input-shape",
-        action="append",
-        default=[],
-        metavar="[NAME=]1x3x224x224",
-        help="an input's shape, where the file does not carry it; a word is an axis of any length",
-    )
-    add("--info", action="store_true", help="show TensorRT, CUDA, driver and GPU, and end")
-    cli_gpu.add_flags(found)
-    add("--conf", type=float, default=0.25, help="least confidence of an answered box")
-    add("--iou", type=float, default=0.45, help="overlap above which boxes of a class are merged")
-    add("--max-det", type=int, default=300, help="most boxes per picture")
-    add(
-        "--symbolic",
-        type=Path,
-        metavar="FILE.py",
-        help="Python file, run as your own code, that says how operators unknown to PyTorch's "
-        "exporter are written in ONNX",
-    )
-    add(
         "--tensorflow-python",
         type=Path,
         metavar="PYTHON",
         help="the Python that has TensorFlow and tf2onnx, for SavedModels",
     )
-    cli_classification.add_flags(found)
-    return found
+    add(
+        "--original",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint or ONNX file that an engine of --weights is compared with",
+    )
+
+
+def _detector_flags(found: argparse.ArgumentParser) -> None:
+    add = found.add_argument_group("detectors").add_argument
+    d = DetectorOptions()
+    add(
+        "--imgsz",
+        type=int,
+        default=d.imgsz,
+        metavar="PIXELS",
+        help="side of the square input, pixels",
+    )
+    add(
+        "--conf",
+        type=float,
+        default=d.confidence,
+        metavar="0..1",
+        help="least confidence of an answered box",
+    )
+    add(
+        "--iou",
+        type=float,
+        default=d.iou,
+        metavar="0..1",
+        help="overlap above which boxes of a class are merged",
+    )
+    add(
+        "--max-det",
+        type=int,
+        default=d.max_detections,
+        metavar="N",
+        help="most boxes per picture",
+    )
+
+
+def _classifier_flags(found: argparse.ArgumentParser) -> None:
+    add = found.add_argument_group("classifiers").add_argument
+    c = ClassifierOptions()
+    add("--labels", type=Path, metavar="FILE", help="class names, one a line, in the model's order")
+    add("--mean", default=c.mean, type=_three, metavar="R,G,B", help="of values 0 to 1")
+    add("--std", default=c.std, type=_three, metavar="R,G,B", help="of values 0 to 1")
+    add("--resize", type=int, metavar="PIXELS", help="shorter side (default: 256/224 of the crop)")
+    add("--crop", type=int, metavar="PIXELS", help="side of the centre (default: the model's, 224)")
+    add("--top-k", type=int, default=c.top_k, metavar="K", help="classes per answer")
+    add(
+        "--scores",
+        default=c.scores,
+        choices=["auto", "logits", "probabilities"],
+        help="what the model answers; auto looks at its answers",
+    )
+
+
+def _gpu_flags(found: argparse.ArgumentParser) -> None:
+    add = found.add_argument_group("on an NVIDIA GPU").add_argument
+    g = GpuOptions()
+    add(
+        "--via",
+        choices=VIAS,
+        default=g.via,
+        help="how a TensorRT engine is made; auto is torch2trt where it is installed and its "
+        "engine passes the gate, else onnx",
+    )
+    add(
+        "--batch",
+        default=",".join(map(str, g.batches)),
+        metavar="1,4,16",
+        help="batch sizes that are built; smaller ones are padded",
+    )
+    for flag in ("--min", "--opt", "--max"):
+        add(
+            flag,
+            action="append",
+            default=[],
+            metavar="[NAME=]1x3x640x640",
+            help=f"an input's {flag[2:]} shape in TensorRT's optimization profile: one engine for "
+            "all shapes between, not --batch",
+        )
+    add(
+        "--level",
+        type=int,
+        choices=LEVELS,
+        default=g.level,
+        help="TensorRT's builder optimization level: how long it looks for faster kernels",
+    )
+    add(
+        "--workspace",
+        type=int,
+        default=g.workspace_mb,
+        metavar="MIB",
+        help="device memory that one kernel may work in",
+    )
+    add(
+        "--engine-cache",
+        type=Path,
+        default=g.engine_cache,
+        metavar="DIR",
+        help="engines built before",
+    )
+    add("--rebuild", action="store_true", help="build engines that the cache has, too")
+    add(
+        "--rebuild-on-load",
+        action="store_true",
+        help="pack the ONNX file: where TensorRT or the GPU differ, a worker builds once",
+    )
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -160,44 +270,56 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     given = parser().parse_args(arguments)
     if not NAME.fullmatch(given.name):
         raise KitError(f"--name {given.name!r}: expected letters, digits, '.', '_' and '-'")
-    for flag, value in (("--conf", given.conf), ("--iou", given.iou)):
-        if not 0 < value < 1:
-            raise KitError(f"{flag} {value}: expected a number between 0 and 1")
     if len(given.name) > MAX_NAME:
         raise KitError(f"--name of {len(given.name)} letters: expected at most {MAX_NAME}")
     if not VERSION.fullmatch(given.version):
         raise KitError(f"--version {given.version!r}: expected such as 1.0")
     if given.precision == "int8" and given.calibration is None:
         raise KitError("--precision int8 needs inputs to calibrate on: add --calibration DIR")
-    if given.max_det < 1:
-        raise KitError(f"--max-det {given.max_det}: expected at least 1")
     words = sys.argv[1:] if arguments is None else list(arguments)
     return Options(
-        weights=given.weights,
+        source=SourceOptions(
+            given.weights,
+            given.original,
+            given.network,
+            _folds(given.folds),
+            bool(given.mirror),
+            given.volumes,
+            given.tensorflow_python,
+        ),
         name=given.name,
         version=given.version,
-        imgsz=given.imgsz,
+        model_store=given.model_store,
+        task=_task(given.task, given.labels),
         backend=_backend(given.trt, given.backend),
         precision=ALIASES.get(given.precision, given.precision),
         samples=given.samples,
         calibration=given.calibration,
-        model_store=given.model_store,
-        network=given.network,
-        input_shapes=_shapes(given.input_shape),
-        confidence=given.conf,
-        iou=given.iou,
-        max_detections=given.max_det,
-        classifier=cli_classification.asked(given),
+        input_shapes=_free_shapes(given.input_shape),
         symbolic=given.symbolic,
-        tensorflow_python=given.tensorflow_python,
-        folds=_folds(given.folds),
-        mirror=bool(given.mirror),
-        volumes=given.volumes,
-        original=given.original,
+        detector=_detector(given),
+        classifier=_classifier(given),
+        gpu=_gpu(given),
         command=shlex.join(["python", "repack/model_repack.py", *words]),
-        gpu=cli_gpu.read(given),
-        info=given.info,
     )
+
+
+def _task(task: str, labels: Path | None) -> str:
+    if labels is None or TASKS.get(task, TASKS["classification"]).labelled:
+        return "classification" if labels is not None and task == "auto" else task
+    raise KitError(f"--task {task} has no use for --labels: leave one of them out")
+
+
+def _backend(trt: int | None, backend: str | None) -> str:
+    if trt is None:
+        return backend or "auto"
+    if backend is not None:
+        raise KitError(
+            f"--trt {trt} and --backend {backend} both name what runs the model: give one"
+        )
+    if trt and not Path("/dev/nvidia0").exists():
+        raise KitError("--trt 1 needs an NVIDIA GPU, and this machine has none: use --backend auto")
+    return TRT[trt]
 
 
 def _folds(given: str | None) -> tuple[str, ...] | None:
@@ -208,54 +330,97 @@ def _folds(given: str | None) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(given.split(",")))
 
 
-def table(candidates: Sequence[Candidate]) -> str:
-    """What was tried: precision found, error, mAP where known, time, verdict."""
-    width = max(12, *(len(c.name) + 2 for c in candidates))
-    several = any(c.per_item_ms != c.ms for c in candidates)
-    each = f"{'ms/item':>9}" if several else ""
-    head = f"{'backend':<{width}}{'asked':<6}{'found':<7}{'ms':>8}{each}  {'L2 error':<10}verdict"
-    lines = [f"    {head}"]
-    for c in candidates:
-        found, error = "-", "-"
-        if c.proof is not None:
-            found = c.proof.gate.precision_found["label"]
-            errors = [v["relative_l2"] for v in c.proof.gate.outputs.values()]
-            error = f"{max(errors):.2g}" if errors else "-"
-        time = f"{c.ms:.{2 if c.ms >= 10 else 3}f}" if c.ms else "-"
-        each = f"{c.per_item_ms:>9.3f}" if c.ms else f"{'-':>9}"
-        shown = f"{time:>8}{each if several else ''}"
-        lines.append(
-            f"    {c.name:<{width}}{c.precision:<6}{found:<7}{shown}  {error:<10}{c.verdict}"
+def _detector(given: argparse.Namespace) -> DetectorOptions:
+    for flag, value in (("--conf", given.conf), ("--iou", given.iou)):
+        if not 0 < value < 1:
+            raise KitError(f"{flag} {value}: expected a number between 0 and 1")
+    if given.max_det < 1:
+        raise KitError(f"--max-det {given.max_det}: expected at least 1")
+    return DetectorOptions(given.imgsz, given.conf, given.iou, given.max_det)
+
+
+def _classifier(given: argparse.Namespace) -> ClassifierOptions:
+    for flag, value in (("--resize", given.resize), ("--crop", given.crop)):
+        if value is not None and not 1 <= value <= MAX_SIDE:
+            raise KitError(f"{flag} {value}: expected 1 to {MAX_SIDE} pixels")
+    if given.top_k < 1:
+        raise KitError(f"--top-k {given.top_k}: expected at least 1")
+    if not all(s > 0 for s in given.std):
+        shown = ",".join(f"{v:g}" for v in given.std)
+        raise KitError(f"--std {shown}: expected numbers above 0")
+    return ClassifierOptions(
+        given.labels,
+        given.mean,
+        given.std,
+        given.resize,
+        given.crop,
+        given.top_k,
+        given.scores,
+    )
+
+
+def _three(text: str) -> Three:
+    """One number for all channels or three, each as ``0.5`` or ``1/255``."""
+    parts = text.split(",")
+    if len(parts) not in (1, 3) or not all(re.fullmatch(r"[\d./]+", p.strip()) for p in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected one number or three, such as 0.5 or 0.485,0.456,0.406"
         )
-    return "\n".join(lines)
+    try:
+        values = [float(Fraction(p.strip())) for p in parts]
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers such as 0.5") from None
+    red, green, blue = values * 3 if len(values) == 1 else values
+    return red, green, blue
 
 
-def gate_table(gate: GateResult) -> str:
-    """What differs, for a person."""
-    lines = ["  the gate failed:"]
-    for name, figures in gate.outputs.items():
-        shown = ", ".join(f"{k} {v:g}" for k, v in figures.items())
-        lines.append(f"    output {name}: {shown}")
-    lines += [f"    {key}: {value}" for key, value in gate.task.items()]
-    lines += [f"    differs: {failure}" for failure in gate.failures]
-    return "\n".join(lines)
+def _gpu(given: argparse.Namespace) -> GpuOptions:
+    shapes = [_fixed_shapes(flag, getattr(given, flag)) for flag in ("min", "opt", "max")]
+    if any(shapes) and not all(shapes):
+        raise KitError("--min, --opt and --max belong together: give all three for each input")
+    if any(set(s) != set(shapes[0]) for s in shapes):
+        raise KitError("--min, --opt and --max name different inputs")
+    for name in shapes[0]:
+        low, usual, high = (s[name] for s in shapes)
+        if not len(low) == len(usual) == len(high) or not all(
+            a <= b <= c for a, b, c in zip(low, usual, high, strict=True)
+        ):
+            shown = " ".join("x".join(map(str, s)) for s in (low, usual, high))
+            raise KitError(f"--min --opt --max {shown}: expected each axis to grow or stay")
+    if given.workspace < 1:
+        raise KitError(f"--workspace {given.workspace}: expected MiB, at least 1")
+    return GpuOptions(
+        given.via,
+        () if shapes[0] else _batches(given.batch),
+        shapes[0] or None,
+        shapes[1] or None,
+        shapes[2] or None,
+        given.level,
+        given.workspace,
+        given.engine_cache,
+        given.rebuild,
+        given.rebuild_on_load,
+    )
 
 
-def _backend(trt: int | None, backend: str | None) -> str:
-    if trt is None:
-        return backend or "auto"
-    if backend is not None:
-        raise KitError(
-            f"--trt {trt} and --backend {backend} both name what runs the model: give one"
-        )
-    if trt == 0:
-        return "torchscript"
-    if Path("/dev/nvidia0").exists():
-        return "tensorrt"
-    raise KitError("--trt 1 needs an NVIDIA GPU, and this machine has none: use --backend auto")
+def _batches(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(re.fullmatch(r"[1-9]\d{0,3}", part) for part in parts):
+        raise KitError(f"--batch {text!r}: expected sizes such as 1,4,16")
+    return tuple(sorted({int(part) for part in parts}))
 
 
-def _shapes(given: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
+def _fixed_shapes(flag: str, given: Sequence[str]) -> dict[str, Shape]:
+    found = {}
+    for text in given:
+        name, _, axes = text.rpartition("=")
+        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", axes):
+            raise KitError(f"--{flag} {text!r}: expected [NAME=]1x3x640x640")
+        found[name] = tuple(int(n) for n in axes.split("x"))
+    return found
+
+
+def _free_shapes(given: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
     shapes: dict[str, tuple[int | str, ...]] = {}
     for i, text in enumerate(given):
         name, _, axes = text.rpartition("=")

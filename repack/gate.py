@@ -11,43 +11,17 @@ from numpy.typing import NDArray
 
 from handlers.errors import KitError
 from handlers.runtimes.base import Runtime
-from repack.backends import precision as precisions
-from repack.model import RAW, Arrays, Subject
+from repack.backends.base import Backend
+from repack.model import Arrays, Model, within
 from repack.samples import Sample
-from repack.tasks.classification import compare as verify_classification
-from repack.tasks.detection import compare as verify_detection
-from repack.tasks.segmentation import compare as verify_segmentation
+from repack.tasks import TASKS
+from repack.tolerances import TOLERANCES, Tolerance, shortfall
 
 RANDOM_INPUTS = 3
 FIRST_SEED = 7001
 """Seeds of the gate's random inputs; the conversion's own example has seed 1."""
 
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far outputs may differ.
-
-    Attributes:
-        rtol, atol: every value must lie within ``atol + rtol * |original|``; None where the
-            precision cannot promise that for every value.
-        relative_l2: bound on ``|converted - original| / |original|`` over the whole output.
-    """
-
-    rtol: float | None
-    atol: float | None
-    relative_l2: float
-
-
-TOLERANCES = {
-    "f32": Tolerance(1e-4, 9e-4, 1e-4),
-    "f16": Tolerance(None, None, 1e-2),
-    "bf16": Tolerance(None, None, 3e-2),
-    "int8": Tolerance(None, None, 1.5e-1),
-    "best": Tolerance(None, None, 1.5e-1),
-}
-"""f32 as the working notes ask. f16 keeps 11 bits of mantissa (2**-11 = 0.05 % a value), bf16 8
-(2**-8 = 0.4 %), int8 has 256 levels a tensor: for these the whole output's error is bounded, and
-the task's metric decides. "best" may hold int8 layers, so it is judged as int8."""
+NOT_PROVEN = "not proven: an engine holds no original to compare with; name it with --original FILE"
 
 
 class GateFailed(KitError):
@@ -71,6 +45,7 @@ class GateResult:
         inputs: how many inputs of which kind were compared.
         outputs: per output, the largest absolute and relative difference and the relative L2 error.
         task: the task's own metric, empty for raw tensors.
+        note: why nothing was compared; else "".
     """
 
     precision_asked: str
@@ -79,13 +54,18 @@ class GateResult:
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, dict[str, float]] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
     @property
-    def passed(self) -> bool:
-        return not self.failures
+    def passed(self) -> bool | None:
+        """None where nothing was compared."""
+        return None if self.note else not self.failures
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"passed": self.passed}
+        found = asdict(self) | {"passed": self.passed}
+        if not self.note:
+            del found["note"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -97,27 +77,36 @@ class Reference:
     samples: list[Sample]
 
     @classmethod
-    def make(cls, subject: Subject, samples: Sequence[Sample]) -> Reference:
+    def make(cls, model: Model, samples: Sequence[Sample]) -> Reference:
         """Random inputs (one of them a batch of two, where the batch is free), then the samples."""
-        free = isinstance(subject.inputs[0].shape[0], str)
+        free = isinstance(model.inputs[0].shape[0], str)
         inputs = [
-            subject.random_inputs(FIRST_SEED + i, 2 if free and i == 0 else 1)
+            model.random_inputs(FIRST_SEED + i, 2 if free and i == 0 else 1)
             for i in range(RANDOM_INPUTS)
         ]
         inputs += [s.inputs for s in samples]
-        answers = [{k: np.array(v) for k, v in subject.original(given).items()} for given in inputs]
+        answers = [{k: np.array(v) for k, v in model.ask(given).items()} for given in inputs]
         return cls(inputs, answers, list(samples))
 
 
-def check(subject: Subject, runtime: Runtime, asked: str, reference: Reference) -> GateResult:
+def check(
+    model: Model, backend: Backend, runtime: Runtime, asked: str, reference: Reference | None
+) -> GateResult:
     """Compares a converted model, loaded in the runtime that will serve it, with the original.
 
     Args:
         runtime: activated.
         asked: the precision that was asked for.
+        reference: None where there is no original: then the model must run, and the result says
+            that nothing was compared.
     """
-    result = GateResult(asked, precisions.found(runtime))
-    lack = precisions.shortfall(asked, result.precision_found)
+    result = GateResult(asked, backend.found(runtime).report(runtime))
+    if reference is None:
+        result.note = NOT_PROVEN
+        drawn = within(model, model.built.profile if model.built else {})
+        runtime.infer(drawn.random_inputs(FIRST_SEED))
+        return result
+    lack = shortfall(asked, result.precision_found)
     if lack:
         result.failures.append(f"precision: {lack}")
     result.inputs = {"random": RANDOM_INPUTS, "samples": len(reference.samples)}
@@ -125,14 +114,16 @@ def check(subject: Subject, runtime: Runtime, asked: str, reference: Reference) 
         {k: np.array(v) for k, v in runtime.infer(given, every=True).items()}
         for given in reference.inputs
     ]
-    for name in RAW if RAW[0] in converted[0] else [s.name for s in subject.outputs]:
+    names = tuple(s.name for s in model.outputs)
+    if model.export is not None and model.export.outputs[0] in converted[0]:
+        names = model.export.outputs
+    for name in names:
         _compare(name, asked, reference.answers, converted, result)
-    if subject.task == "detection" and not result.failures:
-        verify_detection.compare(subject, asked, reference, converted, result)
-    if subject.task == "classification":
-        verify_classification.compare(subject, asked, reference, converted, result)
-    if subject.task == "segmentation":
-        verify_segmentation.compare(subject, asked, reference, converted, result)
+    task = TASKS[model.task]
+    if task.metric and (task.names_causes or not result.failures):
+        found = task.compare(model, asked, reference.answers, converted, reference.samples)
+        result.task = found.figures
+        result.failures += found.failures
     return result
 
 

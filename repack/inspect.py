@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from handlers.artefact import Artefact
 from handlers.errors import KitError
-from handlers.passport import Artefact, Passport, TensorSpec
+from handlers.passport import Passport, TensorSpec
 from repack import archive
 
 MANY = 100
@@ -42,6 +43,7 @@ def main() -> int:
 def text(p: Passport, path: Path) -> str:
     """The passport in lines of plain words."""
     source = p.source
+    settings = {k: v["name"] if k == "head" else v for k, v in p.settings.items()}
     lines = [
         f"{path.name}: {p.name} {p.version}, {p.task}, {path.stat().st_size / 1e6:.1f} MB, "
         f"all {len(p.files)} checksums right",
@@ -51,13 +53,19 @@ def text(p: Passport, path: Path) -> str:
         *(f"  input       {_tensor(s)}" for s in p.inputs),
         *(f"  output      {_tensor(s)}" for s in p.outputs),
         f"  classes     {_classes(p.labels)}",
-        f"  settings    {', '.join(f'{k} {v}' for k, v in p.settings.items()) or 'none'}",
+        f"  code        {_code(p)}",
+        f"  settings    {', '.join(f'{k} {v}' for k, v in settings.items()) or 'none'}",
     ]
     for name, artefact in p.artefacts.items():
         lines += _artefact(name, artefact, p.gate.get(name, {}))
     page = path.with_suffix(".report.html")
     lines.append(f"  report      {page if page.is_file() else 'none beside the archive'}")
     return "\n".join(lines)
+
+
+def _code(p: Passport) -> str:
+    foreign = archive.foreign_code(p)
+    return f"not this kit's: {foreign}; trust its maker, or leave it" if foreign else "this kit's"
 
 
 def _classes(labels: Sequence[str]) -> str:

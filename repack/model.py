@@ -1,38 +1,114 @@
-"""What is converted: a model with named inputs and outputs, and the original's own answers."""
+"""What is converted: a model with named inputs and outputs, and the original's own answers.
+
+``tensors`` makes one of whatever a source holds; tasks that know more start from it.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from handlers.artefact import Artefact
 from handlers.errors import KitError
 from handlers.passport import TensorSpec
-from repack.networks.yolov5 import Detect, YOLOv5
-from repack.sources import Source
-from repack.tasks.detection.grids import Grid, grids
+from repack.onnx import nodes
+from repack.options import Profiles, Shapes
+from repack.sources.source import Source
 
 Arrays = dict[str, NDArray[Any]]
-Shapes = Mapping[str, tuple[int | str, ...]]
-
-HANDLERS = {
-    "classification": "handlers.classification:ClassificationHandler",
-    "detection": "handlers.detection:DetectionHandler",
-    "segmentation": "handlers.segmentation:SegmentationHandler",
-    "tensors": "handlers.tensors:TensorHandler",
-}
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One model on its way into an archive.
+class Export:
+    """What is exported to ONNX where that is not ``Model.module`` itself.
+
+    Attributes:
+        module: takes the model's inputs.
+        outputs: the names of what it gives; the original answers them too.
+        finish: writes the exported file anew with the graph's end: ``finish(exported, finished)``.
+        output: what the finished graph ends in, as ``handlers.artefact.Artefact.output``.
+    """
+
+    module: nn.Module
+    outputs: tuple[str, ...]
+    finish: Callable[[Path, Path], None]
+    output: str
+
+
+@dataclass(frozen=True)
+class GpuModel:
+    """A model as the runtimes on a GPU take it.
+
+    Attributes:
+        module: float32, on the CPU; None where the source is an ONNX file.
+        shapes: per input its shape as the module takes it; a word is an axis of any length.
+        dtypes: per input NumPy's name of its element type.
+        outputs: their names.
+        pixels: inputs taken as ``[N, 3, H, W]`` in 0..1 in place of uint8 ``[N, H, W, 3]``.
+        channels_last: pictures and volumes lie as cuDNN reads them fastest.
+        output: what it ends in, as ``handlers.artefact.Artefact.output``.
+        onnx: the source's ONNX file where there is no module.
+        symbolic: as ``Model.symbolic``.
+    """
+
+    module: nn.Module | None
+    shapes: Shapes
+    dtypes: Mapping[str, str]
+    outputs: tuple[str, ...]
+    pixels: tuple[str, ...] = ()
+    channels_last: bool = False
+    output: str = "tensors"
+    onnx: Path | None = None
+    symbolic: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+
+    def feed(self, given: Arrays) -> Arrays:
+        """Inputs as the passport has them -> as the module takes them."""
+        return {
+            name: np.ascontiguousarray(value.transpose(0, 3, 1, 2)).astype(np.float32) / 255
+            if name in self.pixels
+            else value
+            for name, value in given.items()
+        }
+
+    def sized(self, batch: int) -> dict[str, tuple[int, ...]]:
+        """The shapes with the batch axis set.
+
+        Raises:
+            ValueError: another axis is of any length; its message is the input's name.
+        """
+        found = {}
+        for name, shape in self.shapes.items():
+            if any(isinstance(n, str) for n in shape[1:]):
+                raise ValueError(name)
+            first = batch if isinstance(shape[0], str) else shape[0]
+            found[name] = (first, *(int(n) for n in shape[1:]))
+        return found
+
+
+@dataclass(frozen=True)
+class Built:
+    """An artefact that the user built: packed as it is.
+
+    Attributes:
+        file: where it lies; ``artefact.files`` holds its name alone.
+        profile: the shapes that it takes.
+    """
+
+    file: Path
+    artefact: Artefact
+    profile: Profiles
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model on its way into an archive; its task makes it (``repack.tasks``).
 
     Attributes:
         source: where it came from.
@@ -40,140 +116,89 @@ class Subject:
         outputs: what it gives.
         module: what is traced; None where the source is an ONNX file.
         original: the unconverted model's answer to inputs as in ``inputs``; the gate's reference.
-            It may give more than ``outputs``: whatever a converted form may be compared in.
+            It may give more than ``outputs``: whatever an artefact may be compared in. None where
+            there is no original to ask.
         settings: what the handler needs to know, as written into the passport.
-        symbolic: the user's ONNX forms of operators, as ``repack.onnx.symbolic.load`` gives them.
+        output: what ``module`` ends in, as ``handlers.artefact.Artefact.output``.
+        symbolic: the user's ONNX operators, as ``repack.onnx.symbolic.load`` gives them.
         write_onnx: for an ONNX source whose graph is changed first: writes the graph that takes
             ``inputs``; None where it is converted as it is.
-        raw: for a detector, the module that ends before the boxes are decoded (its outputs are
-            ``RAW``), and the grids to decode them.
+        export: what is exported to ONNX; None for ``module`` itself.
+        on_gpu: the same model for a GPU; None for ``module`` or the ONNX file as they are.
+        draw: made-up inputs ``(random numbers, batch) -> arrays``; None for values spread over
+            each input's range.
+        built: the user's own artefact, where nothing is to be built.
     """
 
     source: Source
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     module: nn.Module | None
-    original: Callable[[Arrays], Arrays]
+    original: Callable[[Arrays], Arrays] | None
     settings: dict[str, Any] = field(default_factory=dict)
-    raw: tuple[nn.Module, list[Grid]] | None = None
+    output: str = "tensors"
     symbolic: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     write_onnx: Callable[[Path], None] | None = None
+    export: Export | None = None
+    on_gpu: GpuModel | None = None
+    draw: Callable[[np.random.Generator, int], Arrays] | None = None
+    built: Built | None = None
 
     @property
     def task(self) -> str:
         return self.source.task
 
     def random_inputs(self, seed: int, batch: int = 1) -> Arrays:
-        """Values spread over each input's range (or standard normal), the same for one seed.
-
-        A segmentation net gets windows with shapes in them.
-        """
+        """Made-up inputs, the same for one seed."""
         rng = np.random.default_rng(seed)
-        if self.task == "segmentation":
-            from repack.tasks.segmentation.model import random_windows
-
-            (spec,) = self.inputs
-            return {spec.name: random_windows(rng, [batch, *map(int, spec.shape[1:])])}
+        if self.draw is not None:
+            return self.draw(rng, batch)
         return {spec.name: random_array(spec, rng, batch) for spec in self.inputs}
 
+    def ask(self, given: Arrays) -> Arrays:
+        """The original's answer.
 
-MAX_SIDE = 4096
-"""Largest side of a detector's input, pixels: beyond it one picture takes gigabytes."""
+        Raises:
+            KitError: there is no original.
+        """
+        if self.original is None:
+            raise KitError(f"{self.source.path}: holds no original to compare with")
+        return self.original(given)
 
-RAW = ("raw_8", "raw_16", "raw_32")
-"""A YOLOv5 detector's raw maps, by stride."""
-
-
-class PixelDetector(nn.Module):
-    """A detector that takes pictures as they are decoded.
-
-    Input: ``[N, H, W, 3]`` uint8, RGB. Output: ``[N, boxes, 5 + classes]`` as the detector's own.
-    A byte per value crosses into the runtime instead of four, and scaling runs inside the graph.
-    """
-
-    def __init__(self, detector: YOLOv5):
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: Tensor) -> Tensor:
-        result: Tensor = self.detector(_scaled(images))
-        return result
+    def for_gpu(self) -> GpuModel:
+        """The model as the runtimes on a GPU take it."""
+        return self.on_gpu or GpuModel(
+            self.module,
+            {s.name: s.shape for s in self.inputs},
+            {s.name: s.dtype for s in self.inputs},
+            tuple(s.name for s in self.outputs),
+        )
 
 
-class RawPixelDetector(nn.Module):
-    """The same, but it ends before the boxes are decoded: three maps, as ``Detect.raw``."""
-
-    def __init__(self, detector: YOLOv5):
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.detector.raw(_scaled(images)))
-
-
-def _scaled(images: Tensor) -> Tensor:
-    return images.permute(0, 3, 1, 2).to(torch.float32) / 255
-
-
-def detector(source: Source, imgsz: int, settings: Mapping[str, Any]) -> Subject:
-    """A detector on square pictures.
+def within(model: Model, profile: Profiles) -> Model:
+    """The model whose made-up inputs fit an optimization profile; for drawing inputs only.
 
     Args:
-        imgsz: side of the input in pixels, a multiple of 32.
-
-    Raises:
-        KitError: a size that is no multiple of 32, or too large.
-    """
-    if not 0 < imgsz <= MAX_SIDE or imgsz % 32:
-        raise KitError(f"--imgsz {imgsz}: expected a multiple of 32 up to {MAX_SIDE}, such as 640")
-    if not isinstance(source.module, YOLOv5):
-        raise KitError(f"{source.path}: a {source.family} file holds no YOLOv5 detector")
-    module = PixelDetector(source.module).eval()
-    raw = RawPixelDetector(source.module).eval()
-    head = cast(Detect, source.module.model[24])
-    where = grids(head, imgsz)
-    spec = TensorSpec("images", "uint8", ("batch", imgsz, imgsz, 3), (0, 255), "NHWC")
-    count = sum(math.prod(grid.shape[:3]) for grid in where)
-    boxes = TensorSpec("boxes", "float32", ("batch", count, 5 + source.module.classes))
-    raws = tuple(TensorSpec(name, "float32", ("batch", "any", "any", "any", "any")) for name in RAW)
-
-    def both(pixels: Tensor) -> tuple[Tensor, ...]:
-        maps = raw(pixels)
-        return torch.cat([head.decode(m, i) for i, m in enumerate(maps)], 1), *maps
-
-    original = _torch_original(both, (spec,), (boxes, *raws))
-    return Subject(source, (spec,), (boxes,), module, original, dict(settings), (raw, where))
-
-
-Limits = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
-"""Per input the least, the usual and the largest shape of an engine's profile."""
-
-
-def within(subject: Subject, profile: Limits) -> Subject:
-    """The subject whose random inputs fit a profile; for drawing inputs only.
-
-    Args:
-        profile: by input name, or by "" where there is one input; empty leaves the subject as it
-            is.
+        profile: by input name, or by "" where there is one input; empty leaves the model as it is.
     """
     inputs = []
-    for spec in subject.inputs:
+    for spec in model.inputs:
         if not profile:
-            return subject
+            return model
         limits = profile.get(spec.name) or profile.get("")
         if limits is None or len(limits[1]) != len(spec.shape):
-            return subject  # refused, with its name, where the engine is built
-        least, usual, most = limits
+            return model  # refused, with its name, where the engine is built
+        low, usual, high = limits
         axes = [n if isinstance(n, int) else usual[i] for i, n in enumerate(spec.shape)]
-        if isinstance(spec.shape[0], str) and least[0] == 1 and most[0] > 1:
+        if isinstance(spec.shape[0], str) and low[0] == 1 and high[0] > 1:
             inputs.append(replace(spec, shape=(spec.shape[0], *axes[1:])))
         else:
             inputs.append(replace(spec, shape=tuple(axes)))
-    return replace(subject, inputs=tuple(inputs))
+    return replace(model, inputs=tuple(inputs))
 
 
-def tensors(source: Source, shapes: Shapes) -> Subject:
-    """Any other model: raw tensors in, raw tensors out.
+def tensors(source: Source, shapes: Shapes) -> Model:
+    """Any model: raw tensors in, raw tensors out.
 
     Args:
         shapes: shape per input name, as given by the user; TorchScript files and state dicts do not
@@ -183,7 +208,7 @@ def tensors(source: Source, shapes: Shapes) -> Subject:
         KitError: shapes are missing, or the model does not run on them.
     """
     if source.module is None:
-        return _onnx_subject(source, shapes)
+        return _of_onnx(source, shapes)
     if not shapes:
         raise KitError(
             f"{source.path}: a {source.family} file does not carry its input's shape: "
@@ -209,12 +234,14 @@ def tensors(source: Source, shapes: Shapes) -> Subject:
         TensorSpec(n, str(v.dtype).removeprefix("torch."), ("any",) * v.dim())
         for n, v in zip(names, values, strict=True)
     )
-    return Subject(source, specs, outputs, module, _torch_original(module, specs, outputs))
+    return Model(source, specs, outputs, module, of_module(module, specs, outputs))
 
 
-def _torch_original(
+def of_module(
     module: Callable[..., Any], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> Callable[[Arrays], Arrays]:
+    """A module as ``Model.original``."""
+
     def run(given: Arrays) -> Arrays:
         with torch.inference_mode():
             result = module(*(torch.from_numpy(given[s.name]) for s in inputs))
@@ -224,10 +251,8 @@ def _torch_original(
     return run
 
 
-def _onnx_subject(source: Source, shapes: Shapes) -> Subject:
+def _of_onnx(source: Source, shapes: Shapes) -> Model:
     import onnxruntime as ort
-
-    from repack.onnx import nodes as operators
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -235,7 +260,7 @@ def _onnx_subject(source: Source, shapes: Shapes) -> Subject:
     try:
         session = ort.InferenceSession(str(source.graph), options, ["CPUExecutionProvider"])
     except Exception as e:
-        reason = operators.reason(source.graph, e)
+        reason = nodes.reason(source.graph, e)
         raise KitError(
             f"{source.path}: ONNX Runtime, whose answers the gate compares with, does not load it "
             f"({reason})"
@@ -251,7 +276,7 @@ def _onnx_subject(source: Source, shapes: Shapes) -> Subject:
         values = session.run(None, given)
         return dict(zip((o.name for o in outputs), values, strict=True))
 
-    return Subject(source, inputs, outputs, None, original)
+    return Model(source, inputs, outputs, None, original)
 
 
 ONNX_TYPES = {

@@ -11,32 +11,31 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a file, whose folder would hide other packages of the same names
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from handlers.errors import KitError  # noqa: E402
-from repack import interrupts  # noqa: E402
-from repack.cli import gate_table, parse  # noqa: E402
-from repack.progress import say  # noqa: E402
+from handlers.errors import KitError
+from repack import interrupts
+from repack.cli import parse
+from repack.progress import say
 
 
 def main() -> int:
     """Repacks what the command line asks for; standard output gets the archive's path alone."""
+    interrupts.listen()
     try:
         options = parse()
         # Only now: --help answers at once, and before anything is installed.
-        if options.info:
-            from repack.backends.tensorrt import info
+        from repack import pipeline
 
-            print(info.text())
-            return 0
-        from repack import pipeline as flow
-
-        print(flow.repack(options))
+        print(pipeline.repack(options))
         return 0
     except KitError as e:
         gate = getattr(e, "result", None)
         if gate is not None:
-            say(gate_table(gate))
+            from repack import tables
+
+            say(tables.gate(gate))
         say(f"error: {e}")
         return 1 if gate is None else 3
     except ModuleNotFoundError as e:
@@ -48,5 +47,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    interrupts.listen()
     sys.exit(main())

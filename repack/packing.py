@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import io
 import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from handlers import images
+from handlers.artefact import Artefact
 from handlers.errors import KitError
-from handlers.passport import Artefact, Passport
+from handlers.passport import Passport
+from handlers.runtimes import RUNTIMES
 from repack import archive, interrupts
-from repack.model import HANDLERS, Subject
-from repack.samples import Sample
-from repack.tasks.segmentation import samples as volume_samples
+from repack.backends import BACKENDS
+from repack.model import Model
+from repack.tasks import TASKS
 
-LIBRARIES = (
-    "torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy", "torchserve", "tensorrt",
-    "torch2trt", "torchvision",
-)  # fmt: skip
+LIBRARIES = ("torch", "onnx", "numpy", "torchserve")
+"""Distributions whose versions every passport records, beside those of the backends."""
 
 ALONE_S = 900
 """Seconds that the finished archive may take to load and answer once."""
@@ -40,38 +36,45 @@ CLEAN_START = (
 
 
 def passport(
-    subject: Subject,
+    model: Model,
     name: str,
     version: str,
     artefacts: dict[str, Artefact],
     gate: Mapping[str, Any],
 ) -> Passport:
     """The archive's record, without file hashes yet; nothing in it changes from run to run."""
-    source = subject.source
+    source = model.source
     return Passport(
         name=name,
         version=version,
-        task=subject.task,
-        handler=HANDLERS[subject.task],
+        task=model.task,
+        handler=TASKS[model.task].handler,
         source={
             "file": source.path.name,
             "sha256": source.sha256,
             "family": source.family,
             "network": source.network,
         },
-        inputs=subject.inputs,
-        outputs=subject.outputs,
+        inputs=model.inputs,
+        outputs=model.outputs,
         labels=source.labels,
-        settings=subject.settings,
+        settings=model.settings,
         artefacts=artefacts,
         gate=dict(gate),
         versions={"python": platform.python_version()} | _installed(),
+        runtimes=foreign_runtimes(a.runtime for a in artefacts.values()),
     )
+
+
+def foreign_runtimes(names: Iterable[str]) -> dict[str, str]:
+    """ "module:Class" of each runtime that is not the kit's own: its module is packed, too."""
+    return {name: BACKENDS[name].runtime for name in names if name not in RUNTIMES}
 
 
 def _installed() -> dict[str, str]:
     found = {}
-    for name in LIBRARIES:
+    names = {*LIBRARIES, *(p for backend in BACKENDS.values() for p in backend.packages)}
+    for name in sorted(names):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
@@ -104,6 +107,8 @@ def write(stage: Path, record: Passport, store: Path, sample: Path) -> Path:
     """
     target = store / f"{record.name}.mar"
     archive.stage_handlers(stage)
+    for reference in (record.handler, *record.runtimes.values()):
+        archive.stage_module(stage, reference)
     try:
         archive.finish_stage(stage, record)
         with archive.Draft(target) as draft:
@@ -140,21 +145,3 @@ def _try_alone(packed: Path, sample: Path) -> None:
             raise KitError("the finished archive ran code from outside itself: not kept")
         if report["runtime"]["fallback"]:
             raise KitError(f"the finished archive falls back here: {report['runtime']['fallback']}")
-
-
-def example_input(subject: Subject, samples: list[Sample], folder: Path) -> Path:
-    """A file that the archive should answer: the first sample, or one made up."""
-    if subject.task == "segmentation":
-        return volume_samples.example(subject, folder / "example.nii.gz")
-    if samples:
-        return samples[0].path.resolve()
-    given = subject.random_inputs(seed=2)
-    if subject.task in ("detection", "classification"):
-        path = folder / "example.jpg"
-        path.write_bytes(images.encode_jpeg(next(iter(given.values()))[0]))
-        return path
-    path = folder / "example.npz"
-    out = io.BytesIO()
-    np.savez(out, **given)  # type: ignore[arg-type]
-    path.write_bytes(out.getvalue())
-    return path

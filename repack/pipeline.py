@@ -1,4 +1,4 @@
-"""The whole road: checkpoint -> module -> artefact -> gate -> .mar in the model store."""
+"""The one sequence: load -> build -> check -> choose -> pack -> report."""
 
 from __future__ import annotations
 
@@ -9,20 +9,17 @@ from pathlib import Path
 
 from handlers.errors import KitError
 from handlers.passport import Passport
-from repack import model as subjects
-from repack import packing, refusals, report, samples, sources
+from repack import candidates, packing, report, samples, sources, tables, tasks
 from repack.archive import disk_error
-from repack.candidates import Candidate, Workshop, measure, try_one
-from repack.cli import Options, table
-from repack.gate import Reference
-from repack.listing import listed, superfluous
-from repack.model import Subject
+from repack.backends import BACKENDS
+from repack.backends.conversion import Conversion
+from repack.candidates import Candidate
+from repack.gate import NOT_PROVEN, Reference
+from repack.model import Model, within
 from repack.onnx import symbolic
+from repack.options import Options
 from repack.progress import say, step
 from repack.samples import Sample
-from repack.sources import engine as ready
-from repack.tasks.classification import model as classifier
-from repack.tasks.segmentation import model as segmentation
 
 
 def repack(options: Options) -> Path:
@@ -35,148 +32,169 @@ def repack(options: Options) -> Path:
         KitError: something given cannot be used.
         GateFailed: no candidate answers like the original; nothing was written or replaced.
     """
-    if ready.holds(options.weights):
-        return ready.repack(options)
-    if options.original is not None:
-        raise KitError("--original is for an engine of --weights: a checkpoint is its own original")
-    with step(f"loading {options.weights}"):
-        subject = load(options)
-    say(f"    {subject.source.family} {subject.source.network}, task {subject.task}")
-    calibrated = options.calibration is not None
-    asked = listed(subject, options.backend, options.precision, calibrated, options.gpu)
-    gate_samples, calibration = read_samples(options, subject)
+    with step(f"loading {options.source.weights}"):
+        model = load(options)
+    say(f"    {model.source.family} {model.source.network}, task {model.task}")
+    asked = candidates.asked(
+        model, options.backend, options.precision, options.calibration is not None, options.gpu
+    )
+    gate_samples, calibration = read_samples(options, model)
     packing.require_writable(options.model_store)
     with tempfile.TemporaryDirectory(prefix="repack-") as tmp:
         work, stage = Path(tmp) / "work", Path(tmp) / "stage"
+        work.mkdir()
         try:
-            workshop = Workshop(subject, work, [s.inputs for s in calibration], options.gpu)
-            with step("asking the original"):
-                drawn = subjects.within(subject, options.gpu.profile)
-                reference = Reference.make(drawn, gate_samples)
-            first = prove_portable(workshop, reference)
-            portable = first[-1]
-            tried: list[Candidate] = []
-            for candidate in asked:
-                known = next((f for f in first if f.form == candidate.form), None)
-                if known is not None:
-                    tried.append(known)
-                elif not superfluous(candidate, tried, options.gpu):
-                    try_one(candidate, workshop, reference)
-                    tried.append(candidate)
+            conversion = Conversion(model, work, [s.inputs for s in calibration], options.gpu)
+            drawn = within(model, model.built.profile if model.built else options.gpu.profile)
+            reference = _reference(drawn, gate_samples)
+            portable = prove_portable(conversion, reference) if reference else []
+            tried = try_all(asked, portable, conversion, reference)
             chosen = choose(tried, reference, portable)
-            record = fill(stage, workshop, chosen, portable, options)
-            example = packing.example_input(drawn, gate_samples, Path(tmp))
+            record = fill(stage, conversion, chosen, portable[-1] if portable else None, options)
+            example = tasks.named(model.task).example(drawn, gate_samples, Path(tmp))
         except OSError as e:
             raise disk_error(e, Path(tmp)) from None
         with step(f"packing {options.name}.mar and trying it alone"):
             target = packing.write(stage, record, options.model_store, example)
         made = Passport.read(stage)
-        report.write(target, made, options, workshop, reference, tried, chosen)
+        report.write(target, made, options, conversion, reference, tried, chosen)
     return target
 
 
-def load(options: Options) -> Subject:
-    """The checkpoint, as something that can be converted."""
-    if options.symbolic is None:
-        return _load(options)
-    functions = symbolic.load(options.symbolic)  # first: it may define what the checkpoint needs
-    subject = _load(options)
-    if subject.module is None:
-        raise KitError(f"--symbolic: {subject.source.path} holds ONNX already: leave it out")
-    return replace(subject, symbolic=functions)
+def load(options: Options) -> Model:
+    """What ``options.source`` holds, as a model of its task.
+
+    Raises:
+        KitError: it cannot be read, or is no model of the task that was asked for.
+    """
+    # First: it may define what the checkpoint needs.
+    functions = symbolic.load(options.symbolic) if options.symbolic else {}
+    source = sources.load(options.source)
+    task = tasks.named(source.task if options.task == "auto" else options.task)
+    model = task.model(source, options)
+    if options.symbolic and model.module is None:
+        raise KitError(f"--symbolic: {source.path} holds ONNX already: leave it out")
+    return replace(model, symbolic=functions)
 
 
-def _load(options: Options) -> Subject:
-    source = sources.load(
-        options.weights,
-        options.network,
-        options.folds,
-        options.mirror,
-        options.volumes,
-        options.tensorflow_python,
-    )
-    if options.classifier is not None:
-        return classifier.subject(source, options.input_shapes, options.classifier)
-    if source.task == "segmentation":
-        if options.input_shapes:
-            raise KitError("--input-shape: a segmentation net's input is its settings' patch")
-        return segmentation.subject(source)
-    if source.task != "detection":
-        return subjects.tensors(source, options.input_shapes)
-    if options.input_shapes:
-        raise KitError("--input-shape: a YOLOv5 detector's input is set by --imgsz")
-    settings = {
-        "confidence": options.confidence,
-        "iou": options.iou,
-        "max_detections": options.max_detections,
-    }
-    return subjects.detector(source, options.imgsz, settings)
+def read_samples(options: Options, model: Model) -> tuple[list[Sample], list[Sample]]:
+    """The gate's samples and the calibration's, without overlap.
 
+    Raises:
+        KitError: no such folder, nothing usable in it, or both hold the same files.
+    """
 
-def read_samples(options: Options, subject: Subject) -> tuple[list[Sample], list[Sample]]:
-    """The gate's samples and the calibration's, without overlap."""
-    gate = samples.read(options.samples, subject, "--samples") if options.samples else []
-    calibration = (
-        samples.read(options.calibration, subject, "--calibration") if options.calibration else []
-    )
-    gate = samples.refuse_overlap(calibration, gate)
-    if not gate:
+    def read(folder: Path | None, flag: str) -> list[Sample]:
+        if folder is None:
+            return []
+        if not folder.is_dir():
+            raise KitError(f"{flag} {folder}: no such folder")
+        return tasks.named(model.task).read_samples(folder, model, flag)
+
+    calibration = read(options.calibration, "--calibration")
+    gate = samples.refuse_overlap(calibration, read(options.samples, "--samples"))
+    if not gate and model.original is not None:
         say("    note: no --samples, so the gate compares on random inputs only")
     return gate, calibration
 
 
-def prove_portable(workshop: Workshop, reference: Reference) -> list[Candidate]:
-    """The f32 form that every machine can run, last of those tried; it must pass the gate too.
+def _reference(model: Model, gate_samples: Sequence[Sample]) -> Reference | None:
+    """What the original answers; None where there is none, which is said."""
+    if model.original is None:
+        say(f"    warning: {NOT_PROVEN}")
+        return None
+    with step("asking the original"):
+        return Reference.make(model, gate_samples)
 
-    That is TorchScript, and ONNX Runtime where the model has no TorchScript form.
+
+def prove_portable(conversion: Conversion, reference: Reference) -> list[Candidate]:
+    """The f32 artefact that every machine can run, last of those tried; it must pass the gate too.
 
     Raises:
         KitError, GateFailed: it could not be made, or differs from the original.
     """
     tried: list[Candidate] = []
-    if workshop.subject.module is not None:
-        tried.append(Candidate("torchscript", "f32"))
-        try_one(tried[0], workshop, reference)
-    if not tried or tried[0].proof is None:
+    for backend in (b for b in BACKENDS.values() if b.portable):
+        if backend.takes(conversion.model) is not None:
+            continue
         if tried:
-            say(f"    note: no TorchScript form ({tried[0].error}); ONNX Runtime's is the portable")
-        tried.append(Candidate("onnxruntime", "f32"))
-        try_one(tried[-1], workshop, reference)
+            before = BACKENDS[tried[-1].backend].title
+            reason = tried[-1].error
+            say(f"    note: no {before} artefact ({reason}); {backend.title}'s is the portable one")
+        tried.append(Candidate(backend.name, "f32"))
+        candidates.try_one(tried[-1], conversion, reference)
+        if tried[-1].proof is not None:
+            break
     tried[-1].proven()
     return tried
 
 
-def choose(tried: Sequence[Candidate], reference: Reference, portable: Candidate) -> Candidate:
+def try_all(
+    asked: Sequence[Candidate],
+    portable: Sequence[Candidate],
+    conversion: Conversion,
+    reference: Reference | None,
+) -> list[Candidate]:
+    """Every candidate, built and compared; those tried as the portable one are not built again."""
+    tried: list[Candidate] = []
+    for candidate in asked:
+        known = next((c for c in portable if c.same_artefact(candidate)), None)
+        if known is not None:
+            tried.append(known)
+        elif not candidates.superfluous(candidate, tried, conversion.gpu):
+            candidates.try_one(candidate, conversion, reference)
+            tried.append(candidate)
+    return tried
+
+
+def choose(
+    tried: Sequence[Candidate], reference: Reference | None, portable: Sequence[Candidate]
+) -> Candidate:
     """The fastest candidate that passed; shows the table that it was chosen from.
+
+    Without an original there is one candidate, and nothing to choose.
 
     Raises:
         KitError, GateFailed: none passed.
     """
+    if reference is None:
+        tried[0].proven()
+        return tried[0]
     with step("timing what passed"):
-        measure(tried, reference.inputs[-1])
-    say(table(tried))
+        candidates.measure(tried, reference.inputs[-1])
+    say(tables.candidates(tried))
     passed = [c for c in tried if c.passed]
     if not passed:
         compared = [c for c in tried if c.proof is not None]
         if not compared:
-            raise KitError(refusals.advice(tried[0], portable))
+            raise KitError(candidates.advice(tried[0], portable[-1]))
         compared[0].proven()
     return min(passed, key=lambda c: c.per_item_ms)
 
 
 def fill(
-    stage: Path, workshop: Workshop, chosen: Candidate, portable: Candidate, options: Options
+    stage: Path,
+    conversion: Conversion,
+    chosen: Candidate,
+    portable: Candidate | None,
+    options: Options,
 ) -> Passport:
-    """Moves the chosen and the portable form's files into the stage; returns their passport."""
-    accelerated, fallback = chosen.proven(), portable.proven()
-    for file in {*accelerated.artefact.files, *fallback.artefact.files}:
+    """Moves the artefacts' files into the stage; returns their passport.
+
+    Args:
+        portable: None where there is nothing that every machine can run.
+    """
+    parts = {"accelerated": chosen.proven()}
+    if portable is not None:
+        parts["portable"] = portable.proven()
+    for file in {f for part in parts.values() for f in part.artefact.files}:
         target = stage / file
         target.parent.mkdir(parents=True, exist_ok=True)
-        (workshop.stage / file).replace(target)
+        (conversion.stage / file).replace(target)
     return packing.passport(
-        workshop.subject,
+        conversion.model,
         options.name,
         options.version,
-        {"accelerated": accelerated.artefact, "portable": fallback.artefact},
-        {"accelerated": accelerated.gate.to_dict(), "portable": fallback.gate.to_dict()},
+        {name: part.artefact for name, part in parts.items()},
+        {name: part.gate.to_dict() for name, part in parts.items()},
     )

@@ -1,112 +1,63 @@
-"""A real server for the tests: real TorchServe, real archives, free ports, folders of its own."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
-import json
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from deploy.torchserve import server as servers
-from deploy.torchserve import state
-from deploy.torchserve.archives import survey
 from deploy.torchserve.server import Server
-from deploy.torchserve.settings import Settings, make
-from handlers import passport as passports
-from handlers.passport import Passport
-from repack.archive import MANIFEST, pack
-
-ECHO = '''
-class Handler:
-    """Answers the length of each body."""
-
-    def initialize(self, context):
-        self.batch = context.system_properties["batch_size"]
-
-    def handle(self, rows, context):
-        return [b'{"bytes": %d}' % len(row.get("body") or b"") for row in rows]
-'''
-
-
-def write_archive(
-    store: Path, name: str, code: str = ECHO, version: str = "1.0", task: str = "tensors"
-) -> Path:
-    """Writes an archive whose handler is the given Python code; returns its path."""
-    stage = store / f".stage-{name}"
-    (stage / "MAR-INF").mkdir(parents=True)
-    (stage / "given.py").write_text(code)
-    model = {"modelName": name, "modelVersion": version, "handler": "given.py"}
-    manifest = {"runtime": "python", "archiverVersion": "0.12.0", "model": model}
-    (stage / MANIFEST).write_text(json.dumps(manifest))
-    hashes = {n: passports.sha256(stage / n) for n in ("given.py", MANIFEST)}
-    passport = Passport(
-        name=name,
-        version=version,
-        task=task,
-        handler="given:Handler",
-        source={},
-        inputs=(),
-        outputs=(),
-        labels=(),
-        settings={},
-        artefacts={},
-        gate={},
-        versions={},
-        files=hashes,
-    )
-    (stage / passports.FILE).write_text(passport.to_json())
-    target = store / f"{name}.mar"
-    pack(stage, target)
-    for path in sorted(stage.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    stage.rmdir()
-    return target
-
-
-def free_ports() -> tuple[int, int]:
-    """Free ports for HTTP (with its two successors) and gRPC (with its successor)."""
-    found: list[int] = []
-    with ExitStack() as held:
-        for count in (3, 2):
-            while True:
-                probe = socket.create_server(("127.0.0.1", 0))
-                held.enter_context(probe)
-                first = probe.getsockname()[1]
-                try:
-                    for port in range(first + 1, first + count):
-                        held.enter_context(socket.create_server(("127.0.0.1", port)))
-                except OSError:
-                    continue
-                found.append(first)
-                break
-    return found[0], found[1]
-
-
-def settings_for(store: Path, run_dir: Path, **values: object) -> Settings:
-    """Settings on free ports of loopback, with one worker where nothing else is said."""
-    port, grpc_port = free_ports()
-    texts = {"workers": 1, "port": port, "grpc_port": grpc_port, "model_store": store, **values}
-    return make({**{k: str(v) for k, v in texts.items()}, "run_dir": str(run_dir)})
-
-
-@contextmanager
-def serving(settings: Settings, wait: bool = True) -> Iterator[Server]:
-    """A server of the store's archives; the named model is READY, and all is gone afterwards."""
-    state.prepare(settings.run_dir)
-    archives, _ = survey(settings.model_store)
-    server = servers.start(settings, archives)
-    try:
-        if wait:
-            server.wait_ready(settings.name)
-        yield server
-    finally:
-        servers.stop(server, drain_s=0)
-
+from tests.support import isa as isas
+from tests.support import shared
+from tests.support.archives import write_archive
+from tests.support.servers import serving, settings_for
 
 ServerFactory = Callable[..., Server]
+
+LONG = ("integration", "faults", "seams")
+"""Folders whose files take long."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the folder that the processes of this run share."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.mkdtemp(prefix="kit-tests-")
+        os.environ[shared.SHARED] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        if config.getoption("numprocesses", None):
+            # The processes share the cores. OpenMP's threads spin while they wait for each other:
+            # two in each of two processes on two cores took up to eight times the processor time.
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As in a shell's background job. What the tests start would inherit it, and be deaf to the
+        # Ctrl-C that some of them send.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files begin first, so that no process is left with one at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Beside the tests of other processes, but for those that measure: these run alone."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with shared.turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@pytest.fixture(params=isas.ISAS, ids=lambda isa: isa or "as it is")
+def isa(request: pytest.FixtureRequest) -> str:
+    """The processor as it is, then as older ones: see ``tests.support.isa``."""
+    return str(request.param)
 
 
 @pytest.fixture

@@ -16,8 +16,13 @@ from deploy.torchserve.server import Server
 from deploy.torchserve.settings import ROOT, Settings
 from deploy.torchserve.watch import end_on_sigterm, watch
 from handlers.errors import KitError
+from repack.tasks import TASKS
 
 LOCK_WAIT_S = 1800
+FOREIGN = (
+    "this archive's code is not the kit's ({}): packed by another version of the kit, or changed;"
+    " an archive is code, so serve it only if you trust its maker"
+)
 NOT_RUNNING = 3
 MODEL_STORE = ROOT / "model_store"
 PICTURES = ROOT / "examples" / "pictures"
@@ -99,6 +104,9 @@ def check_archives(settings: Settings) -> list[Archive]:
     for line in refused:
         say("refused", line)
     require(settings.name, settings.model_store, served, refused)
+    for archive in served:
+        if archive.foreign:
+            say("code", f"{archive.path.name}: {FOREIGN.format(archive.foreign)}")
     say("archives", ", ".join(f"{a.name} {a.version} ({a.task})" for a in served))
     return served
 
@@ -165,9 +173,9 @@ def wait_ready(server: Server, archives: Sequence[Archive]) -> None:
 def show_answer(server: Server, archives: Sequence[Archive]) -> int:
     """Sends one sample picture and shows the answer and the line to try next."""
     settings = server.settings
-    task = next(a.task for a in archives if a.name == settings.name)
+    task = TASKS.get(next(a.task for a in archives if a.name == settings.name))
     pictures = sorted(PICTURES.glob("*.jpg"))
-    if task not in ("detection", "classification") or not pictures:
+    if task is None or not task.takes_pictures or not pictures:
         say("next", curl_line(settings, Path("INPUT")))
         return 0
     answer = server.client.predict(

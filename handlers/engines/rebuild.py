@@ -18,18 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from handlers.artefact import Artefact, Rebuild
 from handlers.engines.build import BuildFailed, Job
 from handlers.engines.job import run
 from handlers.errors import RuntimeUnfit
-from handlers.passport import Artefact, sha256
+from handlers.passport import sha256
 from handlers.runtimes.base import Runtime
 
 logger = logging.getLogger(__name__)
-
-OPTION = "rebuild"
-"""Option of an artefact: {"flags", "typed": ONNX files (or None), "check": an .npz of "in/NAME" and
-"out/NAME", "relative_l2": bound of the precision, "level", "workspace", "ranges": name of the file
-of int8 ranges beside "flags" (or None)}."""
 
 RECORD = "engines.json"
 
@@ -51,8 +47,8 @@ def engines(
         RuntimeUnfit: the archive has no ONNX file for this TensorRT, the folder cannot be written,
             or the build failed.
     """
-    recipe = artefact.options[OPTION]
-    source = recipe["typed" if typed else "flags"]
+    how: Rebuild = artefact.options.rebuild
+    source = how.strongly_typed if typed else how.weakly_typed
     if source is None:
         raise RuntimeUnfit("the archive has no ONNX file for this TensorRT's way of precision")
     key = hashlib.sha256(json.dumps(dict(machine), sort_keys=True).encode()).hexdigest()[:16]
@@ -81,22 +77,22 @@ def check(runtime: Runtime) -> None:
     Raises:
         RuntimeUnfit: an answer differs by more than its precision allows.
     """
-    recipe = runtime.artefact.options[OPTION]
-    with np.load(runtime.folder / recipe["check"]) as data:
+    how: Rebuild = runtime.options.rebuild
+    with np.load(runtime.folder / how.check) as data:
         given = {k[3:]: data[k] for k in data.files if k.startswith("in/")}
         wanted = {k[4:]: data[k] for k in data.files if k.startswith("out/")}
     free = all(isinstance(spec.shape[0], str) for spec in runtime.inputs if spec.shape)
-    sizes = runtime.artefact.options.get("batches") if free else None
+    sizes = runtime.options.batches if free else None
     for batch in sizes or [None]:
         rows = {k: v if batch is None else np.repeat(v[:1], batch, 0) for k, v in given.items()}
         answers = runtime.infer(rows, every=True)
         for name, want in wanted.items():
             whole = want if batch is None else np.repeat(want[:1], batch, 0)
             error = _relative_l2(whole, answers[name])
-            if not error <= recipe["relative_l2"]:
+            if not error <= how.relative_l2:
                 raise RuntimeUnfit(
                     f"the rebuilt engine differs from the original ({name}: relative L2 error "
-                    f"{error:.3g}, at most {recipe['relative_l2']:g})"
+                    f"{error:.3g}, at most {how.relative_l2:g})"
                 )
 
 
@@ -109,8 +105,8 @@ def _relative_l2(want: Any, have: Any) -> float:
 
 def _build_all(target: Path, source: Path, artefact: Artefact, gpu: int) -> None:
     """Builds every engine, each in a process whose memory is given back; then the record."""
-    recipe = artefact.options[OPTION]
-    engines = artefact.options["engines"]
+    how: Rebuild = artefact.options.rebuild
+    engines = artefact.options.engines
     logger.warning("building %d engines for this machine in %s", len(engines), target)
     begin = time.monotonic()
     record: dict[str, Any] = {"engines": {}}
@@ -122,10 +118,10 @@ def _build_all(target: Path, source: Path, artefact: Artefact, gpu: int) -> None
                 out=str(out),
                 precision=artefact.precision_asked,
                 profiles=profiles,
-                level=recipe["level"],
-                workspace=recipe["workspace"],
+                level=how.level,
+                workspace=how.workspace,
                 timing=str(target / "timing.cache"),
-                int8=str(source.with_name(recipe["ranges"])) if recipe.get("ranges") else "",
+                int8=str(source.with_name(how.ranges)) if how.ranges else "",
                 gpu=gpu,
             )
             record["relaxed"] = run(job, target).relaxed or record.get("relaxed", "")

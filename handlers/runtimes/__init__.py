@@ -7,12 +7,18 @@ it is activated. Its library is imported only then: a worker holds just the one 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.errors import ArchiveError, RuntimeUnfit
-from handlers.passport import Artefact, Passport, TensorSpec
+from handlers import head
+from handlers.artefact import Artefact
+from handlers.errors import ArchiveError, RuntimeMissing, RuntimeUnfit
+from handlers.head import Head
+from handlers.passport import Passport, TensorSpec
 from handlers.runtimes.base import Runtime
 
 logger = logging.getLogger(__name__)
@@ -25,9 +31,6 @@ RUNTIMES = {
     "aotinductor": "handlers.runtimes.aotinductor:AotInductor",
     "torchscript-cuda": "handlers.runtimes.torchscript_cuda:TorchScriptCuda",
 }
-
-ANCHORS = "anchors"
-"""Option of a detector whose pictures are decoded, and its boxes found, on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +48,74 @@ def make(
     artefact: Artefact,
     threads: int,
     gpu: int | None = None,
+    head: Head | None = None,
+    foreign: Mapping[str, str] | None = None,
 ) -> Runtime:
     """The runtime for one artefact, not yet activated.
 
     Args:
         gpu: number of the GPU to use, where the runtime uses one; None for the first.
+        head: what ends the model, where it is a detector.
+        foreign: the passport's ``runtimes``.
 
     Raises:
-        ArchiveError: a runtime that this kit does not know.
+        ArchiveError: a runtime that this kit does not know, one that is called otherwise, or whose
+            options are not those of the artefact.
     """
-    if artefact.runtime not in RUNTIMES:
+    name = artefact.runtime
+    runtime = _runtime(name) if name in RUNTIMES else _foreign(folder, name, foreign or {})
+    if runtime.name != name:
         raise ArchiveError(
-            f"the archive asks for runtime {artefact.runtime!r}; known: {', '.join(RUNTIMES)}"
+            f"the archive asks for runtime {name!r}, and {runtime.__qualname__} is {runtime.name!r}"
         )
-    module, _, name = RUNTIMES[artefact.runtime].partition(":")
-    runtime: type[Runtime] = getattr(importlib.import_module(module), name)
-    return runtime(folder, artefact, inputs, threads, gpu)
+    return runtime(folder, artefact, inputs, threads, gpu, head)
+
+
+def of(
+    folder: Path, passport: Passport, wanted: str, threads: int, gpu: int | None = None
+) -> Runtime:
+    """``make`` for an artefact of a passport.
+
+    Raises:
+        ArchiveError: no such artefact, or as ``make``.
+    """
+    if wanted not in passport.artefacts:
+        raise ArchiveError(f"no artefact {wanted!r}; it holds {', '.join(passport.artefacts)}")
+    artefact, ends = passport.artefacts[wanted], head.of(passport.settings)
+    return make(folder, passport.inputs, artefact, threads, gpu, ends, passport.runtimes)
+
+
+def _runtime(name: str) -> type[Runtime]:
+    module, _, attribute = RUNTIMES[name].partition(":")
+    found: type[Runtime] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def _foreign(folder: Path, name: str, told: Mapping[str, str]) -> type[Runtime]:
+    """A runtime that the archive brings along, from its own file there.
+
+    Raises:
+        ArchiveError: it brings none of this name.
+        RuntimeMissing: what the file imports is not installed.
+    """
+    if name not in told:
+        known = ", ".join([*RUNTIMES, *told])
+        raise ArchiveError(f"the archive asks for runtime {name!r}; known: {known}")
+    module, _, attribute = told[name].partition(":")
+    path = folder / f"{module.replace('.', '/')}.py"
+    spec = importlib.util.spec_from_file_location(module, path)
+    if not module.replace(".", "_").isidentifier() or spec is None or not path.is_file():
+        raise ArchiveError(f"runtime {name!r} is to be {told[name]!r}: no such file in the archive")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[module] = loaded
+    try:
+        spec.loader.exec_module(loaded)  # type: ignore[union-attr]
+    except ImportError as e:
+        raise RuntimeMissing(e.name or module, e) from None
+    found = getattr(loaded, attribute, None)
+    if not (isinstance(found, type) and issubclass(found, Runtime)):
+        raise ArchiveError(f"runtime {name!r} is to be {told[name]!r}, which is no runtime")
+    return found
 
 
 def load(
@@ -83,22 +138,20 @@ def load(
         ArchiveError: no such artefact.
         RuntimeUnfit: its library or its GPU is missing, and there is no portable module.
     """
-    if wanted not in passport.artefacts:
-        raise ArchiveError(f"no artefact {wanted!r}; it holds {', '.join(passport.artefacts)}")
-    artefact = passport.artefacts[wanted]
     try:
-        runtime = make(folder, passport.inputs, artefact, threads, gpu)
-        if shared and ANCHORS in artefact.options:
+        runtime = of(folder, passport, wanted, threads, gpu)
+        artefact = runtime.artefact
+        if shared and runtime.on_gpu and runtime.head is not None and runtime.head.shares:
             runtime = _shared(runtime, passport, wanted)
         else:
             runtime.activate()
     except RuntimeUnfit as e:
-        portable = passport.artefacts.get("portable")
-        if portable is None or portable is artefact:
+        if wanted == "portable" or "portable" not in passport.artefacts:
             raise
-        runtime = make(folder, passport.inputs, portable, threads)
+        runtime = of(folder, passport, "portable", threads)
         runtime.activate()
-        return Loaded(runtime, portable, f"{e}; the portable {runtime.name} module serves instead")
+        said = f"{e}; the portable {runtime.name} module serves instead"
+        return Loaded(runtime, runtime.artefact, said)
     if runtime.note:
         return Loaded(runtime, artefact, runtime.note)
     asked = artefact.precision_found.get("label", runtime.precision)
@@ -110,13 +163,13 @@ def load(
 
 def _shared(own: Runtime, passport: Passport, wanted: str) -> Runtime:
     """The runtime activated in a process for all workers, or here where there can be none."""
-    from handlers.gpu.server.starting import NoHub
+    from handlers.gpu.server.starting import NoServer
     from handlers.runtimes.shared import Shared
 
     try:
         runtime = Shared(own, passport, wanted)
         runtime.activate()
-    except NoHub as e:
+    except NoServer as e:
         logger.warning("this worker holds the model on the GPU itself: %s", e)
         own.activate()
         return own

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from handlers.artefact import AotInductorOptions
 from handlers.errors import RuntimeUnfit
 from handlers.runtimes.torchscript_cuda import DTYPES, TorchScriptCuda
 
@@ -12,15 +13,17 @@ from handlers.runtimes.torchscript_cuda import DTYPES, TorchScriptCuda
 class AotInductor(TorchScriptCuda):
     """Runs a package for each batch size.
 
-    ``artefact.files`` are the packages, in the order of the option "batches". They run with the
-    PyTorch that made them (option "torch") and on GPUs of the same compute capability.
+    ``artefact.files`` are the packages, in the order of ``options.batches``. They run with the
+    PyTorch that made them and on GPUs of the same compute capability.
     """
 
     name = "aotinductor"
+    options_type = AotInductorOptions
+    options: AotInductorOptions
 
     def open(self) -> None:
         torch = self.torch
-        built = self.artefact.options["built"]
+        built = self.options.built
         here = {
             "torch": torch.__version__.split("+")[0],
             "compute_capability": "{}.{}".format(*torch.cuda.get_device_capability(self.device)),
@@ -35,9 +38,7 @@ class AotInductor(TorchScriptCuda):
             batch: torch._inductor.aoti_load_package(
                 str(self.folder / file), run_single_threaded=True, device_index=self.device.index
             )
-            for batch, file in zip(
-                self.artefact.options["batches"], self.artefact.files, strict=True
-            )
+            for batch, file in zip(self.options.batches, self.artefact.files, strict=True)
         }
 
     def model_for(self, shapes: Mapping[str, tuple[int, ...]]) -> Any:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers.passport import Artefact, TensorSpec
+from handlers.artefact import Artefact, Options, understood
+from handlers.errors import ArchiveError
+from handlers.head import Head
+from handlers.passport import TensorSpec
 
 
 class Runtime(ABC):
@@ -22,15 +25,21 @@ class Runtime(ABC):
         inputs: the model's inputs.
         threads: how many threads it may use.
         gpu: number of the GPU to use, where it uses one.
+        head: what ends the model, where it is a detector.
 
     Attributes:
         name: the runtime's key in ``RUNTIMES``.
+        options_type: class of its artefacts' options.
+        on_gpu: whether it runs on a GPU.
         precision: element type that the model runs in here: "f32", "f16", "bf16" or "int8"; what
             the artefact was packed with, until ``activate`` has asked the library.
         note: what ``activate`` had to do otherwise than packed; "" where nothing.
     """
 
     name: str
+    options: Any
+    options_type: ClassVar[type[Options]] = Options
+    on_gpu: ClassVar[bool] = False
     note = ""
 
     def __init__(
@@ -40,12 +49,19 @@ class Runtime(ABC):
         inputs: tuple[TensorSpec, ...],
         threads: int = 1,
         gpu: int | None = None,
+        head: Head | None = None,
     ):
+        try:
+            artefact = understood(artefact, self.options_type)
+        except ValueError as e:
+            raise ArchiveError(f"the passport lacks or misnames a field ({e})") from None
         self.folder = folder
         self.artefact = artefact
+        self.options = artefact.options
         self.inputs = inputs
         self.threads = threads
         self.gpu = gpu
+        self.head = head
         self.precision = artefact.precision_asked
 
     @abstractmethod

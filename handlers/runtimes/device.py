@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers.artefact import DeviceOptions
 from handlers.errors import RuntimeMissing, RuntimeUnfit, Unprocessable
 from handlers.runtimes.base import Runtime
 
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
-
-PIXELS = "pixels"
-"""Option of an artefact that takes pictures as ``[N, 3, H, W]`` in 0..1 instead of uint8 NHWC."""
-
-RAW_MAPS = "raw_maps"
-"""Option: values per box. The model gives maps ``[N, anchors * values, H, W]``, seen as
-``[N, anchors, H, W, values]``."""
 
 MOST_SIZES = 8
 """Sets of buffers that are kept; a profile of free axes could ask for any number."""
@@ -59,6 +53,10 @@ class Size:
 class DeviceRuntime(Runtime):
     """A runtime on one NVIDIA GPU."""
 
+    options_type: ClassVar[type[DeviceOptions]] = DeviceOptions
+    on_gpu = True
+    options: DeviceOptions
+
     def activate(self) -> None:
         try:
             import torch
@@ -72,7 +70,7 @@ class DeviceRuntime(Runtime):
         number = self.gpu or 0
         if number >= torch.cuda.device_count():
             raise RuntimeUnfit(f"GPU {number} asked for; there are {torch.cuda.device_count()}")
-        if self.artefact.options.get(PIXELS):
+        if self.options.pixels:
             try:
                 import torchvision  # noqa: F401
             except ImportError as e:
@@ -83,7 +81,7 @@ class DeviceRuntime(Runtime):
         self.stream: torch.cuda.Stream = torch.cuda.Stream(self.device)
         self.precision = self.artefact.precision_found.get("label", self.artefact.precision_asked)
         self.sizes: dict[tuple[tuple[int, ...], ...], Size] = {}
-        self.batches = sorted(int(b) for b in self.artefact.options.get("batches", ()))
+        self.batches = sorted(self.options.batches)
         self.open()
         for batch in self.batches:
             if all(isinstance(n, int) for spec in self.inputs for n in spec.shape[1:]):
@@ -140,14 +138,9 @@ class DeviceRuntime(Runtime):
 
     def view(self, outputs: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
         """The first rows of a size's outputs, in the shapes that the gate and handlers know."""
-        values = self.artefact.options.get(RAW_MAPS)
         found = {}
         for name, tensor in outputs.items():
-            seen = tensor
-            if values:
-                n, channels, height, width = tensor.shape
-                seen = tensor.view(n, channels // values, values, height, width)
-                seen = seen.permute(0, 1, 3, 4, 2)
+            seen = tensor if self.head is None else self.head.seen(tensor)
             found[name] = seen[:rows] if seen.dim() else seen
         return found
 
@@ -168,12 +161,8 @@ class DeviceRuntime(Runtime):
 
     @property
     def largest(self) -> int:
-        """Most items of one call: the largest batch built, or the largest of a dynamic profile."""
-        if self.batches:
-            return self.batches[-1]
-        return max(
-            int(p[s.name][2][0]) for p in self.artefact.options["engines"] for s in self.inputs
-        )
+        """Most items of one call."""
+        return self.batches[-1]
 
     def bucket(self, rows: int) -> int:
         """The batch to run ``rows`` items in: the next size, or the largest one for pieces."""
@@ -183,7 +172,7 @@ class DeviceRuntime(Runtime):
 
     def _own(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """A passport's shape as the model takes it."""
-        if name in self.artefact.options.get(PIXELS, ()):
+        if name in self.options.pixels:
             n, height, width, channels = shape
             return n, channels, height, width
         return shape
@@ -231,7 +220,7 @@ class DeviceRuntime(Runtime):
             for name, value in inputs.items():
                 target = size.inputs[name]
                 given = torch.from_numpy(np.ascontiguousarray(value)).to(self.device)
-                if name in self.artefact.options.get(PIXELS, ()):
+                if name in self.options.pixels:
                     given = given.permute(0, 3, 1, 2).to(target.dtype) / 255
                 target[: len(value)].copy_(given)
                 if len(value) < len(target):

@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from handlers.artefact import OnnxRuntimeOptions
 from handlers.errors import RuntimeMissing
 from handlers.runtimes.base import Runtime
 
@@ -14,6 +15,7 @@ class OnnxRuntime(Runtime):
     """Runs an ONNX file."""
 
     name = "onnxruntime"
+    options_type = OnnxRuntimeOptions
 
     def activate(self) -> None:
         try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from handlers.artefact import TensorRTOptions
 from handlers.engines import build, rebuild, versions
 from handlers.errors import RuntimeUnfit
 from handlers.runtimes.device import DeviceRuntime, Size, unfit_shape
@@ -17,13 +18,14 @@ logger = logging.getLogger(__name__)
 class TensorRT(DeviceRuntime):
     """Runs one engine, or one for each batch size.
 
-    ``artefact.files`` are the engines. Options: "engines" (per file the profile of each input,
-    least, usual and largest shape), "batches", and "built" (what ``versions.machine`` said where
-    the engines were built): an engine runs with that TensorRT and on that GPU only. Elsewhere, and
-    with the option "rebuild" (``handlers.engines.rebuild``), the engines are built again, once.
+    ``artefact.files`` are the engines. An engine runs with the TensorRT and on the GPU that
+    ``options.built`` names only; elsewhere, and with ``options.rebuild``
+    (``handlers.engines.rebuild``), the engines are built again, once.
     """
 
     name = "tensorrt"
+    options_type = TensorRTOptions
+    options: TensorRTOptions
 
     def activate(self) -> None:
         super().activate()
@@ -35,7 +37,7 @@ class TensorRT(DeviceRuntime):
         self.trt = trt
         self._types = types(self.torch, trt)
         here = versions.machine(trt, self.torch, self.device)
-        built = self.artefact.options.get("built", {})
+        built = self.options.built
         differs = [
             f"{what} {built.get(what)} (here {here[what]})"
             for what in versions.MUST_MATCH
@@ -45,13 +47,20 @@ class TensorRT(DeviceRuntime):
         self._runtime = trt.Runtime(self.log.sink)
         self.engines = [self._engine(path) for path in self._plans(differs, here)]
 
+    @property
+    def largest(self) -> int:
+        """The largest batch built, or the largest of a profile."""
+        if self.batches:
+            return super().largest
+        return max(p[s.name][2][0] for p in self.options.engines for s in self.inputs)
+
     def _plans(self, differs: Sequence[str], here: Mapping[str, str]) -> list[Path]:
         """The engines to load: the packed ones, or those built for this machine."""
         if not differs:
             ends = (".plan", ".engine")
             return [self.folder / name for name in self.artefact.files if name.endswith(ends)]
         said = f"the engine was built for {', '.join(differs)}"
-        if not self.artefact.options.get(rebuild.OPTION):
+        if not self.options.rebuild:
             raise RuntimeUnfit(f"{said}: not loaded")
         typed = versions.dialect(self.trt).typed
         try:

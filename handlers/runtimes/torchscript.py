@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers.artefact import TorchScriptOptions
 from handlers.errors import RuntimeMissing
 from handlers.runtimes.base import Runtime
 
@@ -15,6 +16,8 @@ class TorchScript(Runtime):
     """Runs a TorchScript file on the CPU in 32-bit floats."""
 
     name = "torchscript"
+    options_type = TorchScriptOptions
+    options: TorchScriptOptions
 
     def activate(self) -> None:
         try:
@@ -24,7 +27,7 @@ class TorchScript(Runtime):
         self._torch = torch
         torch.set_num_threads(self.threads)
         self._module = torch.jit.load(str(self.folder / self.artefact.files[0]), "cpu").eval()
-        self._names = self.artefact.options.get("outputs", ["output"])
+        self._names = self.options.outputs
         self.precision = "f32"
         self.warm_up()
 

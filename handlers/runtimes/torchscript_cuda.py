@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from handlers.artefact import DeviceOptions, TorchScriptCudaOptions
 from handlers.runtimes.device import DeviceRuntime, Size
 
 if TYPE_CHECKING:
@@ -24,13 +25,10 @@ def channels_last(tensor: Tensor) -> Tensor:
 
 
 class TorchScriptCuda(DeviceRuntime):
-    """Runs a TorchScript file, traced where it is to run.
-
-    Options: "outputs" (names), "batches", "channels_last" (pictures and volumes as cuDNN reads
-    them fastest).
-    """
+    """Runs a TorchScript file, traced where it is to run."""
 
     name = "torchscript-cuda"
+    options_type: ClassVar[type[DeviceOptions]] = TorchScriptCudaOptions
 
     def open(self) -> None:
         self.precision = self.artefact.precision_asked
@@ -48,12 +46,10 @@ class TorchScriptCuda(DeviceRuntime):
         torch = self.torch
         inputs = {}
         for spec in self.inputs:
-            floating = spec.name in self.artefact.options.get("pixels", ()) or (
-                spec.dtype.startswith("float")
-            )
+            floating = spec.name in self.options.pixels or spec.dtype.startswith("float")
             dtype = self._dtype if floating else getattr(torch, spec.dtype)
             tensor = torch.zeros(shapes[spec.name], dtype=dtype, device=self.device)
-            if self.artefact.options.get("channels_last"):
+            if self.options.channels_last:
                 tensor = channels_last(tensor)
             inputs[spec.name] = tensor
         size = Size(inputs, {}, self.model_for(shapes))
@@ -68,6 +64,5 @@ class TorchScriptCuda(DeviceRuntime):
         with self.torch.inference_mode():
             result = size.model(*(size.inputs[s.name] for s in self.inputs))
         values = result if isinstance(result, (tuple, list)) else [result]
-        names = self.artefact.options["outputs"]
         # A graph replays into the tensors of its capture: what was made last is what stays.
-        size.outputs = dict(zip(names, values, strict=True))
+        size.outputs = dict(zip(self.options.outputs, values, strict=True))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from handlers.errors import ArchiveError
-from handlers.passport import Passport
+from handlers.passport import TensorSpec
 from handlers.volumes import bundles
 from handlers.windows import Windows
 
@@ -73,22 +73,23 @@ class Recipe:
         return [str(channel["name"]) for channel in self.channels]
 
 
-def read(passport: Passport) -> Recipe:
-    """The recipe in an archive's passport.
+def read(
+    settings: Mapping[str, Any], labels: Sequence[str], outputs: Sequence[TensorSpec]
+) -> Recipe:
+    """The recipe in the settings, labels and outputs of an archive's passport.
 
     Raises:
         ArchiveError: a setting is missing, or asks for what this handler does not do.
     """
     try:
-        return _read(passport)
+        return _read(settings, labels, outputs)
     except (KeyError, TypeError, ValueError, IndexError) as e:
         raise ArchiveError(
             f"the passport's settings for volumes lack or misname a field ({e!r})"
         ) from None
 
 
-def _read(passport: Passport) -> Recipe:
-    s = passport.settings
+def _read(s: Mapping[str, Any], labels: Sequence[str], outputs: Sequence[TensorSpec]) -> Recipe:
     patch = tuple(int(n) for n in s["patch"])
     if len(patch) not in (2, 3):
         raise ValueError(f"patch {patch}")
@@ -107,10 +108,10 @@ def _read(passport: Passport) -> Recipe:
         logits=_resampling(s, "logits", 1),
         windows=_windows(s.get("windows", {}), patch, rule),
         rule=rule,
-        outputs=_outputs(passport, values),
+        outputs=_outputs(s, outputs, values),
         answer=s["answer"],
         values=values,
-        names=passport.labels,
+        names=tuple(labels),
         bundle=bundles.read(s),
     )
     _check(found)
@@ -160,11 +161,13 @@ def _windows(given: Mapping[str, Any], patch: tuple[int, ...], rule: str) -> Win
     )
 
 
-def _outputs(passport: Passport, values: tuple[int, ...]) -> int:
-    shape = passport.outputs[0].shape if passport.outputs else ()
+def _outputs(
+    settings: Mapping[str, Any], outputs: Sequence[TensorSpec], values: tuple[int, ...]
+) -> int:
+    shape = outputs[0].shape if outputs else ()
     if len(shape) > 1 and isinstance(shape[1], int):
         return int(shape[1])
-    answer = passport.settings["answer"]
+    answer = settings["answer"]
     if answer["kind"] == "regions":
         return len(list(answer["order"]))
     return len(values) - int(answer["kind"] == "sigmoid_threshold")

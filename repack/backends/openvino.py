@@ -1,17 +1,73 @@
-"""ONNX file -> OpenVINO IR, in 32-bit floats, bfloat16 or with int8 layers."""
+"""OpenVINO on the CPU: the ONNX file as its IR, in f32, bf16 or with int8 layers."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from handlers.errors import KitError
-from repack.model import Arrays
-from repack.onnx import nodes as operators
+from handlers.artefact import Artefact, OpenVinoOptions
+from handlers.errors import KitError, RuntimeMissing
+from repack.backends.base import Backend, Found
+from repack.backends.element_types import NAMES
+
+if TYPE_CHECKING:
+    from handlers.runtimes.base import Runtime
+    from repack.backends.conversion import Conversion
+    from repack.model import Arrays
+
+HEAVY = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"}
+"""OpenVINO's operations whose multiplications make up a network's cost."""
+
+
+class OpenVino(Backend):
+    """An IR of the ONNX file."""
+
+    name = "openvino"
+    title = "OpenVINO"
+    packages = ("openvino", "nncf")
+    precisions = auto = ("f32", "bf16", "int8")
+    from_onnx = True
+
+    def lacks(self, precision: str) -> str | None:
+        from handlers.runtimes import openvino_
+
+        try:
+            return openvino_.lacks(precision)
+        except RuntimeMissing as e:
+            return str(e)
+
+    def build(self, given: Conversion, precision: str, via: str, folder: str) -> Artefact:
+        files = (f"{folder}/model.xml", f"{folder}/model.bin")
+        target = given.stage / files[0]
+        execution = convert(given.onnx_file(), target, precision, given.calibration)
+        options = OpenVinoOptions(execution_type=execution)
+        return Artefact(self.name, files, precision, {}, given.onnx_output, options)
+
+    def found(self, runtime: Runtime) -> Found:
+        compiled: Any = getattr(runtime, "compiled")  # noqa: B009
+        import openvino as ov
+
+        model = ov.Core().read_model(str(runtime.folder / runtime.artefact.files[0]))
+        for port in model.inputs:
+            sizes = [d.get_length() if d.is_static else 1 for d in port.partial_shape]
+            model.reshape({port.get_any_name(): sizes})
+        ran: dict[str, str] = {}
+        for node in compiled.get_runtime_model().get_ops():
+            info = node.get_rt_info()
+            kind = str(info["runtimePrecision"].value)
+            for name in str(info["originalLayersNames"].value).split(","):
+                ran[name] = NAMES.get(kind, kind)
+        found = Found()
+        for op in model.get_ops():
+            if op.get_type_name() in HEAVY:
+                kind = next((ran[n] for n in _merged_names(op) if n in ran), "unknown")
+                found.add(kind, _multiplies(op))
+        return found
 
 
 def convert(source: Path, target: Path, precision: str, calibration: Sequence[Arrays]) -> str:
@@ -30,17 +86,19 @@ def convert(source: Path, target: Path, precision: str, calibration: Sequence[Ar
     """
     import openvino as ov
 
+    from repack.onnx import nodes
+
     try:
         # Not read_model: this merges x * sigmoid(x) into one operation, without which
         # quantisation leaves the sigmoids on their own and int8 is slower than f32.
         model = ov.convert_model(source)
     except Exception as e:  # the front end's own error types are no part of OpenVINO's interface
-        reason = operators.reason(source, e)
+        reason = nodes.reason(source, e)
         raise KitError(f"OpenVINO does not take this model ({reason})") from None
     execution = "f32"
     if precision == "int8":
         model = _quantise(model, calibration)
-        execution = "bf16" if _cpu_has_bf16() else "f32"
+        execution = "f32" if OpenVino().lacks("bf16") else "bf16"
     elif precision == "bf16":
         execution = "bf16"
     ov.save_model(model, target, compress_to_fp16=False)
@@ -65,7 +123,26 @@ def _quantise(model: Any, calibration: Sequence[Arrays]) -> Any:
         )
 
 
-def _cpu_has_bf16() -> bool:
-    import openvino as ov
+def _merged_names(op: Any) -> list[str]:
+    """The operation's name, then those that OpenVINO may have merged it into: bias, activation."""
+    names = [op.get_friendly_name()]
+    for _ in range(3):
+        readers = [target.get_node() for target in op.output(0).get_target_inputs()]
+        if len(readers) != 1:
+            break
+        op = readers[0]
+        names.append(op.get_friendly_name())
+    return names
 
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+def _multiplies(op: Any) -> int:
+    out = math.prod(op.output(0).shape)
+    kind = op.get_type_name()
+    left, right = ([int(n) for n in op.input(i).get_shape()] for i in (0, 1))
+    if kind == "MatMul":
+        return int(out * left[-1])
+    if kind == "GroupConvolution":
+        return int(out * math.prod(right[2:]))
+    if kind == "ConvolutionBackpropData":
+        return math.prod(left) * math.prod(right[1:])
+    return int(out * math.prod(right[1:]))

@@ -1,32 +1,85 @@
-"""PyTorch module -> TorchScript file: the portable form, and the reference runtime."""
+"""TorchScript: the artefact that every installation of TorchServe can run."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from handlers.artefact import Artefact, TorchScriptOptions
 from handlers.errors import KitError
-from repack.backends import torchscript_file
-from repack.model import Subject
+from repack.backends.base import NO_MODULE, Backend, Found, refuse_without_module
+from repack.backends.element_types import NAMES
+
+if TYPE_CHECKING:
+    import torch
+
+    from handlers.runtimes.base import Runtime
+    from repack.backends.conversion import Conversion
+    from repack.model import Model
 
 OWN = {"aten", "prim", "prims", "quantized", "mkldnn", "mkldnn_prepacked", "prepacked"}
 """Namespaces of operators that every installation of PyTorch has."""
 
 
-def convert(subject: Subject, path: Path) -> None:
+class TorchScript(Backend):
+    """A traced and frozen module, in 32-bit floats on the CPU."""
+
+    name = "torchscript"
+    title = "TorchScript"
+    packages = ("torch",)
+    precisions = auto = ("f32",)
+    portable = True
+
+    def takes(self, model: Model) -> str | None:
+        return NO_MODULE if model.module is None else None
+
+    def build(self, given: Conversion, precision: str, via: str, folder: str) -> Artefact:
+        file = f"{folder}/model.pt"
+        convert(given.model, given.stage / file)
+        names = tuple(s.name for s in given.model.outputs)
+        options = TorchScriptOptions(outputs=names)
+        return Artefact(self.name, (file,), precision, {}, given.model.output, options)
+
+    def found(self, runtime: Runtime) -> Found:
+        return weights_of(runtime)
+
+
+def weights_of(runtime: Runtime) -> Found:
+    """TorchScript runs each layer in the type of its weights: counted by their number of values."""
+    import torch
+
+    module = torch.jit.load(str(runtime.folder / runtime.artefact.files[0]), "cpu")
+    found = Found()
+    constants = [
+        node.t("value")
+        for node in module.inlined_graph.nodes()
+        if node.kind() == "prim::Constant"
+        and node.hasAttribute("value")
+        and node.kindOf("value") == "t"
+    ]
+    for value in [*constants, *module.parameters()]:
+        if value.dim() >= 2 and value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            found.add(NAMES.get(kind, kind), value.numel())
+    return found
+
+
+def convert(model: Model, path: Path) -> None:
     """Traces the module (a TorchScript module is taken as it is) and freezes it.
 
     Raises:
         KitError: the module cannot be traced, or calls an operator that is not PyTorch's own.
     """
-    if subject.module is None:
-        raise KitError("an ONNX file has no module to trace")
-    module = subject.module
+    import torch
+
+    from repack.backends import torchscript_file
+
+    refuse_without_module(model)
+    module: Any = model.module
     if not isinstance(module, torch.jit.ScriptModule):
-        example = subject.random_inputs(seed=1, batch=2)
-        given = tuple(torch.from_numpy(example[s.name]) for s in subject.inputs)
+        example = model.random_inputs(seed=1, batch=2)
+        given = tuple(torch.from_numpy(example[s.name]) for s in model.inputs)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             try:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from handlers.errors import KitError
-from repack.model import RAW, Subject
+from repack.model import Model
 from repack.onnx import operators, symbolic
 
 OPSET, SCRIPTED_OPSET = 20, 17
@@ -30,21 +30,21 @@ UNKNOWN = (
 """How the exporters name an operator that they do not know; the first is the newer one."""
 
 
-def convert(subject: Subject, path: Path) -> None:
+def convert(model: Model, path: Path) -> None:
     """Exports the module by PyTorch's exporter, constants folded, axes named by a word dynamic.
 
-    A detector ends in its raw maps, ``repack.model.RAW``.
+    Where ``Model.export`` is given, that is exported.
 
     Raises:
         KitError: the exporter does not know something in the model.
     """
-    module, outputs = subject.module, [s.name for s in subject.outputs]
-    if subject.raw:
-        module, outputs = subject.raw[0], list(RAW)
+    module, outputs = model.module, [s.name for s in model.outputs]
+    if model.export is not None:
+        module, outputs = model.export.module, list(model.export.outputs)
     if module is None:
         raise KitError("an ONNX file needs no export")
-    example = subject.random_inputs(seed=1, batch=2)
-    given = tuple(torch.from_numpy(example[s.name]) for s in subject.inputs)
+    example = model.random_inputs(seed=1, batch=2)
+    given = tuple(torch.from_numpy(example[s.name]) for s in model.inputs)
     scripted = any(isinstance(m, torch.jit.ScriptModule) for m in module.modules())
     export = _export_scripted if scripted else _export
     noisy = logging.getLogger("torch.onnx")
@@ -58,18 +58,18 @@ def convert(subject: Subject, path: Path) -> None:
             _cache_in(path.parent / "cache"),
         ):
             warnings.simplefilter("ignore")
-            calls = export(module, given, subject, outputs, path)
+            calls = export(module, given, model, outputs, path)
     except KitError:
         raise
     except Exception as e:
         raise KitError(f"PyTorch's ONNX exporter does not take this model ({_reason(e)})") from None
     finally:
         noisy.setLevel(level)
-    model = onnx.load(path)
+    file = onnx.load(path)
     exporter = "TorchScript exporter" if export is _export_scripted else "torch.export exporter"
-    operators.save(operators.table(calls, model, exporter), path)
-    _drop_traces(model)
-    onnx.save(model, path)
+    operators.save(operators.table(calls, file, exporter), path)
+    _drop_traces(file)
+    onnx.save(file, path)
 
 
 def _reason(error: Exception) -> str:
@@ -98,11 +98,11 @@ def _cache_in(folder: Path) -> Iterator[None]:
 def _export(
     module: nn.Module,
     given: tuple[Tensor, ...],
-    subject: Subject,
+    model: Model,
     outputs: list[str],
     path: Path,
 ) -> list[operators.Call]:
-    inputs = subject.inputs
+    inputs = model.inputs
     axes = tuple(
         {
             i: torch.export.Dim(n, min=1, max=4096)
@@ -122,7 +122,7 @@ def _export(
         output_names=outputs,
         external_data=False,
         verbose=False,
-        custom_translation_table=symbolic.translations(subject.symbolic, OPSET),
+        custom_translation_table=symbolic.translations(model.symbolic, OPSET),
     )
     return operators.exported_calls(program.exported_program) if program else []
 
@@ -130,16 +130,16 @@ def _export(
 def _export_scripted(
     module: nn.Module,
     given: tuple[Tensor, ...],
-    subject: Subject,
+    model: Model,
     outputs: list[str],
     path: Path,
 ) -> list[operators.Call]:
     """The older exporter: the newer one does not take TorchScript modules."""
-    inputs = subject.inputs
+    inputs = model.inputs
     if not isinstance(module, torch.jit.ScriptModule):
         module = torch.jit.trace(module, given, check_trace=False)
     axes = {s.name: {i: n for i, n in enumerate(s.shape) if isinstance(n, str)} for s in inputs}
-    with symbolic.registered(subject.symbolic, SCRIPTED_OPSET), _mute():
+    with symbolic.registered(model.symbolic, SCRIPTED_OPSET), _mute():
         torch.onnx.export(
             module,
             given,
@@ -168,10 +168,10 @@ def _mute() -> Iterator[None]:
         os.close(kept)
 
 
-def _drop_traces(model: onnx.ModelProto) -> None:
+def _drop_traces(file: onnx.ModelProto) -> None:
     """Removes the exporter's notes: they hold folder names of the machine that exported."""
-    del model.metadata_props[:]
-    graphs = [model.graph]
+    del file.metadata_props[:]
+    graphs = [file.graph]
     while graphs:
         graph = graphs.pop()
         parts: list[Any] = [graph, *graph.node, *graph.input, *graph.output, *graph.value_info]

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
-from repack.cli_classification import Three
+from repack.options import Three
 
 PREFIX = "pixels_"
 """How the added nodes' names begin."""

@@ -16,20 +16,22 @@ from typing import TYPE_CHECKING, Any
 from repack.archive import Draft
 from repack.progress import say
 from repack.report import page
+from repack.report.page import FORMAT
 
 if TYPE_CHECKING:
     from handlers.passport import Passport
-    from repack.candidates import Candidate, Workshop
-    from repack.cli import Options
+    from repack.backends.conversion import Conversion
+    from repack.candidates import Candidate
     from repack.gate import Reference
+    from repack.options import Options
 
 
 def write(
     target: Path,
     passport: Passport,
     options: Options,
-    workshop: Workshop,
-    reference: Reference,
+    conversion: Conversion,
+    reference: Reference | None,
     tried: Sequence[Candidate],
     chosen: Candidate,
 ) -> None:
@@ -43,13 +45,13 @@ def write(
     """
     from repack.report import facts
 
-    found = facts.collect(target, passport, options, workshop, reference, tried, chosen)
+    found = facts.collect(target, passport, options, conversion, reference, tried, chosen)
     place(target.with_suffix(".report.json"), json.dumps(found, indent=1) + "\n")
     shown = target.with_suffix(".report.html")
     written = place(shown, page.made(found))
     say(f"  {target}: {found['bytes'] / 1e6:.1f} MB, {chosen.backend} {chosen.precision}")
     if written:
-        say(f"  {shown}: whether to ship it")
+        say(f"  report: {shown}")
 
 
 def place(path: Path, text: str) -> bool:
@@ -71,12 +73,17 @@ def place(path: Path, text: str) -> bool:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A report.json.
+    """A report.json, of this version's layout or the one before it.
 
     Raises:
         ValueError: no JSON, or none of this kit's.
     """
     found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or found.get("format") != 1:
-        raise ValueError("no report of this version of the kit")
-    return found
+    version = found.get("format") if isinstance(found, dict) else None
+    if version not in (1, FORMAT):
+        raise ValueError(f"no report of this kit, which reads formats 1 and {FORMAT}")
+    if version == FORMAT:
+        return dict(found)
+    from repack.report import facts
+
+    return facts.upgraded(found)

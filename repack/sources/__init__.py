@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from repack.sources import monai, nnunet, savedmodel, state_dict, volumes, yolov5
+from handlers.errors import KitError
+from repack.options import SourceOptions
+from repack.sources import engine, monai, nnunet, savedmodel, state_dict, volumes, yolov5
 from repack.sources.bundle import is_bundle
 from repack.sources.checkpoint import read_checkpoint
 from repack.sources.content import Kind, sniff
@@ -32,40 +34,34 @@ __all__ = [
 ]
 
 
-def load(
-    path: Path,
-    network: str | None = None,
-    folds: Sequence[str] | None = None,
-    mirror: bool = False,
-    settings: Path | None = None,
-    tensorflow_python: Path | None = None,
-) -> Source:
-    """Whatever ``path`` holds, told by its content.
+def load(options: SourceOptions) -> Source:
+    """Whatever ``options.weights`` holds, told by its content.
 
-    Args:
-        path: a YOLOv5 checkpoint, a TorchScript file, an ONNX file or, with ``network``, a state
-            dict; a TensorFlow SavedModel's folder; a results folder of nnU-Net; a MONAI bundle, as
-            a folder or a zip.
-        network: "module:Class" of the state dict's network; only for checkpoints.
-        folds: of a results folder; None takes all that are there.
-        mirror: of a results folder: average over mirrored windows, as nnU-Net does by default.
-        settings: a YAML file that makes a plain net one that segments volumes
-            (``repack.sources.volumes``).
-        tensorflow_python: the Python that has TensorFlow; only for SavedModels.
+    That is a YOLOv5 checkpoint, a TorchScript or ONNX file, a TensorRT engine or, with ``network``,
+    a state dict; a TensorFlow SavedModel's folder; a results folder of nnU-Net; a MONAI bundle, as
+    a folder or a zip.
 
     Raises:
         SourceError: one line that starts with the file's name and says what was found.
+        KitError: an engine that does not run here.
     """
+    path = options.weights
+    plain: dict[str, object] = {"--network": options.network, "--volumes": options.volumes}
+    folds: dict[str, object] = {"--folds": options.folds, "--mirror": options.mirror}
+    if engine.holds(path):
+        _leave_out(path, "a TensorRT engine", plain if options.original is None else folds)
+        return engine.load(path)
+    if options.original is not None:
+        raise KitError("--original is for an engine of --weights: a checkpoint is its own original")
     if path.is_dir() and nnunet.is_results(path):
-        _leave_out(path, "an nnU-Net results folder", {"--network": network, "--volumes": settings})
-        return nnunet.load(path, folds, mirror)
+        _leave_out(path, "an nnU-Net results folder", plain)
+        return nnunet.load(path, options.folds, options.mirror)
     if is_bundle(path):
-        _leave_out(path, "a MONAI bundle", {"--network": network, "--volumes": settings})
-        _leave_out(path, "a MONAI bundle", {"--folds": folds, "--mirror": mirror})
+        _leave_out(path, "a MONAI bundle", plain | folds)
         return monai.load(path)
-    _leave_out(path, "no nnU-Net results folder", {"--folds": folds, "--mirror": mirror})
-    source = _load_file(path, network, tensorflow_python)
-    return source if settings is None else volumes.apply(source, settings)
+    _leave_out(path, "no nnU-Net results folder", folds)
+    source = _load_file(path, options.network, options.tensorflow_python)
+    return source if options.volumes is None else volumes.apply(source, options.volumes)
 
 
 def _leave_out(path: Path, what: str, flags: Mapping[str, object]) -> None:

@@ -10,6 +10,23 @@ from typing import Any
 
 from torch import nn
 
+from handlers.artefact import TensorRTOptions
+from handlers.passport import TensorSpec
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """What a TensorRT engine says about itself.
+
+    Attributes:
+        inputs, outputs: 16-bit floats as float32, which the runtime converts.
+        options: of the artefact.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    options: TensorRTOptions
+
 
 @dataclass(frozen=True)
 class Source:
@@ -18,7 +35,8 @@ class Source:
     Attributes:
         module: in evaluation mode, float32, on the CPU, without gradients; None for an ONNX file,
             which is the model itself, and for a SavedModel.
-        family: "yolov5", "nnunet", "monai", "torchscript", "onnx", "state_dict" or "savedmodel".
+        family: "yolov5", "nnunet", "monai", "torchscript", "onnx", "state_dict", "savedmodel" or
+            "engine".
         network: "yolov5n" to "yolov5x"; otherwise the class or graph name.
         labels: one name per class of a detector or per label of a mask, else empty.
         path: the file, or the folder.
@@ -28,6 +46,7 @@ class Source:
             that goes with the process.
         settings: of a segmentation net, how volumes are prepared and masks are made
             (``repack.tasks.segmentation.model``); else empty.
+        engine: of an engine, what it says about itself.
     """
 
     module: nn.Module | None
@@ -39,6 +58,7 @@ class Source:
     task: str
     made_onnx: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    engine: EngineFile | None = None
 
     @property
     def graph(self) -> Path:

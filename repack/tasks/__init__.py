@@ -1,0 +1,52 @@
+"""The tasks: one table. What knows a task by its name, but for its own folder, reads it."""
+
+from __future__ import annotations
+
+from handlers.errors import KitError
+from repack.tasks.base import Task
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            "classification",
+            "a classifier",
+            "handlers.classification:ClassificationHandler",
+            names_causes=True,
+            labelled=True,
+            takes_pictures=True,
+        ),
+        Task(
+            "detection",
+            "a detector",
+            "handlers.detection:DetectionHandler",
+            takes_pictures=True,
+        ),
+        Task(
+            "segmentation",
+            "a segmentation net",
+            "handlers.segmentation:SegmentationHandler",
+            names_causes=True,
+            one_at_a_time=True,
+            # A 512x512x500 scan of 16-bit values has 250 MiB, and minutes are usual on a CPU.
+            server={"max_request_mb": "512", "response_timeout": "900"},
+        ),
+        Task(
+            "tensors",
+            "a model of raw tensors",
+            "handlers.tensors:TensorHandler",
+            metric=False,
+        ),
+    )
+}
+
+
+def named(name: str) -> Task:
+    """The task of this name.
+
+    Raises:
+        KitError: there is none; the line lists what there is.
+    """
+    if name not in TASKS:
+        raise KitError(f"no task {name!r}; there is {', '.join(TASKS)}")
+    return TASKS[name]

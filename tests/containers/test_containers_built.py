@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ECHO, write_archive
+from tests.support.archives import ECHO, write_archive
 from tests.support.boxes import (
     ADDRESS,
     ROOT,
@@ -179,7 +179,7 @@ def test_health_follows_the_workers(served: Box) -> None:
 
 WORKERS = """
 import os
-from deploy import server, settings
+from deploy.torchserve import server, settings
 server.running(settings.parse([], os.environ)[1]).client.set_workers("fd1", {})
 """
 

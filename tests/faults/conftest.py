@@ -9,18 +9,13 @@ import pytest
 from tests.support import made, volumes
 from tests.support.bench import GOOD, Bench, bench
 
-SCAN = volumes.scan()
-VOLUME = volumes.nifti(SCAN)
-VOLUME_LIMIT = 1 << 20
-VOLUME_MEMORY_MB = 128
 WIDE = {"patch": [32, 128, 128], "windows": {"overlap": 0.0, "gaussian": False, "mirror": []}}
 TWO = [{"name": n, "normalisation": {"kind": "zscore"}} for n in ("T1", "T2")]
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def running() -> Iterator[Bench]:
     """A detector in batches of four and a model of raw tensors, with a short queue."""
-    tmp_path_factory.getbasetemp()  # made before TMPDIR changes
     archives = {"fd1": made.detector(), "tiny": made.tensors()}
     values = {"batch_size": 4, "max_batch_delay": 100, "queue": 8, "max_request_mb": 2}
     with bench(archives, ("fd1", GOOD), **values) as found:
@@ -37,17 +32,18 @@ def served(running: Bench) -> Iterator[Bench]:
 
 @pytest.fixture(scope="session")
 def volume_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """Three segmentation models, on a server that takes and gives ``VOLUME_LIMIT`` bytes."""
-    tmp_path_factory.getbasetemp()
-    store = made.folder() / "volumes"
-    store.mkdir()
+    """Three segmentation models, on a server of ``volumes.VOLUME_LIMIT`` bytes a body."""
+    store = tmp_path_factory.mktemp("volumes")
     archives = {
         "seg": volumes.write_archive(store / "seg.mar", volumes.settings()),
         "wide": volumes.write_archive(store / "wide.mar", volumes.settings(**WIDE)),
         "two": volumes.write_archive(store / "two.mar", volumes.settings(channels=TWO)),
     }
-    values = {"max_request_mb": VOLUME_LIMIT >> 20, "volume_memory_mb": VOLUME_MEMORY_MB}
-    with bench(archives, ("seg", VOLUME), **values) as found:
+    values = {
+        "max_request_mb": volumes.VOLUME_LIMIT >> 20,
+        "volume_memory_mb": volumes.VOLUME_MEMORY_MB,
+    }
+    with bench(archives, ("seg", volumes.VOLUME), **values) as found:
         for name in archives:
             found.server.wait_ready(name)
         yield found

@@ -16,10 +16,9 @@ from deploy.torchserve import flow
 from deploy.torchserve.archives import survey
 from handlers import passport as passports
 from repack import archive
-from tests.faults.test_faults_tensors import GOOD as ARRAY
-from tests.faults.test_faults_tensors import npy
 from tests.support import made
 from tests.support.bench import GOOD, Bench, bench
+from tests.support.bodies import ARRAY, npy
 
 BLOCKED = "raise ImportError(\"No module named 'onnxruntime'\", name='onnxruntime')\n"
 

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.support.bench import GOOD, Bench, together
+from tests.support.bodies import form
 
 
 def saved(kind: str, side: int = 640, **options: Any) -> bytes:
@@ -83,16 +84,6 @@ def test_row_03_a_tiny_file_that_claims_to_be_huge(served: Bench) -> None:
 def test_row_04_other_formats_named_jpg(served: Bench, body: bytes, named: str) -> None:
     headers = {"Content_Type": "image/jpeg", "Content_Disposition": 'filename="a.jpg"'}
     served.ask(body, **headers).reason(415, named, "expected JPEG, PNG, WEBP, BMP")
-
-
-def form(*parts: tuple[str, str, bytes]) -> tuple[bytes, str]:
-    """A multipart form of (field, file name, content), and its content type."""
-    lines = []
-    for field, file, content in parts:
-        extra = f'; filename="{file}"\r\nContent-Type: image/jpeg' if file else ""
-        head = f'--edge\r\nContent-Disposition: form-data; name="{field}"{extra}\r\n\r\n'
-        lines.append(head.encode() + content + b"\r\n")
-    return b"".join(lines) + b"--edge--\r\n", "multipart/form-data; boundary=edge"
 
 
 TEXT = base64.b64encode(GOOD)

@@ -14,11 +14,10 @@ import psutil
 import pytest
 
 from deploy.torchserve.settings import make
-from tests.conftest import free_ports
-from tests.faults.test_faults_tensors import GOOD as ARRAY
-from tests.faults.test_faults_tensors import npy
 from tests.support import made
 from tests.support.bench import Bench, bench
+from tests.support.bodies import ARRAY, npy
+from tests.support.servers import free_ports
 
 HOLD = (
     "import socket, sys; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); "
@@ -46,7 +45,7 @@ def test_row_27_a_taken_port_is_named_with_its_holder(
             "RUN_DIR": str(served.server.settings.run_dir / "other"),
         }
         done = subprocess.run(
-            [sys.executable, str(made.ROOT / "deploy" / "serve.py")],
+            [sys.executable, str(made.ROOT / "deploy" / "torchserve" / "serve.py")],
             env={**os.environ, **settings},
             capture_output=True,
             text=True,

@@ -186,11 +186,13 @@ def saved(value: Any, path: Path, form: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("form", ["zip", "legacy", "bare"])
-@pytest.mark.parametrize("kind", ["system", "eval", "popen"])
+@pytest.mark.parametrize(
+    ("kind", "form"), [("system", "zip"), ("eval", "legacy"), ("popen", "bare")]
+)
 def test_row_31_a_pickle_that_runs_code_is_refused(
     served: Bench, tmp_path: Path, kind: str, form: str
 ) -> None:
+    """Every kind in every form: tests/unit/repack/sources/test_pickles.py."""
     canary = tmp_path / "ran"
     value, name = attack(kind, canary)
     path = saved({"model": value, "names": ["a"]}, tmp_path / "evil.pt", form)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.faults.conftest import SCAN
 from tests.support import volumes
 from tests.support.bench import Bench
+from tests.support.volumes import SCAN
 
 
 def series() -> dict[str, Any]:

@@ -10,15 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.bench import Bench
-
-GOOD = np.arange(192, dtype=np.float32).reshape(1, 3, 8, 8) / 192
-
-
-def npy(value: Any) -> bytes:
-    out = io.BytesIO()
-    np.save(out, value)
-    return out.getvalue()
-
+from tests.support.bodies import ARRAY, npy
 
 WANTED = "expected ['batch', 3, 8, 8]"
 
@@ -26,13 +18,13 @@ WANTED = "expected ['batch', 3, 8, 8]"
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (GOOD[0], ("x: shape [3, 8, 8] came", WANTED)),
-        (GOOD[None], ("x: shape [1, 1, 3, 8, 8] came", WANTED)),
-        (GOOD[:, :1], ("x: shape [1, 1, 8, 8] came", WANTED)),
-        (GOOD[..., :7], ("x: shape [1, 3, 8, 7] came", WANTED)),
-        (GOOD[:0], ("x: shape [0, 3, 8, 8] holds no values",)),
-        (GOOD.astype(complex), ("x: complex128 came; expected float32",)),
-        (GOOD.astype("U4"), ("x: <U4 came; expected float32",)),
+        (ARRAY[0], ("x: shape [3, 8, 8] came", WANTED)),
+        (ARRAY[None], ("x: shape [1, 1, 3, 8, 8] came", WANTED)),
+        (ARRAY[:, :1], ("x: shape [1, 1, 8, 8] came", WANTED)),
+        (ARRAY[..., :7], ("x: shape [1, 3, 8, 7] came", WANTED)),
+        (ARRAY[:0], ("x: shape [0, 3, 8, 8] holds no values",)),
+        (ARRAY.astype(complex), ("x: complex128 came; expected float32",)),
+        (ARRAY.astype("U4"), ("x: <U4 came; expected float32",)),
     ],
 )
 def test_row_07_wrong_arrays(served: Bench, value: Any, words: tuple[str, ...]) -> None:
@@ -47,12 +39,12 @@ def test_row_07_the_same_as_json(served: Bench) -> None:
 
 
 def test_row_07_memory_order_and_type_do_not_change_the_answer(served: Bench) -> None:
-    expected = served.ask(npy(GOOD), "tiny")
+    expected = served.ask(npy(ARRAY), "tiny")
     assert expected.status == 200
-    for value in (np.asfortranarray(GOOD), GOOD.astype(np.float64), GOOD.astype(">f4")):
+    for value in (np.asfortranarray(ARRAY), ARRAY.astype(np.float64), ARRAY.astype(">f4")):
         reply = served.ask(npy(value), "tiny")
         assert reply.json()["outputs"] == expected.json()["outputs"]
-    as_json = json.dumps({"inputs": GOOD.tolist()}).encode()
+    as_json = json.dumps({"inputs": ARRAY.tolist()}).encode()
     outputs = served.ask(as_json, "tiny", Content_Type="application/json").json()["outputs"]
     np.testing.assert_allclose(
         outputs["y"]["data"], expected.json()["outputs"]["y"]["data"], rtol=1e-6
@@ -60,6 +52,6 @@ def test_row_07_memory_order_and_type_do_not_change_the_answer(served: Bench) ->
 
 
 def test_row_07_npz_comes_back_where_it_is_accepted(served: Bench) -> None:
-    reply = served.ask(npy(GOOD), "tiny", Accept="application/x-npz")
+    reply = served.ask(npy(ARRAY), "tiny", Accept="application/x-npz")
     assert (reply.status, reply.media_type) == (200, "application/x-npz")
     assert np.load(io.BytesIO(reply.body))["y"].shape == (1, 4, 8, 8)

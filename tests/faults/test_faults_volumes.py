@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.faults.conftest import SCAN, VOLUME_LIMIT, VOLUME_MEMORY_MB
-from tests.faults.conftest import VOLUME as GOOD
 from tests.support import volumes
 from tests.support.bench import Bench, Reply, bench
+from tests.support.volumes import SCAN, VOLUME_LIMIT, VOLUME_MEMORY_MB
+from tests.support.volumes import VOLUME as GOOD
 
 
 def changed(offset: int, form: str, *values: float) -> bytes:

@@ -66,7 +66,7 @@ def served(unpacked: Path) -> Iterator[tuple[Served, Served]]:
 def test_the_archive_says_what_it_holds(packed: Path, served: tuple[Served, Served]) -> None:
     passport = archive.verify(packed)
     assert passport.artefacts["accelerated"].runtime == "tensorrt"
-    assert passport.artefacts["accelerated"].options["via"] in ("torch2trt", "onnx")
+    assert passport.artefacts["accelerated"].options.via in ("torch2trt", "onnx")
     assert passport.gate["accelerated"]["passed"]
     report = json.loads(packed.with_suffix(".report.json").read_text())
     assert report["chosen"]["backend"] == "tensorrt"
@@ -193,7 +193,7 @@ def built_with(folder: Path, **values: str) -> None:
     """Changes what the passport says that the engines were built for."""
     passport = Passport.read(folder)
     engine = passport.artefacts["accelerated"]
-    options = {**engine.options, "built": {**engine.options["built"], **values}}
+    options = replace(engine.options, built={**engine.options.built, **values})
     artefacts = {**passport.artefacts, "accelerated": replace(engine, options=options)}
     (folder / passports.FILE).write_text(replace(passport, artefacts=artefacts).to_json())
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from handlers.artefact import Artefact, TorchScriptCudaOptions
 from handlers.context import LocalContext
-from handlers.passport import Artefact
 from handlers.runtimes import Loaded, make
 from handlers.runtimes.base import Runtime
 from handlers.segmentation import SegmentationHandler
@@ -54,7 +54,7 @@ def on_gpu(folder: Path, changed: dict[str, Any]) -> SegmentationHandler:
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and what is packed
         x = torch.zeros((1, 1, *volumes.PATCH), device="cuda")
         torch.jit.save(torch.jit.trace(network().cuda(), x), str(folder / "model.pt"))
-    options = {"outputs": ["OUTPUT__0"], "batches": [1, 2]}
+    options = TorchScriptCudaOptions(outputs=("OUTPUT__0",), batches=(1, 2))
     artefact = Artefact(
         "torchscript-cuda", ("model.pt",), "f32", {"label": "f32"}, "tensors", options
     )
@@ -99,8 +99,8 @@ def test_no_more_memory_is_taken_than_was_stated(tmp_path: Path) -> None:
 
 def test_a_volume_too_large_for_the_gpu_is_refused(tmp_path: Path) -> None:
     handler = on_gpu(tmp_path, {})
-    assert handler._road is not None
-    handler._road._free = lambda device: 1 << 20
+    assert handler._segmenter is not None
+    handler._segmenter._free = lambda device: 1 << 20
     context = LocalContext(Path())
     sent = volumes.nifti(volumes.scan((60, 70, 50)))
     (body,) = handler.handle([{"body": bytearray(sent)}], context)

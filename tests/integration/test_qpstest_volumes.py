@@ -83,7 +83,7 @@ def test_every_format_in_every_mode(
 def test_a_mask_of_another_scan_is_a_wrong_answer(
     server_factory: Callable[..., Server], scans: Path, tmp_path: Path
 ) -> None:
-    from tests.conftest import write_archive
+    from tests.support.archives import write_archive
 
     mask = volumes.nifti(np.zeros((4, 5, 6), np.uint8))
     code = f"""

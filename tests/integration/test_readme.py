@@ -1,29 +1,57 @@
-"""The README's commands are run as they stand, in a copy of the checkout, but for the ports."""
+"""Every ```bash block of the README and of docs/ is run as it stands, in one copy of the checkout.
+
+Only the ports differ. A command that an earlier page has is not run again. ```sh blocks are not
+run: they need a GPU, Docker, or a reader's own files.
+"""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from deploy.torchserve import settings as serving
-from qpstest import options as tester
-from repack import cli
+from tests.support import pages
+from tests.support.pages import DOCS, README, ROOT
+from tests.support.servers import free_ports
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, re.M | re.S)
-PORTS = {"8080": "18710", "8081": "18711", "8082": "18712"}
+LAST = ROOT / "docs" / "tutorial.md"
+"""Serves another model than the other pages do, and stops the server."""
+
+USUAL_PORT = 8080
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A folder, and ports for its server."""
+
+    folder: Path
+    port: int
+    grpc_port: int
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        """One command line as a user types it, on these ports."""
+        for i in range(3):  # inference, management, metrics
+            command = command.replace(f":{USUAL_PORT + i}", f":{self.port + i}")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+        environment |= {"PORT": str(self.port), "GRPC_PORT": str(self.grpc_port)}
+        return subprocess.run(
+            ["bash", "-c", command],
+            check=False,
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """A copy of the checkout, without its archives, that shares this environment."""
     if not (Path(sys.prefix) / "kit-setup.json").exists():
         pytest.skip("runs in the environment that run.sh makes: make test")
@@ -35,46 +63,29 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
     (copy / ".venv").symlink_to(sys.prefix)
-    yield copy
-    run("bash run.sh --stop", copy)
+    made = Checkout(copy, *free_ports())
+    yield made
+    made.run("bash run.sh --stop")
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """One command line as a user types it, on the test's ports."""
-    for usual, mine in PORTS.items():
-        command = command.replace(f":{usual}", f":{mine}")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
-    environment |= {"PORT": PORTS["8080"], "GRPC_PORT": "18715"}
-    return subprocess.run(
-        ["bash", "-c", command],
-        check=False,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+def promised() -> list[tuple[str, str]]:
+    """Page and command, in the order in which they are run; an earlier page's are left out."""
+    found: list[tuple[str, str]] = []
+    for page in (README, *(p for p in DOCS if p != LAST), LAST):
+        before = {command for _, command in found}
+        own = pages.commands(pages.read(page))
+        found += [(page.name, command) for command in own if command not in before]
+    return found
 
 
 @pytest.mark.timeout(600)
-def test_every_command_of_the_readme_works(checkout: Path) -> None:
-    lines = [line for block in BLOCKS for line in block.strip().splitlines()]
-    assert "bash run.sh" in lines
-    assert "make test" in lines
-    for line in lines:
-        if line == "make test":  # this is it
+def test_every_command_of_the_pages_works(checkout: Checkout) -> None:
+    assert {"bash run.sh", "make test"} <= set(pages.commands(pages.read(README)))
+    for page, command in promised():
+        if command == "make test":  # this is it
             continue
-        done = run(line, checkout)
-        assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        assert "Traceback" not in done.stderr, line
-        assert '"code":' not in done.stdout, line
-
-
-@pytest.mark.parametrize(
-    ("program", "parser"),
-    [("model_repack.py", cli.parser()), ("run.sh", serving.parser()), ("qpstest", tester.parser())],
-)
-def test_every_flag_is_in_the_readme(program: str, parser: object) -> None:
-    actions = parser._actions  # type: ignore[attr-defined]
-    flags = {flag for action in actions for flag in action.option_strings if flag != "-h"}
-    missing = sorted(f for f in flags - {"--help"} if not re.search(rf"`{f}[` ]", README))
-    assert not missing, f"{program}: {', '.join(missing)}"
+        done = checkout.run(command)
+        said = f"{page}: {command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        assert done.returncode == 0, said
+        assert "Traceback" not in done.stderr, said
+        assert '"code":' not in done.stdout, said

@@ -18,9 +18,9 @@ from handlers.context import LocalContext
 from handlers.entry import Entry
 from qpstest import grpc_api
 from repack import archive
-from tests.faults.test_faults_pictures import form
 from tests.support import made
 from tests.support.bench import Bench, Reply, bench, together
+from tests.support.bodies import form
 
 PHOTOGRAPHS = made.ROOT.parent / "shared" / "images"
 PICTURES = sorted(made.PICTURES.glob("*.jpg"))
@@ -103,7 +103,7 @@ def test_grpc(served: Bench, local: Local) -> None:
     host, port = served.server.settings.ports["gRPC predictions"]
     bodies = [p.read_bytes() for p in PICTURES]
     target = grpc_api.GrpcTarget(f"{host}:{port}", "fd1", bodies, timeout=60)
-    session = grpc_api.sessions(target)()
+    session = target.sessions()()
     try:
         for number, body in enumerate(bodies):
             reply = session.call(number)

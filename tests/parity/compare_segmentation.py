@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from handlers.context import LocalContext
 from handlers.entry import Entry
 from repack import archive
-from tests.conftest import serving, settings_for
+from tests.support.servers import serving, settings_for
 
 LEAST_DICE = 0.999
 REPACK = Path(__file__).resolve().parents[2] / "repack" / "model_repack.py"

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from deploy.torchserve.server import Server
-from tests.conftest import serving, settings_for
 from tests.support import made
+from tests.support.servers import serving, settings_for
 
 T = TypeVar("T")
 
@@ -143,23 +144,26 @@ def together(calls: Sequence[Callable[[], T]]) -> list[T]:
 def bench(archives: dict[str, Path], good: tuple[str, bytes], **values: object) -> Iterator[Bench]:
     """A server of these archives, by name, in a room of its own."""
     room = Path(tempfile.mkdtemp(prefix="kit-room-"))
-    before = {name: os.environ.get(name) for name in ("HOME", "TMPDIR")}
-    usual = tempfile.tempdir
     try:
         for name in ("store", "home", "temporary"):
             (room / name).mkdir()
-        os.environ.update(HOME=str(room / "home"), TMPDIR=str(room / "temporary"))
-        tempfile.tempdir = str(room / "temporary")
         for name, path in archives.items():
             shutil.copyfile(path, room / "store" / f"{name}.mar")
         settings = settings_for(room / "store", room / "run", name=good[0], **values)
-        with serving(settings) as server:
+        with ExitStack() as running:
+            with at_home_in(room):
+                server = running.enter_context(serving(settings, wait=False))
+            server.wait_ready(settings.name)
             yield Bench(server, room, good)
     finally:
-        tempfile.tempdir = usual
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
         shutil.rmtree(room, ignore_errors=True)
+
+
+@contextmanager
+def at_home_in(room: Path) -> Iterator[None]:
+    """What is started meanwhile has its HOME and its TMPDIR in this folder."""
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("HOME", str(room / "home"))
+        changed.setenv("TMPDIR", str(room / "temporary"))
+        changed.setattr(tempfile, "tempdir", str(room / "temporary"))
+        yield

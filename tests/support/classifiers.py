@@ -1,4 +1,4 @@
-"""Small classifiers that the tests share, each made once a session."""
+"""Small classifiers that the tests share, each made once a run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from examples.resnet50.make import write
 from examples.resnet50.network import ResNet, resnet
 from tests.support import made
+from tests.support.shared import once
 
 SIDE, CLASSES = 64, 10
 FLAGS = ("--task", "classification", "--backend", "onnxruntime", "--precision", "f32")
@@ -25,7 +26,7 @@ def network() -> ResNet:
     return resnet(depth=26, classes=CLASSES, width=8, side=SIDE)
 
 
-@cache
+@once
 def resnet_onnx(batch: int = 0) -> Path:
     """``network()`` as ONNX; batch 0 is any."""
     path = made.folder() / f"resnet26_{batch}.onnx"
@@ -33,14 +34,14 @@ def resnet_onnx(batch: int = 0) -> Path:
     return path
 
 
-@cache
+@once
 def labels() -> Path:
     path = made.folder() / "labels.txt"
     path.write_text("".join(f"kind {i}\n" for i in range(CLASSES)))
     return path
 
 
-@cache
+@once
 def archive() -> Path:
     """``kinds.mar``: ``network()`` for ONNX Runtime, any batch, three classes an answer."""
     store = made.folder() / "classifier"

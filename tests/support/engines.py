@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from handlers.passport import Artefact
-from repack import cli_gpu
-from repack.backends.gpu_model import DeviceForm, device_form
+from handlers.artefact import Artefact, TensorRTOptions
 from repack.backends.tensorrt import onnx_file
 from repack.backends.tensorrt.request import EngineRequest
-from repack.model import Subject
+from repack.model import GpuModel, Model
+from repack.options import GpuOptions
 from tests.support import built
 
 MACHINE = {"tensorrt": "8.6.0", "gpu": "NVIDIA H200", "compute_capability": "9.0", "cuda": "12"}
-SHAPE = [[1, 3, 8, 8]] * 3
+SHAPE = ((1, 3, 8, 8),) * 3
 
 
 class Chain(nn.Module):
@@ -42,7 +41,7 @@ class Chain(nn.Module):
         return x.sigmoid(), side
 
 
-CHAIN = DeviceForm(Chain().eval(), None, {"x": ("batch", 3, 8, 8)}, {"x": "float32"}, ("a", "b"))
+CHAIN = GpuModel(Chain().eval(), {"x": ("batch", 3, 8, 8)}, {"x": "float32"}, ("a", "b"))
 
 
 class Of8:
@@ -62,24 +61,29 @@ class OnItsWay:
         stage: where the archive's files go; the engine's folder is ``t``.
     """
 
-    model: Subject
+    model: Model
     request: EngineRequest
     artefact: Artefact
     work: Path
     stage: Path
 
 
-def on_its_way(folder: Path, precision: str, model: Subject | None = None) -> OnItsWay:
+def on_its_way(folder: Path, precision: str, model: Model | None = None) -> OnItsWay:
     """For batches of 1 and 4; int8 has inputs to calibrate on."""
     model = model or built.net()
     work, stage = folder / "work", folder / "stage"
     work.mkdir()
     (stage / "t").mkdir(parents=True)
-    form = device_form(model, None)
-    onnx_file.convert(form, work / onnx_file.SOURCE, work / onnx_file.PLUGINS)
+    gpu_model = model.for_gpu()
+    onnx_file.convert(gpu_model, work / onnx_file.SOURCE, work / onnx_file.PLUGINS)
     inputs = [model.random_inputs(i) for i in range(4)] if precision == "int8" else []
-    options = cli_gpu.GpuOptions(level=0, engine_cache=folder / "cache")
-    request = EngineRequest(form, "onnx", precision, (1, 4), {}, options, inputs)
-    recorded: dict[str, Any] = {"outputs": ["output"], "batches": [1, 4], "engines": [{"x": SHAPE}]}
-    artefact = Artefact("tensorrt", ("t/a.plan",), precision, {}, "tensors", recorded)
-    return OnItsWay(model, request, artefact, work, stage)
+    options = GpuOptions(level=0, engine_cache=folder / "cache")
+    request = EngineRequest(gpu_model, "onnx", precision, (1, 4), {}, options, inputs)
+    return OnItsWay(model, request, artefact(precision), work, stage)
+
+
+def artefact(precision: str = "f16", **options: Any) -> Artefact:
+    """One of engines for batches of 1 and 4."""
+    given = {"outputs": ("output",), "built": MACHINE, "engines": ({"x": SHAPE},), "via": "onnx"}
+    told = TensorRTOptions(**{**given, "batches": (1, 4), **options})
+    return Artefact("tensorrt", ("t/a.plan",), precision, {}, "tensors", told)

@@ -1,16 +1,16 @@
-"""Archives and small models that the tests share, each made once a session."""
+"""Archives and small models that the tests share, each made once a run."""
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -18,30 +18,33 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from tests.support import shared
+from tests.support.shared import once
+
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "examples" / "pictures"
 REPACK = ROOT / "repack" / "model_repack.py"
 IMGSZ = 320
+folder = shared.folder
 
 
-@cache
-def folder() -> Path:
-    """The session's own folder."""
-    made = Path(tempfile.mkdtemp(prefix="kit-tests-"))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return made
-
-
-def repack(*flags: str | Path, temporary: Path | None = None) -> subprocess.CompletedProcess[str]:
+def repack(
+    *flags: str | Path,
+    temporary: Path | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.CompletedProcess[str]:
     """Runs ``model_repack.py`` as a user would, with its temporary files in ``temporary``.
 
     Neither there nor in the home folder may anything be left.
+
+    Args:
+        variables: of the environment, besides those of this process.
     """
     room = Path(tempfile.mkdtemp(prefix="room-", dir=folder()))
     home, temporary = room / "home", temporary or room / "temporary"
     for made in (home, temporary):
         made.mkdir(exist_ok=True)
-    environment = {**os.environ, "TMPDIR": str(temporary), "HOME": str(home)}
+    environment = {**os.environ, "TMPDIR": str(temporary), "HOME": str(home), **variables}
     done = subprocess.run(
         [sys.executable, str(REPACK), *map(str, flags)],
         capture_output=True,
@@ -56,13 +59,14 @@ def repack(*flags: str | Path, temporary: Path | None = None) -> subprocess.Comp
     return done
 
 
-def repacked(*flags: str | Path) -> None:
-    """``repack`` that must succeed."""
-    done = repack(*flags)
+def repacked(*flags: str | Path, variables: Mapping[str, str] = MappingProxyType({})) -> str:
+    """``repack`` that must succeed; returns what it said."""
+    done = repack(*flags, variables=variables)
     assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
-@cache
+@once
 def detector() -> Path:
     """``fd1.mar``: the shipped detector for ONNX Runtime, TorchScript as its portable form."""
     store = folder() / "detector"
@@ -71,7 +75,7 @@ def detector() -> Path:
     return store / "fd1.mar"
 
 
-@cache
+@once
 def tensors() -> Path:
     """``tiny.mar``: a small ONNX model, ONNX Runtime only."""
     store = folder() / "tensors"
@@ -93,7 +97,7 @@ class TinyNet(nn.Module):
         return result
 
 
-@cache
+@once
 def tiny_torchscript() -> Path:
     """A traced ``TinyNet``."""
     torch.manual_seed(5)
@@ -104,7 +108,7 @@ def tiny_torchscript() -> Path:
     return path
 
 
-@cache
+@once
 def tiny_onnx() -> Path:
     """Two convolutions: ``x`` ``[batch, 3, 8, 8]`` to ``y`` ``[batch, 4, 8, 8]``."""
     rng = np.random.default_rng(5)

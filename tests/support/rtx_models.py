@@ -23,15 +23,13 @@ from examples.resnet50 import make as resnet_file
 from examples.resnet50.network import resnet
 from examples.shapes import evaluate
 from handlers.engines.build import Job, Profiles, build
-from repack import cli_gpu, sources
-from repack import model as models
-from repack.backends.gpu_model import device_form
+from repack import pipeline, sources
+from repack.backends.conversion import Conversion
 from repack.backends.tensorrt import onnx_file
 from repack.backends.tensorrt.request import EngineRequest
-from repack.cli_classification import ClassifierOptions
-from repack.model import Subject
+from repack.model import Model
 from repack.onnx import float_layers
-from repack.tasks.classification import model as classification
+from repack.options import DetectorOptions, GpuOptions, Options, SourceOptions
 from repack.tasks.segmentation import model as segmentation
 from tests.support import nnunet
 
@@ -46,37 +44,48 @@ PRECISIONS = ("f32", "f16", "int8")
 SHAPES = ("fixed", "dynamic")
 
 
-def yolov5n(folder: Path) -> Subject:
+def detector(weights: Path) -> Model:
+    """A checkpoint on pictures of ``SIDE``."""
+    return pipeline.load(Options(SourceOptions(weights), detector=DetectorOptions(imgsz=SIDE)))
+
+
+def yolov5n(folder: Path) -> Model:
     """The shipped detector."""
-    return models.detector(sources.load(evaluate.WEIGHTS), SIDE, {})
+    return detector(evaluate.WEIGHTS)
 
 
-def yolov5s(folder: Path) -> Subject:
+def yolov5s(folder: Path) -> Model:
     """The detector that was grown from it."""
-    return models.detector(sources.load(grown.yolov5s(folder / "s.pt")), SIDE, {})
+    return detector(grown.yolov5s(folder / "s.pt"))
 
 
-def resnet50(folder: Path) -> Subject:
+def resnet50(folder: Path) -> Model:
     """An ONNX file, which takes pixels once the classifier's nodes are added."""
-    resnet_file.write(resnet(50, 1000, 64, CLASSIFIED, 0), folder / "resnet50.onnx", CLASSIFIED)
-    return classification.subject(sources.load(folder / "resnet50.onnx"), {}, ClassifierOptions())
+    file = folder / "resnet50.onnx"
+    resnet_file.write(resnet(50, 1000, 64, CLASSIFIED, 0), file, CLASSIFIED)
+    return pipeline.load(Options(SourceOptions(file), task="classification"))
 
 
-def vessels(folder: Path) -> Subject:
+def vessels(folder: Path) -> Model:
     """The shipped 3-D U-Net."""
     example = ROOT / "examples" / "vessels"
-    network, settings = "examples.vessels.network:Net", example / "volumes.yaml"
-    source = sources.load(example / "unet_vessels.pt", network, settings=settings)
+    source = sources.load(
+        SourceOptions(
+            example / "unet_vessels.pt",
+            network="examples.vessels.network:Net",
+            volumes=example / "volumes.yaml",
+        )
+    )
     smaller = {**source.settings, "patch": list(WINDOW)}
-    return segmentation.subject(replace(source, settings=smaller))
+    return segmentation.make(replace(source, settings=smaller), Options())
 
 
-def nnunet_plan(folder: Path) -> Subject:
+def nnunet_plan(folder: Path) -> Model:
     """One fold of a results folder that nnU-Net itself wrote."""
-    return segmentation.subject(sources.load(nnunet.unpacked(folder / "results"), folds=["0"]))
+    return pipeline.load(Options(SourceOptions(nnunet.unpacked(folder / "results"), folds=("0",))))
 
 
-MODELS: dict[str, Callable[[Path], Subject]] = {
+MODELS: dict[str, Callable[[Path], Model]] = {
     "YOLOv5n": yolov5n,
     "YOLOv5s": yolov5s,
     "ResNet-50": resnet50,
@@ -101,14 +110,10 @@ class Network:
     def make(cls, name: str, work: Path) -> Network:
         """One of ``MODELS``, as ``model_repack.py`` makes its ONNX file."""
         model = MODELS[name](work)
-        graph = None
-        if model.write_onnx is not None:
-            graph = work / "changed.onnx"
-            model.write_onnx(graph)
-        form = device_form(model, graph)
-        onnx_file.convert(form, work / onnx_file.SOURCE)
+        gpu_model = Conversion(model, work).gpu_model
+        onnx_file.convert(gpu_model, work / onnx_file.SOURCE)
         inputs = [model.random_inputs(1)]
-        request = EngineRequest(form, "onnx", "f32", (1,), {}, cli_gpu.GpuOptions(), inputs)
+        request = EngineRequest(gpu_model, "onnx", "f32", (1,), {}, GpuOptions(), inputs)
         return cls(request, work)
 
     def source(self, precision: str) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from handlers.context import LocalContext
 from handlers.runtimes import Loaded
@@ -54,3 +55,12 @@ def mask_of(made: SegmentationHandler, body: bytes) -> Array:
     status, found = answer(made, body)
     assert status == 200, found
     return volumes.load_mask(found)[0]
+
+
+def resize(values: NDArray[Any], shape: tuple[int, ...], order: int) -> NDArray[Any]:
+    """``skimage.transform.resize(mode="edge", anti_aliasing=False)`` in float64."""
+    factors = [new / old for old, new in zip(values.shape, shape, strict=True)]
+    done: NDArray[Any] = ndimage.zoom(
+        values.astype(float), factors, order=order, mode="nearest", grid_mode=True
+    )
+    return np.clip(done, values.min(), values.max()) if order > 1 else done

@@ -18,16 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from handlers.passport import Artefact, Passport, TensorSpec
+from handlers.artefact import Artefact, TorchScriptOptions
+from handlers.passport import Passport, TensorSpec
 from repack import archive
 
 PATCH = (16, 24, 20)
 LABELS = ("background", "vessel", "wall")
 AFFINE = np.array([[-0.7, 0.1, 0, 20], [0.1, 0.8, 0.2, -30], [0, -0.2, 2.5, 40], [0, 0, 0, 1.0]])
 
-PORTABLE = Artefact(
-    "torchscript", ("model.pt",), "f32", {"label": "f32"}, "tensors", {"outputs": ["OUTPUT__0"]}
-)
+OUTPUTS = TorchScriptOptions(outputs=("OUTPUT__0",))
+PORTABLE = Artefact("torchscript", ("model.pt",), "f32", {"label": "f32"}, "tensors", OUTPUTS)
 
 
 class RandomNet(nn.Module):
@@ -213,3 +213,9 @@ def load_mask(data: bytes) -> tuple[NDArray[Any], Any]:
 def message(answer: bytes) -> str:
     """The reason in a refusal."""
     return str(json.loads(answer)["message"])
+
+
+SCAN = scan()
+VOLUME = nifti(SCAN)
+VOLUME_LIMIT = 1 << 20
+VOLUME_MEMORY_MB = 128

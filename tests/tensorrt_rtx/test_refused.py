@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from handlers.engines.build import BuildFailed, Job, Log, build
 from handlers.errors import RuntimeUnfit
-from handlers.passport import Artefact
 from handlers.runtimes.tensorrt_ import TensorRT
 from repack.backends.tensorrt.reasons import with_node
+from tests.support.engines import artefact
 
 SHAPE = (1, 3, 8, 8)
 
@@ -68,7 +68,7 @@ def test_too_little_workspace_is_named(rtx: Any, tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the reason is another")
 def test_an_engine_is_not_loaded_without_a_driver(rtx: Any, tmp_path: Path) -> None:
     (tmp_path / "model.plan").write_bytes(build(job(tmp_path)).engine)
-    runtime = TensorRT(tmp_path, Artefact("tensorrt", ("model.plan",), "f32", {}, "tensors"), ())
+    runtime = TensorRT(tmp_path, replace(artefact("f32"), files=("model.plan",)), ())
     runtime.trt, runtime.log = rtx, Log(rtx)
     runtime._runtime = rtx.Runtime(runtime.log.sink)
     with pytest.raises(RuntimeUnfit, match=r"^model.plan: TensorRT 1\.7.* refuses it \(.*driver"):

@@ -15,11 +15,12 @@ import numpy as np
 import onnx
 import torch
 
+from handlers.artefact import Artefact, TensorRTOptions
 from handlers.engines import versions
 from handlers.engines.build import BuildFailed, Job, Profiles
 from handlers.engines.job import KILLED, Answer, run
 from handlers.errors import KitError, RuntimeUnfit
-from handlers.passport import Artefact, sha256
+from handlers.passport import sha256
 from repack import interrupts
 from repack.backends.tensorrt import onnx_file, reasons
 from repack.backends.tensorrt.cache import EngineCache, key
@@ -50,7 +51,7 @@ def build(request: EngineRequest, folder: str, stage: Path, work: Path) -> Artef
         raise KitError("int8 needs inputs to calibrate on: add --calibration DIR")
     source = work / SOURCE
     if not source.is_file():
-        onnx_file.convert(request.form, source, work / PLUGINS)
+        onnx_file.convert(request.model, source, work / PLUGINS)
     # 8 normalises 16-bit volumes by its plugin in the layout of its convolutions.
     by_plugin = not dialect.typed and (request.precision, request.via) == ("f16", "onnx")
     by_plugin = by_plugin and (work / PLUGINS).is_file()
@@ -83,19 +84,19 @@ def build(request: EngineRequest, folder: str, stage: Path, work: Path) -> Artef
         tuple(f"{folder}/{one.name}" for one in built),
         request.precision,
         {},
-        "tensors",
-        {
-            **request.form.options,
-            "built": machine,
-            "batches": list(request.batches),
-            "engines": [
-                {k: [list(s) for s in v] for k, v in p.items()} for p in request.profiles()
-            ],
-            "via": request.via,
-            "plugins": [instance_norm.PLUGIN] if by_plugin else [],
-            "floats": float_layers.ends(onnx.load(work / SOURCE).graph) if told else [],
-            "wished": bool(relaxed),
-        },
+        request.model.output,
+        TensorRTOptions(
+            outputs=request.model.outputs,
+            batches=request.batches,
+            pixels=request.model.pixels,
+            channels_last=request.model.channels_last,
+            built=machine,
+            engines=tuple(request.profiles()),
+            via=request.via,
+            plugins=(instance_norm.PLUGIN,) if by_plugin else (),
+            float_layers=tuple(float_layers.ends(onnx.load(work / SOURCE).graph)) if told else (),
+            relaxed=bool(relaxed),
+        ),
     )
 
 
@@ -158,7 +159,7 @@ class Builder:
             network=BY_TORCH2TRT if request.via == "torch2trt" else "",
             calibrator=CALIBRATOR if self.calibrated else "",
             module=str(work / "module.pt"),
-            outputs=request.form.outputs,
+            outputs=request.model.outputs,
             calibration=str(work / "calibration.npz"),
         )
         told = ("precision", "profiles", "level", "workspace")
@@ -194,7 +195,7 @@ class Builder:
         """Builds one engine in a process of its own; what it reads goes into ``work``."""
         request = self.request
         if job.network:
-            torch.save(request.form.module, job.module)
+            torch.save(request.model.module, job.module)
         if job.calibrator:
             rows = enumerate(request.fed())
             arrays = {f"{name}/{i}": value for i, row in rows for name, value in row.items()}

@@ -10,6 +10,12 @@ from handlers.engines import versions
 from handlers.errors import RuntimeMissing
 
 
+def main() -> int:
+    """Prints it."""
+    print(text())
+    return 0
+
+
 def text() -> str:
     """One line each: TensorRT, torch2trt, PyTorch, CUDA, driver, GPUs with compute capability."""
     import torch

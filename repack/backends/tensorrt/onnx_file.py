@@ -16,8 +16,8 @@ from onnx import GraphProto, TensorProto
 from torch import nn
 
 from handlers.errors import KitError
-from repack.backends.gpu_model import DeviceForm
 from repack.backends.tensorrt.request import EngineRequest
+from repack.model import GpuModel
 from repack.onnx import float_layers, instance_norm, symbolic, typed
 
 SOURCE, QUANTISED = "engine.onnx", "engine-qdq.onnx"
@@ -29,8 +29,8 @@ OPSET = 17
 """The newest operators that the parser of TensorRT 8.6 knows; later ones read them too."""
 
 
-def convert(form: DeviceForm, target: Path, plugins: Path | None = None) -> None:
-    """Writes the form as ONNX, the batch axis free, in operators that every version runs.
+def convert(model: GpuModel, target: Path, plugins: Path | None = None) -> None:
+    """Writes the model as ONNX, the batch axis free, in operators that every version runs.
 
     Args:
         plugins: where to write it with TensorRT's own plugins too, if it has layers that they run.
@@ -38,21 +38,21 @@ def convert(form: DeviceForm, target: Path, plugins: Path | None = None) -> None
     Raises:
         KitError: the exporter does not know something in the model.
     """
-    if form.module is not None:
-        _export(form, form.module, target)
-    model = onnx.load(target if form.onnx is None else form.onnx)
-    widen_bytes(model.graph)
-    name_all(model.graph)
-    if any(node.op_type == "InstanceNormalization" for node in model.graph.node):
-        ranks = instance_norm.ranks(model)
+    if model.module is not None:
+        _export(model, model.module, target)
+    proto = onnx.load(target if model.onnx is None else model.onnx)
+    widen_bytes(proto.graph)
+    name_all(proto.graph)
+    if any(node.op_type == "InstanceNormalization" for node in proto.graph.node):
+        ranks = instance_norm.ranks(proto)
         if plugins is not None:
             other = onnx.ModelProto()
-            other.CopyFrom(model)
+            other.CopyFrom(proto)
             if instance_norm.by_plugin(other.graph, ranks):
                 instance_norm.by_layer_norm(other.graph, ranks)
                 onnx.save(other, plugins)
-        instance_norm.by_layer_norm(model.graph, ranks)
-    onnx.save(model, target)
+        instance_norm.by_layer_norm(proto.graph, ranks)
+    onnx.save(proto, target)
 
 
 def in_types(request: EngineRequest, work: Path) -> Path:
@@ -100,25 +100,25 @@ def name_all(graph: GraphProto) -> None:
             taken.add(node.name)
 
 
-def _export(form: DeviceForm, module: nn.Module, target: Path) -> None:
+def _export(model: GpuModel, module: nn.Module, target: Path) -> None:
     """By PyTorch's older exporter: the newer one writes opset 18 and later only."""
     rng = np.random.default_rng(1)
     given = []
-    for name, shape in form.shapes.items():
+    for name, shape in model.shapes.items():
         sizes = [n if isinstance(n, int) else (2 if i == 0 else 8) for i, n in enumerate(shape)]
-        given.append(torch.from_numpy(rng.uniform(0, 1, sizes).astype(form.dtypes[name])))
+        given.append(torch.from_numpy(rng.uniform(0, 1, sizes).astype(model.dtypes[name])))
     axes = {
         name: {i: n for i, n in enumerate(shape) if isinstance(n, str)}
-        for name, shape in form.shapes.items()
+        for name, shape in model.shapes.items()
     }
-    if any(isinstance(shape[0], str) for shape in form.shapes.values()):
-        axes |= {name: {0: "batch"} for name in form.outputs}
+    if any(isinstance(shape[0], str) for shape in model.shapes.values()):
+        axes |= {name: {0: "batch"} for name in model.outputs}
     try:
         with (
             warnings.catch_warnings(),
             torch.no_grad(),
             contextlib.redirect_stdout(sys.stderr),
-            symbolic.registered(form.symbolic, OPSET),
+            symbolic.registered(model.symbolic, OPSET),
         ):
             warnings.simplefilter("ignore")
             torch.onnx.export(
@@ -128,8 +128,8 @@ def _export(form: DeviceForm, module: nn.Module, target: Path) -> None:
                 dynamo=False,
                 opset_version=OPSET,
                 do_constant_folding=True,
-                input_names=list(form.shapes),
-                output_names=list(form.outputs),
+                input_names=list(model.shapes),
+                output_names=list(model.outputs),
                 dynamic_axes=axes,
             )
     except Exception as e:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from handlers.engines import versions
-from handlers.engines.build import Profiles
 from handlers.errors import KitError
-from repack.backends.gpu_model import DeviceForm, sized
-from repack.cli_gpu import GpuOptions
-from repack.model import Arrays
+from repack.model import Arrays, GpuModel
+from repack.options import GpuOptions, Profiles
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class EngineRequest:
     """What to build.
 
     Attributes:
-        form: the model.
+        model: as a GPU takes it.
         via: "onnx" or "torch2trt".
         precision: "f32", "f16", "int8" or "best".
         batches: one engine for each, of fixed size; where empty, one engine of ``profile``.
@@ -28,7 +26,7 @@ class EngineRequest:
         calibration: inputs as the passport has them.
     """
 
-    form: DeviceForm
+    model: GpuModel
     via: str
     precision: str
     batches: tuple[int, ...]
@@ -45,7 +43,7 @@ class EngineRequest:
         if not self.batches:
             return [self.profile]
         try:
-            shapes = [sized(self.form.shapes, batch) for batch in self.batches]
+            shapes = [self.model.sized(batch) for batch in self.batches]
         except ValueError as e:
             raise KitError(
                 f"{e}: an axis besides the batch is of any length: give --min, --opt and --max"
@@ -54,7 +52,7 @@ class EngineRequest:
 
     def fed(self) -> list[Arrays]:
         """The calibration inputs as the ONNX file takes them (``onnx_file.widen_bytes``)."""
-        rows = [self.form.feed(given) for given in self.calibration]
+        rows = [self.model.feed(given) for given in self.calibration]
         return [
             {k: v.astype(np.float32) if v.dtype == np.uint8 else v for k, v in row.items()}
             for row in rows

@@ -1,0 +1,1 @@
+"""Classification: a picture in, the most probable classes out."""

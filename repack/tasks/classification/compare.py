@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from handlers.classification import probabilities
-from repack.model import Arrays, Subject
-
-if TYPE_CHECKING:
-    from repack.gate import GateResult, Reference
+from repack.model import Arrays, Model
+from repack.samples import Sample
+from repack.tasks.base import Comparison
 
 TIE = {"f32": 1e-3, "f16": 0.02, "bf16": 0.1, "int8": 0.2, "best": 0.2}
 """Relative difference below which the original's two classes count as equally probable: which of
@@ -29,20 +27,21 @@ which in a small folder is more."""
 
 
 def compare(
-    subject: Subject,
+    model: Model,
     asked: str,
-    reference: Reference,
+    originals: Sequence[Arrays],
     converted: Sequence[Arrays],
-    result: GateResult,
-) -> None:
-    """Adds top-1 agreement, and accuracy where samples lie in class folders, to the result."""
-    name, kind = subject.outputs[0].name, subject.settings["scores"]
+    samples: Sequence[Sample],
+) -> Comparison:
+    """Top-1 agreement, and accuracy where samples lie in class folders; as ``Task.compare``."""
+    result = Comparison()
+    name, kind = model.outputs[0].name, model.settings["scores"]
     agreed = rows = 0
     shift = 0.0
     firsts = []
-    for want, have in zip(reference.answers, converted, strict=True):
+    for want, have in zip(originals, converted, strict=True):
         if name not in have or have[name].shape != want[name].shape:
-            return  # already a failure
+            return result  # already a failure
         original, other = (probabilities(answer[name], kind) for answer in (want, have))
         first, second = original.argmax(axis=1), other.argmax(axis=1)
         best, chosen = original.max(axis=1), np.take_along_axis(original, second[:, None], 1)[:, 0]
@@ -51,7 +50,7 @@ def compare(
         shift = max(shift, float(np.nan_to_num(np.abs(other - original)).max()))
         firsts.append((int(first[0]), int(second[0])))
     share = agreed / rows
-    result.task = {
+    result.figures = {
         "pictures_compared": rows,
         "same_first_class": round(share, 4),
         "largest_probability_difference": float(f"{shift:.3g}"),
@@ -65,24 +64,28 @@ def compare(
         result.failures.append(
             f"classes: a probability moved by {shift:.3f}, at most {SHIFT[asked]}"
         )
-    _compare_accuracy(asked, reference, firsts, result)
+    _compare_accuracy(asked, samples, firsts, result)
+    return result
 
 
 def _compare_accuracy(
-    asked: str, reference: Reference, firsts: Sequence[tuple[int, int]], result: GateResult
+    asked: str,
+    samples: Sequence[Sample],
+    firsts: Sequence[tuple[int, int]],
+    result: Comparison,
 ) -> None:
-    of_samples = firsts[len(reference.inputs) - len(reference.samples) :]
+    of_samples = firsts[len(firsts) - len(samples) :]
     labelled = [
         (int(s.truth[0]), pair)
-        for s, pair in zip(reference.samples, of_samples, strict=True)
+        for s, pair in zip(samples, of_samples, strict=True)
         if s.truth is not None
     ]
     if not labelled:
-        result.task["accuracy"] = "not compared: no sample lies in a folder named for its class"
+        result.figures["accuracy"] = "not compared: no sample lies in a folder named for its class"
         return
     right = [sum(pair[i] == truth for truth, pair in labelled) for i in (0, 1)]
     count = len(labelled)
-    result.task["accuracy"] = {
+    result.figures["accuracy"] = {
         "labelled_samples": count,
         "original": round(right[0] / count, 4),
         "converted": round(right[1] / count, 4),

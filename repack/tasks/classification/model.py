@@ -15,19 +15,15 @@ from torch import Tensor, nn
 
 from handlers.errors import KitError
 from handlers.passport import TensorSpec
-from repack import model as subjects
-from repack.cli_classification import MAX_SIDE, ClassifierOptions, Three
-from repack.model import Arrays, Shapes, Subject
-from repack.onnx import pixels as onnx_pixels
+from repack.model import Arrays, Model, tensors
+from repack.onnx import pixels
+from repack.options import MAX_SIDE, ClassifierOptions, Options, Shapes, Three
 from repack.progress import say
-from repack.sources import Source
 from repack.sources.errors import printable
+from repack.sources.source import Source
 
 USUAL_CROP = 224
 Scores = NDArray[Any]
-
-KNOWN = {"detection": "detector", "segmentation": "segmentation net"}
-"""Tasks that a source says itself, and what such a model is."""
 
 SUM_ERROR = 1e-3
 """How far from 1 a row of probabilities may sum up."""
@@ -56,24 +52,30 @@ class PixelClassifier(nn.Module):
         return result
 
 
-def subject(source: Source, shapes: Shapes, options: ClassifierOptions) -> Subject:
+def make(source: Source, given: Options) -> Model:
+    """A classifier, as the options say; raises as ``classifier``."""
+    return classifier(source, given.input_shapes, given.classifier)
+
+
+def classifier(source: Source, shapes: Shapes, options: ClassifierOptions) -> Model:
     """A classifier: one picture in, one row of scores out.
 
     Args:
-        shapes: as for ``subjects.tensors``; without one, a module is taken to want
+        shapes: as for ``tensors``; without one, a module is taken to want
             ``batch x 3 x crop x crop``.
 
     Raises:
         KitError: the model is no classifier of RGB pictures, or labels do not fit it.
     """
-    if source.task in KNOWN:
+    if source.task not in ("tensors", "classification") or source.engine is not None:
         raise KitError(
-            f"{source.path}: {source.network} is a {KNOWN[source.task]}: leave --task out"
+            f"{source.path}: {source.network} is made for {source.task}: leave --task and "
+            "--labels out"
         )
     if source.module is not None and not shapes:
         crop = options.crop or USUAL_CROP
         shapes = {"input": ("batch", 3, crop, crop)}
-    base = subjects.tensors(source, shapes)
+    base = tensors(source, shapes)
     layout, crop = _geometry(base, options)
     resize = options.resize or round(crop * 256 / 224)
     if resize < crop:
@@ -93,7 +95,7 @@ def subject(source: Source, shapes: Shapes, options: ClassifierOptions) -> Subje
         "scores": scores,
         "top_k": min(options.top_k, len(labels)),
     }
-    found = Subject(
+    found = Model(
         source=replace(source, task="classification", labels=labels),
         inputs=(spec,),
         outputs=(out,),
@@ -110,7 +112,7 @@ def subject(source: Source, shapes: Shapes, options: ClassifierOptions) -> Subje
 class _Original:
     """The unconverted model, asked about pixels: normalised here in NumPy, apart from any graph."""
 
-    def __init__(self, base: Subject, layout: str, options: ClassifierOptions):
+    def __init__(self, base: Model, layout: str, options: ClassifierOptions):
         self.base = base
         self.layout = layout
         self.options = options
@@ -146,7 +148,7 @@ class _Original:
         return {spec.name: np.ascontiguousarray(planes)}
 
     def _rows(self, pixels: NDArray[np.uint8]) -> Scores:
-        answers = list(self.base.original(self.values(pixels)).values())
+        answers = list(self.base.ask(self.values(pixels)).values())
         shapes = ", ".join(str(list(a.shape)) for a in answers)
         if len(answers) != 1 or answers[0].ndim != 2 or len(answers[0]) != len(pixels):
             raise KitError(
@@ -156,7 +158,7 @@ class _Original:
         return np.array(answers[0])
 
 
-def _geometry(base: Subject, options: ClassifierOptions) -> tuple[str, int]:
+def _geometry(base: Model, options: ClassifierOptions) -> tuple[str, int]:
     """Layout of the model's input, and the side of its pictures.
 
     Raises:
@@ -229,30 +231,30 @@ def _labels(path: Path | None, classes: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _onnx(found: Subject, asked: _Original, layout: str, options: ClassifierOptions) -> Subject:
-    """The subject of an ONNX file: its graph with the added nodes, its batch freed if it can be."""
-    model = onnx.load(found.source.graph)
+def _onnx(found: Model, asked: _Original, layout: str, options: ClassifierOptions) -> Model:
+    """The model of an ONNX file: its graph with the added nodes, its batch freed if it can be."""
+    graph = onnx.load(found.source.graph)
     (spec,) = found.inputs
     crop, batch, original = int(spec.shape[1]), spec.shape[0], found.original
     if asked.fixed is not None:
-        free = _freed(model, asked, crop)
+        free = _freed(graph, asked, crop)
         note = "any batch gives the same answers" if free else "batches are filled up to that"
         say(f"    note: the file is fixed at batch {asked.fixed}; {note}")
         if free is not None:
             batch = "batch"
-            onnx_pixels.free_batch(model)
+            pixels.free_batch(graph)
             original = _answering(found.outputs[0], free)
-    name = onnx_pixels.take_pixels(model, crop, layout, options.mean, options.std)
+    name = pixels.take_pixels(graph, crop, layout, options.mean, options.std)
     return replace(
         found,
         inputs=(replace(spec, name=name, shape=(batch, *spec.shape[1:])),),
         outputs=(replace(found.outputs[0], shape=(batch, *found.outputs[0].shape[1:])),),
         original=original,
-        write_onnx=lambda path: onnx.save(model, path),
+        write_onnx=lambda path: onnx.save(graph, path),
     )
 
 
-def _freed(model: onnx.ModelProto, asked: _Original, crop: int) -> _Original | None:
+def _freed(graph: onnx.ModelProto, asked: _Original, crop: int) -> _Original | None:
     """The original with any batch; None where that fails or differs for one picture or three.
 
     It is asked instead of the file itself because one picture would cost a whole batch.
@@ -260,18 +262,18 @@ def _freed(model: onnx.ModelProto, asked: _Original, crop: int) -> _Original | N
     import onnxruntime as ort
 
     trial = onnx.ModelProto()
-    trial.CopyFrom(model)
-    onnx_pixels.free_batch(trial)
+    trial.CopyFrom(graph)
+    pixels.free_batch(trial)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    pixels = _noise(crop, 3)
-    wanted = asked.answers(pixels)
+    noise = _noise(crop, 3)
+    wanted = asked.answers(noise)
     try:
         data = trial.SerializeToString()
         session = ort.InferenceSession(data, options, ["CPUExecutionProvider"])
         free = asked.with_any_batch(lambda given: {"scores": session.run(None, given)[0]})
-        same = [np.allclose(free.answers(pixels[:n]), wanted[:n], 1e-4, 9e-4) for n in (1, 3)]
+        same = [np.allclose(free.answers(noise[:n]), wanted[:n], 1e-4, 9e-4) for n in (1, 3)]
     except Exception:  # ONNX Runtime raises many types for a graph that wants its own batch
         return None
     return free if all(same) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,15 @@ from numpy.typing import NDArray
 
 from handlers import crops
 from handlers.errors import ItemError, KitError
-from repack.model import Subject
-from repack.samples import PICTURES, Sample
+from repack.model import Model
+from repack.samples import PICTURES, Sample, picture_example
 
 
-def read(folder: Path, subject: Subject, flag: str) -> list[Sample]:
+def read(folder: Path, model: Model, flag: str) -> list[Sample]:
     """Every picture of a folder, and of its subfolders, which are named for the class they hold.
 
-    A subfolder's name is a label, or a class's number. Pictures in the folder itself have no truth.
+    A subfolder's name is a label, or a class's number. Pictures in the folder itself have no
+    truth; else it is ``[1]`` float32, the class's index.
 
     Raises:
         KitError: no picture, a subfolder that names no class, or a file that cannot be read.
@@ -27,11 +29,11 @@ def read(folder: Path, subject: Subject, flag: str) -> list[Sample]:
     for place in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         pictures = _pictures(place)
         if pictures:
-            truth = _class(place, subject.source.labels)
+            truth = _class(place, model.source.labels)
             found += [(path, truth) for path in pictures]
     if not found:
         raise KitError(f"{flag} {folder}: holds no {', '.join(sorted(PICTURES))} file")
-    return [_sample(path, truth, subject) for path, truth in found]
+    return [_sample(path, truth, model) for path, truth in found]
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -49,8 +51,8 @@ def _class(folder: Path, labels: tuple[str, ...]) -> NDArray[np.float32]:
     )
 
 
-def _sample(path: Path, truth: NDArray[np.float32] | None, subject: Subject) -> Sample:
-    spec, settings = subject.inputs[0], subject.settings
+def _sample(path: Path, truth: NDArray[np.float32] | None, model: Model) -> Sample:
+    spec, settings = model.inputs[0], model.settings
     try:
         pixels = crops.read(path.read_bytes(), settings["resize"], settings["crop"]).pixels
     except ItemError as e:
@@ -58,3 +60,8 @@ def _sample(path: Path, truth: NDArray[np.float32] | None, subject: Subject) -> 
     size = spec.shape[0]
     count = size if isinstance(size, int) else 1  # a fixed batch sees the picture in every place
     return Sample(path, {spec.name: np.repeat(pixels[None], count, axis=0)}, truth)
+
+
+def example(model: Model, samples: Sequence[Sample], folder: Path) -> Path:
+    """As ``Task.example``."""
+    return picture_example(model, samples, folder)

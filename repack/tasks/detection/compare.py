@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers import boxes
-from repack.model import RAW, Arrays, Subject
-from repack.tasks.detection.grids import decode
+from handlers import boxes, head
+from repack.model import Arrays, Model
+from repack.samples import Sample
+from repack.tasks.base import Comparison
 from repack.tasks.detection.metrics import match, mean_average_precision
-
-if TYPE_CHECKING:
-    from repack.gate import GateResult, Reference
 
 BORDER = {"f32": 1e-3, "f16": 0.02, "bf16": 0.05, "int8": 0.1, "best": 0.1}
 """A box whose confidence lies this close above the threshold may be missing on the other side."""
@@ -33,27 +31,28 @@ MAP_CONFIDENCE = 0.001
 
 
 def compare(
-    subject: Subject,
+    model: Model,
     asked: str,
-    reference: Reference,
+    originals: Sequence[Arrays],
     converted: Sequence[Arrays],
-    result: GateResult,
-) -> None:
-    """Adds the boxes' agreement, and mAP where samples carry labels, to the gate's result."""
+    samples: Sequence[Sample],
+) -> Comparison:
+    """The boxes' agreement, and mAP where samples carry labels; as ``Task.compare``."""
+    result = Comparison()
     matched = expected = 0
     shift = confidence = 0.0
-    for want, have in zip(reference.answers, converted, strict=True):
+    for want, have in zip(originals, converted, strict=True):
         for i, original in enumerate(want["boxes"]):
-            first, second = both(subject, original, have, i)
+            first, second = both(model, original, have, i)
             m = match(first, second, iou=0.5)
-            border = subject.settings["confidence"] + BORDER[asked]
+            border = model.settings["confidence"] + BORDER[asked]
             lost = np.delete(first, m.pairs[:, 0], axis=0)[:, 4] > border
             extra = np.delete(second, m.pairs[:, 1], axis=0)[:, 4] > border
             matched += m.matched
             expected += m.matched + int(lost.sum()) + int(extra.sum())
             shift, confidence = max(shift, m.box_px), max(confidence, m.confidence)
     share = matched / expected if expected else 1.0
-    result.task = {
+    result.figures = {
         "boxes_compared": expected,
         "boxes_matched": round(share, 4) if expected else "none to compare",
         "largest_shift_px": round(shift, 2),
@@ -65,30 +64,32 @@ def compare(
         )
     if shift > PIXELS[asked]:
         result.failures.append(f"boxes: a corner moved {shift:.2f} px, at most {PIXELS[asked]} px")
-    _compare_map(subject, asked, reference, converted, result)
+    _compare_map(model, asked, originals, converted, samples, result)
+    return result
 
 
 def _compare_map(
-    subject: Subject,
+    model: Model,
     asked: str,
-    reference: Reference,
+    originals: Sequence[Arrays],
     converted: Sequence[Arrays],
-    result: GateResult,
+    samples: Sequence[Sample],
+    result: Comparison,
 ) -> None:
-    first = len(reference.inputs) - len(reference.samples)
+    first = len(originals) - len(samples)
     labelled = [
-        (s.truth, reference.answers[first + i], converted[first + i])
-        for i, s in enumerate(reference.samples)
+        (s.truth, originals[first + i], converted[first + i])
+        for i, s in enumerate(samples)
         if s.truth is not None and len(s.truth)
     ]
     if not labelled:
-        result.task["map"] = "not compared: no sample has a label file"
+        result.figures["map"] = "not compared: no sample has a label file"
         return
     truths = [truth for truth, _, _ in labelled]
-    original = mean_average_precision([_for_map(subject, want) for _, want, _ in labelled], truths)
-    other = mean_average_precision([_for_map(subject, have) for _, _, have in labelled], truths)
+    original = mean_average_precision([_for_map(model, want) for _, want, _ in labelled], truths)
+    other = mean_average_precision([_for_map(model, have) for _, _, have in labelled], truths)
     lost = (original.map50_95 - other.map50_95) * 100
-    result.task["map"] = {
+    result.figures["map"] = {
         "labelled_samples": len(labelled),
         "original": {"map50": round(original.map50, 4), "map50_95": round(original.map50_95, 4)},
         "converted": {"map50": round(other.map50, 4), "map50_95": round(other.map50_95, 4)},
@@ -101,7 +102,7 @@ def _compare_map(
 
 
 def both(
-    subject: Subject, original: NDArray[Any], converted: Arrays, i: int
+    model: Model, original: NDArray[Any], converted: Arrays, i: int
 ) -> tuple[boxes.Boxes, boxes.Boxes]:
     """The boxes that a caller would get from the original and from the converted model.
 
@@ -110,28 +111,31 @@ def both(
         converted: the converted model's outputs for the batch.
         i: the picture's place in the batch.
     """
-    return _suppressed(subject, original), _found(subject, converted, i)
+    return _suppressed(model, original), _found(model, converted, i)
 
 
-def _for_map(subject: Subject, answer: Arrays) -> boxes.Boxes:
-    return boxes.nms(_boxes(subject, answer)[0], MAP_CONFIDENCE, 0.6, 300)
+def _for_map(model: Model, answer: Arrays) -> boxes.Boxes:
+    ends = head.required(model.settings)
+    return boxes.nms(_boxes(model, answer)[0], ends, MAP_CONFIDENCE, 0.6, 300)
 
 
-def _boxes(subject: Subject, answer: Arrays) -> NDArray[Any]:
-    """All boxes before suppression, decoded from the raw maps where the form ends in these."""
-    if "boxes" in answer or subject.raw is None:
+def _boxes(model: Model, answer: Arrays) -> NDArray[Any]:
+    """All boxes before suppression, decoded from the raw maps where the artefact ends in these."""
+    if "boxes" in answer:
         return answer["boxes"]
-    return decode([answer[name] for name in RAW], subject.raw[1])
+    ends = head.required(model.settings)
+    return ends.boxes([answer[name] for name in ends.raw])
 
 
-def _suppressed(subject: Subject, prediction: NDArray[Any]) -> boxes.Boxes:
-    s = subject.settings
-    return boxes.nms(prediction, s["confidence"], s["iou"], s["max_detections"])
+def _suppressed(model: Model, prediction: NDArray[Any]) -> boxes.Boxes:
+    s = model.settings
+    ends = head.required(s)
+    return boxes.nms(prediction, ends, s["confidence"], s["iou"], s["max_detections"])
 
 
-def _found(subject: Subject, answer: Arrays, i: int) -> boxes.Boxes:
+def _found(model: Model, answer: Arrays, i: int) -> boxes.Boxes:
     """What the handler would answer: the graph's own detections where it ends in them."""
     if "detections" not in answer:
-        return _suppressed(subject, _boxes(subject, answer)[i])
+        return _suppressed(model, _boxes(model, answer)[i])
     rows = answer["detections"]
     return np.ascontiguousarray(rows[rows[:, 0] == i, 1:7])

@@ -1,0 +1,1 @@
+"""Segmentation of volumes: a scan in, a mask on its own grid out."""

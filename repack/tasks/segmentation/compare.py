@@ -9,16 +9,15 @@ the window's grid, the worst window's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repack.model import Arrays, Subject
+from repack.model import Arrays, Model
+from repack.samples import Sample
+from repack.tasks.base import Comparison
 from repack.tasks.segmentation.model import OUTPUT
-
-if TYPE_CHECKING:
-    from repack.gate import GateResult, Reference
 
 Mask = NDArray[np.bool_]
 
@@ -34,42 +33,44 @@ one voxel more or less would decide."""
 
 
 def compare(
-    subject: Subject,
+    model: Model,
     asked: str,
-    reference: Reference,
+    originals: Sequence[Arrays],
     converted: Sequence[Arrays],
-    result: GateResult,
-) -> None:
-    """Adds Dice and surface distance per label to the gate's result, and what is wrong with them.
+    samples: Sequence[Sample] = (),
+) -> Comparison:
+    """Dice and surface distance per label; as ``Task.compare``.
 
     Runs also where the logits already failed, because it names why: a net that overflows in a
     reduced precision answers background everywhere.
     """
-    settings = subject.settings
-    names = channels(settings, subject.source.labels)
+    result = Comparison()
+    settings = model.settings
+    names = channels(settings, model.source.labels)
     spacing = settings["spacing"] or [1.0] * len(settings["patch"])
     unit = "mm" if settings["spacing"] else "voxels"
     tallies = {name: Tally() for name in names}
-    for want, have in zip(reference.answers, converted, strict=True):
+    for want, have in zip(originals, converted, strict=True):
         other = have.get(OUTPUT)
         if other is None or other.shape != want[OUTPUT].shape:
-            return  # already a failure, by name
+            return result  # already a failure, by name
         pairs = zip(masks(want[OUTPUT], settings), masks(other, settings), strict=True)
         for name, (a, b) in zip(names, pairs, strict=True):
             tallies[name].add(a, b, spacing)
     limit = SURFACE_VOXELS[asked] * max(spacing)
-    result.task = {
+    result.figures = {
         "labels": {name: tally.shown(unit) for name, tally in tallies.items()},
         "limits": {"dice": DICE[asked], f"hd95_{unit}": limit},
-        "windows": sum(len(answer[OUTPUT]) for answer in reference.answers),
+        "windows": sum(len(answer[OUTPUT]) for answer in originals),
         "grid": f"{' x '.join(f'{s:g}' for s in spacing)} {unit}",
     }
     collapse = _collapse(asked, tallies, converted)
     if collapse:
         result.failures.append(collapse)
-        return
+        return result
     for name, tally in tallies.items():
         result.failures += tally.failures(name, DICE[asked], limit, f"{unit} for {asked}")
+    return result
 
 
 def channels(settings: Mapping[str, Any], labels: Sequence[str]) -> list[str]:

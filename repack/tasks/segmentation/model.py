@@ -7,7 +7,7 @@ and putting masks together again is the handler's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from handlers.errors import KitError
 from handlers.passport import TensorSpec
-from repack import model as subjects
-from repack.model import Arrays, Subject
-from repack.sources import Source
+from repack.model import Arrays, Model, tensors
+from repack.options import Options
+from repack.sources.source import Source
 
 INPUT, OUTPUT = "INPUT__0", "OUTPUT__0"
 
@@ -28,16 +28,24 @@ LAYOUTS = {2: "NCHW", 3: "NCDHW"}
 """By number of the patch's axes."""
 
 
-def subject(source: Source) -> Subject:
+def make(source: Source, options: Options) -> Model:
     """A segmentation net on windows of its settings' patch, any number at once.
 
     Args:
         source: its settings as ``repack.sources`` gives them.
+        options: its input shapes are refused: the settings' patch says them.
 
     Raises:
         KitError: the net does not run on such windows, or answers something else than logits of
             the windows' size.
     """
+    if source.task != "segmentation":
+        raise KitError(
+            f"{source.path}: says nothing of volumes: add --volumes YAML, which says how the net "
+            "was trained"
+        )
+    if options.input_shapes:
+        raise KitError("--input-shape: a segmentation net's input is its settings' patch")
     settings = source.settings
     patch = [int(n) for n in settings["patch"]]
     channels, outputs = len(settings["channels"]), outputs_of(settings)
@@ -54,7 +62,7 @@ def subject(source: Source) -> Subject:
         return {OUTPUT: answer.numpy() if isinstance(answer, Tensor) else answer}
 
     _try(source, original, taken, given)
-    return Subject(source, (taken,), (given,), module, original, dict(settings))
+    return Model(source, (taken,), (given,), module, original, dict(settings), draw=_drawing(taken))
 
 
 def outputs_of(settings: Mapping[str, Any]) -> int:
@@ -91,9 +99,9 @@ def _try(source: Source, original: Any, taken: TensorSpec, given: TensorSpec) ->
         )
 
 
-def _from_onnx(source: Source, taken: TensorSpec, given: TensorSpec) -> Subject:
+def _from_onnx(source: Source, taken: TensorSpec, given: TensorSpec) -> Model:
     """An ONNX net under its own names, known to the kit by ``INPUT`` and ``OUTPUT``."""
-    own = subjects.tensors(source, {})
+    own = tensors(source, {})
     if len(own.inputs) != 1 or len(own.outputs) != 1:
         raise KitError(
             f"{source.path}: {len(own.inputs)} inputs and {len(own.outputs)} outputs; a "
@@ -107,16 +115,17 @@ def _from_onnx(source: Source, taken: TensorSpec, given: TensorSpec) -> Subject:
         )
 
     def original(windows: Arrays) -> Arrays:
-        return {OUTPUT: own.original({name: windows[INPUT]})[answer]}
+        return {OUTPUT: own.ask({name: windows[INPUT]})[answer]}
 
     _try(source, original, taken, given)
-    return Subject(
+    return Model(
         source,
         (taken,),
         (given,),
         None,
         original,
         dict(source.settings),
+        draw=_drawing(taken),
         write_onnx=lambda target: renamed(source.graph, target),
     )
 
@@ -136,6 +145,12 @@ def renamed(path: Path, target: Path) -> None:
         for list_of in (node.input, node.output):
             list_of[:] = [names.get(name, name) for name in list_of]
     onnx.save(model, target)
+
+
+def _drawing(taken: TensorSpec) -> Callable[[np.random.Generator, int], Arrays]:
+    """Windows with shapes in them, as ``Model.draw``."""
+    sides = [int(n) for n in taken.shape[1:]]
+    return lambda rng, batch: {taken.name: random_windows(rng, [batch, *sides])}
 
 
 def random_windows(rng: np.random.Generator, sizes: Sequence[int]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from handlers.tensors import Tensors, check
 from handlers.volumes import preparing, reading
 from handlers.volumes.recipe import Recipe
 from handlers.volumes.recipe import read as read_recipe
-from repack.model import Subject
+from repack.model import Model
 from repack.samples import Sample
 from repack.tasks.segmentation.model import INPUT, random_windows
 
@@ -29,7 +29,7 @@ WINDOWS = 4
 _CHANNEL = re.compile(r"(.+)_(\d{4})(\.nii\.gz|\.nii|\.mha|\.nrrd)")
 
 
-def read(folder: Path, subject: Subject, flag: str) -> list[Sample]:
+def read(folder: Path, model: Model, flag: str) -> list[Sample]:
     """Up to ``WINDOWS`` windows of every volume of a folder, and every window kept as ``.npy``.
 
     Volumes are NIfTI, MHA, NRRD or zips of a DICOM series. Where the net has several channels, they
@@ -40,29 +40,27 @@ def read(folder: Path, subject: Subject, flag: str) -> list[Sample]:
         KitError: nothing usable there, or a file that cannot be read.
     """
     files = sorted(p for p in folder.iterdir() if p.is_file())
-    volumes = _cases([p for p in files if p.name.lower().endswith(ENDINGS)], subject)
+    volumes = _cases([p for p in files if p.name.lower().endswith(ENDINGS)], model)
     arrays = [p for p in files if p.suffix == ".npy"]
     if not volumes and not arrays:
         raise KitError(f"{flag} {folder}: holds no {', '.join(ENDINGS)} or .npy file")
-    recipe, found = recipe_of(subject), []
+    recipe, found = recipe_of(model), []
     for case in volumes:
         try:
             found += [Sample(case[0], {INPUT: w[None]}) for w in _windows(case, recipe)]
         except ItemError as e:
             raise KitError(f"{case[0]}: {e}") from None
-    return found + [_array(path, subject) for path in arrays]
+    return found + [_array(path, model) for path in arrays]
 
 
-def recipe_of(subject: Subject) -> Recipe:
-    """What the handler reads in the passport that the subject will get."""
-    from repack import packing
-
-    return read_recipe(packing.passport(subject, "sample", "0", {}, {}))
+def recipe_of(model: Model) -> Recipe:
+    """What the handler reads in the passport that the model will get."""
+    return read_recipe(model.settings, model.source.labels, model.outputs)
 
 
-def _cases(paths: Sequence[Path], subject: Subject) -> list[list[Path]]:
+def _cases(paths: Sequence[Path], model: Model) -> list[list[Path]]:
     """Files of one case together, in the order of their channels."""
-    if len(subject.settings["channels"]) == 1:
+    if len(model.settings["channels"]) == 1:
         return [[path] for path in paths]
     cases: dict[str, list[Path]] = {}
     for path in paths:
@@ -104,8 +102,8 @@ def _check(channels: int, recipe: Recipe) -> None:
         raise ItemError(f"{channels} values a voxel, expected {len(names)} ({', '.join(names)})")
 
 
-def _array(path: Path, subject: Subject) -> Sample:
-    (spec,) = subject.inputs
+def _array(path: Path, model: Model) -> Sample:
+    (spec,) = model.inputs
     try:
         value = np.load(path, allow_pickle=False)
     except Exception as e:  # NumPy's reader raises many types for damaged files
@@ -119,11 +117,13 @@ def _array(path: Path, subject: Subject) -> Sample:
         raise KitError(f"{path}: {e}") from None
 
 
-def example(subject: Subject, path: Path) -> Path:
+def example(model: Model, samples: Sequence[Sample], folder: Path) -> Path:
     """Writes a made-up NIfTI of a patch's size, values 0 to 255, that the archive must answer."""
     import nibabel
 
-    settings = subject.settings
+    path = folder / "example.nii.gz"
+
+    settings = model.settings
     patch = [int(n) for n in settings["patch"]]
     sides = [2, *patch] if len(patch) == 2 else patch
     channels = len(settings["channels"])

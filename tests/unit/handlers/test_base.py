@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from handlers.artefact import Artefact
 from handlers.base import Handler, header, threads_per_worker
 from handlers.context import LocalContext
 from handlers.entry import Entry
 from handlers.errors import BadInput, ItemError, TooLarge, Unprocessable
-from handlers.passport import Artefact, Passport
+from handlers.passport import Passport
 from handlers.runtimes import Loaded
 from handlers.runtimes.base import Runtime
 

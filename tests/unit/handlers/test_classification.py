@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from handlers import crops, images
+from handlers.artefact import Artefact
 from handlers.classification import ClassificationHandler, probabilities
 from handlers.context import LocalContext
-from handlers.passport import Artefact, Passport, TensorSpec
+from handlers.passport import Passport, TensorSpec
 from handlers.runtimes import Loaded
 from handlers.runtimes.base import Runtime
 

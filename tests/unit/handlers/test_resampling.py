@@ -12,18 +12,10 @@ from scipy import ndimage
 
 from handlers import resampling
 from handlers.resampling import Grids
+from tests.support.segmenting import resize
 
 ONE = (1.0, 1.0, 1.0)
 VOLUME = np.random.default_rng(3).normal(0, 100, (20, 31, 27)).astype(np.float32)
-
-
-def resize(values: NDArray[Any], shape: tuple[int, ...], order: int) -> NDArray[Any]:
-    """``skimage.transform.resize(mode="edge", anti_aliasing=False)`` in float64."""
-    factors = [new / old for old, new in zip(values.shape, shape, strict=True)]
-    done: NDArray[Any] = ndimage.zoom(
-        values.astype(float), factors, order=order, mode="nearest", grid_mode=True
-    )
-    return np.clip(done, values.min(), values.max()) if order > 1 else done
 
 
 def both(shape: tuple[int, int, int], order: int) -> tuple[NDArray[Any], NDArray[Any]]:

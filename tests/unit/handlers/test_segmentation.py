@@ -12,8 +12,7 @@ from scipy import ndimage
 
 from handlers import windows
 from tests.support import volumes
-from tests.support.segmenting import Array, answer, handler, mask_of
-from tests.unit.handlers.test_resampling import resize
+from tests.support.segmenting import Array, answer, handler, mask_of, resize
 
 EVERY = (slice(None),)
 

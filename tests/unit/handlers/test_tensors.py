@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handlers.artefact import Artefact
 from handlers.context import LocalContext
-from handlers.passport import Artefact, Passport, TensorSpec
+from handlers.passport import Passport, TensorSpec
 from handlers.runtimes import Loaded
 from handlers.runtimes.base import Runtime
 from handlers.tensors import TensorHandler

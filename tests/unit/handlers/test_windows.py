@@ -13,15 +13,9 @@ from scipy import ndimage
 
 from handlers import windows
 from handlers.windows import Slab, Windows
+from tests.support.windowing import CASES, predict
 
 EVERY = (slice(None),)
-
-
-def predict(patches: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Two channels that depend on the place in the patch, as borders make real ones do."""
-    place = np.indices(patches.shape[2:]).sum(0)
-    x = patches[:, 0]
-    return np.stack([x * 1.5 + place, x - place * 0.3], axis=1).astype(np.float32)
 
 
 def weights(w: Windows) -> NDArray[Any]:
@@ -62,16 +56,6 @@ def direct(data: NDArray[np.float32], w: Windows) -> NDArray[Any]:
         sums[EVERY + here] += mean[0] * weights(w)
         total[here] += weights(w)
     return np.asarray((sums / total)[EVERY + inside])
-
-
-CASES = [
-    ((40, 33, 50), Windows((16, 24, 20), batch=3)),
-    ((40, 33, 50), Windows((16, 24, 20), rule="monai", mirror=(0, 2))),
-    ((40, 33, 50), Windows((16, 24, 21), overlap=0.25, gaussian=False)),
-    ((5, 33, 50), Windows((16, 40, 20), batch=2)),
-    ((7, 33, 50), Windows((1, 16, 16), batch=5, mirror=(1,))),
-    ((16, 24, 20), Windows((16, 24, 20), mirror=(0, 1, 2))),
-]
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

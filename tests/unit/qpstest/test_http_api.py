@@ -10,10 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 
 from handlers.errors import KitError
-from qpstest.http_api import HttpSession, HttpTarget, split_url
+from qpstest.http_answer import AnswerReader
+from qpstest.http_api import HttpSession, HttpTarget, Judge, Plain, split_url
+from repack.tasks.segmentation.load_test import GZIP, SegmentationLoadTest
+from tests.support import volumes
 
 GOOD = b'{"detections": []}'
 Peer = Callable[[socket.socket], None]
@@ -65,7 +69,7 @@ def peer(behave: Peer) -> Iterator[str]:
 @contextmanager
 def session(url: str, body: bytes = b"picture", **more: object) -> Iterator[HttpSession]:
     given = {"timeout": 5.0, **more}
-    opened = HttpSession(HttpTarget(url, "fd 1", [body], **given))  # type: ignore[arg-type]
+    opened = HttpSession(HttpTarget(url, Plain("/predictions/fd%201"), [body], **given))  # type: ignore[arg-type]
     yield opened
     opened.close()
 
@@ -250,3 +254,22 @@ def test_addresses(url: str, expected: tuple[bool, str, int]) -> None:
 def test_no_addresses(url: str) -> None:
     with pytest.raises(KitError, match="http://host:port was expected"):
         split_url(url)
+
+
+def test_a_wrong_mask_is_counted_by_the_task() -> None:
+    voxels = np.zeros((12, 20, 16), np.uint8)
+    scan, mask = volumes.nifti(volumes.scan(voxels.shape)), volumes.nifti(voxels)
+    wire = Plain("/predictions/m")
+    judge = Judge(
+        HttpTarget("http://127.0.0.1:1", wire, [scan], 1.0, None, GZIP, SegmentationLoadTest())
+    )
+
+    def found(body: bytes, kind: str = "application/gzip") -> str:
+        reader = AnswerReader()
+        assert reader.feed(answer(body, more=f"Content-Type: {kind}\r\n"))
+        return judge.reply(0, reader).message
+
+    assert found(mask) == ""
+    assert "another grid" in found(volumes.nifti(voxels[1:]))
+    json_type = "application/json"
+    assert found(mask[:-1], json_type) == f"application/gzip was asked for, {json_type} came"

@@ -10,11 +10,10 @@ import pytest
 from handlers.errors import KitError
 from qpstest import report, stats
 from qpstest.plot import plot
-from qpstest.vis import compare, overlap
 
 
 def run(mode: int, concurrency: int, throughput: float, p50: float, **more: Any) -> dict[str, Any]:
-    latency = dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "max"), p50)
+    latency = dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "max", "sd"), p50)
     return {
         "mode": mode,
         "runtime": "onnxruntime",
@@ -44,6 +43,7 @@ def run(mode: int, concurrency: int, throughput: float, p50: float, **more: Any)
     }  # fmt: skip
 
 
+ROUNDS = ("p50", "p95", "p99")
 RUNS = [
     run(2, 1, 20.0, 50.0),
     run(2, 16, 40.0, 400.0),
@@ -67,7 +67,7 @@ def test_tables_fit_and_compare() -> None:
 
 def test_nothing_measured_is_said() -> None:
     assert report.tables([]) == "nothing was measured"
-    failed = run(3, 1, 0.0, 1.0, latency_ms=dict.fromkeys(report.PERCENTILES), stages_ms={})
+    failed = run(3, 1, 0.0, 1.0, latency_ms=dict.fromkeys(report.FIGURES), stages_ms={})
     assert "0.00" in report.tables([failed])
 
 
@@ -93,7 +93,7 @@ def test_plot_is_a_png_of_a_fixed_size(tmp_path: Path) -> None:
     plot(RUNS, tmp_path / "plot.png")
     data = (tmp_path / "plot.png").read_bytes()
     assert data.startswith(b"\x89PNG")
-    assert struct.unpack(">II", data[16:24]) == (1950, 598)
+    assert struct.unpack(">II", data[16:24]) == (1950, 1196)
 
 
 def test_gains_of_the_model_alone_and_end_to_end() -> None:
@@ -117,29 +117,11 @@ def test_gains_of_the_model_alone_and_end_to_end() -> None:
 def test_batches_of_one_mode_are_kept_apart(tmp_path: Path) -> None:
     runs = [run(2, c, 20.0 + b, 50.0, batch=b) for b in (1, 4) for c in (1, 4)]
     assert stats.median_rounds([*runs, *runs]) == [
-        {**r, "rounds": [r["throughput"]] * 2} for r in runs
+        {**r, "rounds": [r["throughput"]] * 2, "rounds_ms": {p: [50.0] * 2 for p in ROUNDS}}
+        for r in runs
     ]
     text = report.tables(runs)
     assert "2 accelerated, batch 1" in text
     assert "2 accelerated, batch 4" in text
     plot(runs, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 20_000
-
-
-def test_overlap_by_hand() -> None:
-    assert overlap([0, 0, 10, 10], [0, 0, 10, 10]) == 1.0
-    assert overlap([0, 0, 10, 10], [5, 0, 15, 10]) == pytest.approx(1 / 3)
-    assert overlap([0, 0, 10, 10], [10, 0, 20, 10]) == 0.0
-
-
-def test_detections_are_matched_by_class_and_place() -> None:
-    def seen(name: str, x: float, confidence: float) -> dict[str, Any]:
-        return {"class": name, "confidence": confidence, "box": [x, 0.0, x + 10, 10.0]}
-
-    ours = [seen("a", 0, 0.9), seen("a", 50, 0.8), seen("b", 0, 0.7)]
-    theirs = [seen("b", 0.25, 0.7), seen("a", 50, 0.81), seen("c", 0, 0.9)]
-    found = compare(ours, theirs)
-    assert (found.matched, found.alone) == (2, 2)
-    assert found.pixels == 0.25
-    assert found.confidence == pytest.approx(0.01)
-    assert compare([], []).alone == 0

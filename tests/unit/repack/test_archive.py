@@ -18,28 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handlers.errors import ArchiveError, KitError
-from handlers.passport import FILE, Artefact, Passport
+from handlers.passport import FILE
 from repack import archive
-
-RECORD = Passport(
-    name="m", version="1.0", task="tensors", handler="handlers.tensors:TensorHandler",
-    source={}, inputs=(), outputs=(), labels=(), settings={},
-    artefacts={"portable": Artefact("torchscript", ("portable/model.pt",), "f32", {}, "tensors")},
-    gate={}, versions={},
-)  # fmt: skip
-
-
-def build(folder: Path, name: str = "m.mar") -> Path:
-    """An archive as the kit writes it, with a weights file of random bytes."""
-    stage = folder / f"stage-{name}"
-    (stage / "portable").mkdir(parents=True)
-    (stage / "portable" / "model.pt").write_bytes(os.urandom(3000))
-    archive.stage_handlers(stage)
-    archive.finish_stage(stage, RECORD)
-    with archive.Draft(folder / name) as draft:
-        archive.pack(stage, draft.path)
-        draft.commit()
-    return folder / name
+from tests.support.archives import build
 
 
 @pytest.fixture(scope="module")
@@ -244,8 +225,8 @@ def test_an_encrypted_member_is_refused(good: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.mar").mkdir()
-    for name in ("folder.mar", "none.mar"):
-        assert "cannot be read" in refusal(tmp_path / name)
+    assert "a folder; expected a file" in refusal(tmp_path / "folder.mar")
+    assert "cannot be read" in refusal(tmp_path / "none.mar")
 
 
 def test_the_same_files_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from handlers import passport as passports
 from handlers.errors import ArchiveError
 from handlers.passport import Passport
 from repack import archive
-from tests.unit.repack.test_archive import RECORD, build
+from tests.support.archives import RECORD, build
 
 MODEL = {"modelName": "m", "modelVersion": "1.0", "handler": "handlers.entry"}
 

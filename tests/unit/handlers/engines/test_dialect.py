@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from handlers.artefact import Artefact, TensorRTOptions
 from handlers.engines import build, versions
 from handlers.engines.versions import Flags, Int8
-from handlers.passport import Artefact
 from handlers.runtimes.tensorrt_ import TensorRT
 
 NAMES = ("TF32", "FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS", "OBEY_PRECISION_CONSTRAINTS")
@@ -190,6 +190,9 @@ class Engine:
         return context
 
 
+OPTIONS = TensorRTOptions(outputs=(), built={}, engines=(), via="onnx")
+
+
 class Context:
     def __init__(self, engine: Engine, profile: int):
         self.engine = engine
@@ -207,7 +210,7 @@ class Context:
 
 @pytest.mark.parametrize(("lends", "kept"), [(1, 1), (9, 3)])
 def test_a_profile_that_is_lent_once_goes_to_the_newest(lends: int, kept: int) -> None:
-    runtime = TensorRT(Path(), Artefact("tensorrt", (), "f16", {}, "tensors"), ())
+    runtime = TensorRT(Path(), Artefact("tensorrt", (), "f16", {}, "tensors", OPTIONS), ())
     runtime.sizes = {}
     stream: Any = SimpleNamespace(synchronize=lambda: None)
     runtime.stream = stream

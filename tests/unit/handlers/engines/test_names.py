@@ -31,7 +31,6 @@ FILES = (
         for path in sorted((ROOT / "repack" / "backends" / "tensorrt").glob("*.py"))
         if path.name != "from_module.py"  # torch2trt's own objects
     ),
-    ROOT / "repack" / "backends" / "precision.py",
     ROOT / "repack" / "sources" / "engine.py",
 )
 OBJECTS = {
@@ -43,7 +42,7 @@ OBJECTS = {
 ALSO = {"build.py": {"cache"}, "tensorrt_.py": {"model"}}
 """And in one file only: elsewhere the word means something else."""
 
-OURS = {"engines", "get", "split"}
+OURS = {"build", "engines", "get", "split"}
 """Attributes of these that are the kit's own or Python's."""
 
 NO_TRT_FILES = {"cache.py"}

@@ -13,21 +13,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from handlers.artefact import Rebuild
 from handlers.engines import rebuild
 from handlers.errors import RuntimeUnfit
-from handlers.passport import Artefact, TensorSpec, sha256
-from tests.support.engines import MACHINE, SHAPE
+from handlers.passport import TensorSpec, sha256
+from tests.support.engines import MACHINE, artefact
 
-RECIPE = {
-    "flags": "t/rebuild.onnx",
-    "typed": None,
-    "check": "t/rebuild.npz",
-    "relative_l2": 1e-2,
-    "level": 0,
-    "workspace": 1 << 20,
-}
-OPTIONS = {"rebuild": RECIPE, "engines": [{"x": SHAPE}], "batches": [1, 4]}
-ARTEFACT = Artefact("tensorrt", ("t/a.plan",), "f16", {}, "tensors", OPTIONS)
+RECIPE = Rebuild(
+    weakly_typed="t/rebuild.onnx",
+    strongly_typed=None,
+    ranges=None,
+    check="t/rebuild.npz",
+    relative_l2=1e-2,
+    level=0,
+    workspace=1 << 20,
+)
+ARTEFACT = artefact(rebuild=RECIPE)
 
 
 def rebuilt(folder: Path) -> Path:
@@ -110,7 +111,7 @@ class Answers:
     """A runtime that doubles, and adds ``error`` at one batch size."""
 
     def __init__(self, folder: Path, error: float = 0.0, at: int = 4):
-        self.folder, self.artefact, self.error, self.at = folder, ARTEFACT, error, at
+        self.folder, self.options, self.error, self.at = folder, ARTEFACT.options, error, at
         self.inputs = (TensorSpec("x", "float32", ("batch", 3, 8, 8)),)
         self.asked: list[int] = []
 

@@ -7,46 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from handlers.boxes import CANDIDATES
-from handlers.gpu.boxes import PLANE, Decoder
+from handlers.gpu.boxes import Decoder
 from tests.support import detector_maps as made
-
-
-class OnTheCpu(Decoder):
-    """Suppression by the textbook's loop, where torchvision may not be installed."""
-
-    def kept(self, rows: torch.Tensor) -> torch.Tensor:
-        values = rows.double().numpy()
-        corners = values[:, 1:5] + values[:, [6, 0, 6, 0]] * PLANE
-        return torch.tensor(_greedy(corners, values[:, 5], self.iou), dtype=torch.long)
-
-
-def _greedy(corners: NDArray[Any], scores: NDArray[Any], iou: float) -> list[int]:
-    left = np.argsort(-scores, kind="stable")
-    kept = []
-    area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
-    while left.size:
-        first, left = left[0], left[1:]
-        kept.append(int(first))
-        low = np.maximum(corners[first, :2], corners[left, :2])
-        high = np.minimum(corners[first, 2:], corners[left, 2:])
-        shared = np.clip(high - low, 0, None).prod(1)
-        left = left[shared <= iou * (area[first] + area[left] - shared)]
-    return kept
+from tests.support.detector_maps import OnTheCpu
 
 
 def decoder(**changed: Any) -> Decoder:
     settings = {**made.SETTINGS, **changed}
-    return OnTheCpu(made.ANCHORS, made.STRIDES, settings, torch.device("cpu"))
+    return OnTheCpu(made.HEAD, settings, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("objectness", [-30, -6, -3, 1])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_same_boxes_as_the_cpu(objectness: float, batch: int) -> None:
     maps = made.maps(7, batch, 160, objectness)
-    want = made.expected(maps, 160)
+    want = made.expected(maps)
     found = decoder().find(maps).numpy()
     assert objectness > -30 or len(found) == 0
     for picture, boxes in enumerate(want):

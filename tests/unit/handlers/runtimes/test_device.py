@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
-from handlers.passport import Artefact, TensorSpec
+from handlers.artefact import Artefact, TensorRTOptions
+from handlers.passport import TensorSpec
 from handlers.runtimes.tensorrt_ import TensorRT
 
 IMAGES = TensorSpec("images", "uint8", ("batch", 640, 640, 3), (0, 255), "NHWC")
 
 
 def runtime(**options: Any) -> TensorRT:
-    found = TensorRT(Path(), Artefact("tensorrt", (), "f16", {}, "tensors", options), (IMAGES,))
-    found.batches = sorted(options.get("batches", ()))
+    told = TensorRTOptions(**{"outputs": (), "built": {}, "engines": (), "via": "onnx", **options})
+    found = TensorRT(Path(), Artefact("tensorrt", (), "f16", {}, "tensors", told), (IMAGES,))
+    found.batches = sorted(told.batches)
     return found
 
 
@@ -23,12 +25,12 @@ def runtime(**options: Any) -> TensorRT:
 def test_requests_go_to_the_next_size_and_beyond_it_to_pieces_of_the_largest(
     rows: int, bucket: int
 ) -> None:
-    assert runtime(batches=[1, 4, 16]).bucket(rows) == bucket
-    assert runtime(batches=[1, 4, 16]).largest == 16
+    assert runtime(batches=(1, 4, 16)).bucket(rows) == bucket
+    assert runtime(batches=(1, 4, 16)).largest == 16
 
 
 def test_a_dynamic_profile_has_a_largest_batch_too() -> None:
-    shapes = [[n, 3, 640, 640] for n in (1, 4, 8)]
-    made = runtime(batches=[], engines=[{"images": shapes}])
+    shapes = [(n, 3, 640, 640) for n in (1, 4, 8)]
+    made = runtime(engines=({"images": shapes},))
     assert made.largest == 8
     assert made.bucket(5) == 5

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from handlers.artefact import OPTIONS, Artefact, OpenVinoOptions
 from handlers.context import LocalContext
 from handlers.entry import Entry
 from handlers.errors import ArchiveError, RuntimeMissing
 from handlers.passport import FILE, Passport
-from handlers.runtimes import RUNTIMES, load
+from handlers.runtimes import RUNTIMES, load, make
 from repack import archive
 from tests.support import made
 
@@ -28,6 +30,7 @@ class Missing:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Missing())
+from handlers.artefact import OPTIONS, Artefact, OpenVinoOptions
 from handlers.context import LocalContext
 from handlers.entry import Entry
 from handlers.errors import KitError
@@ -176,6 +179,93 @@ def test_an_unknown_runtime_or_artefact_is_refused(tensors: Path, tmp_path: Path
     assert FILE == "passport.json"
     assert set(RUNTIMES) >= {"torchscript", "onnxruntime", "openvino"}
     assert issubclass(RuntimeMissing, Exception)
+
+
+FOREIGN = """
+from dataclasses import dataclass
+from handlers.artefact import Options
+from handlers.runtimes.base import Runtime
+
+@dataclass(frozen=True, kw_only=True)
+class Factor(Options):
+    factor: int
+
+class Multiplier(Runtime):
+    name = "multiplier"
+    options_type = Factor
+    def activate(self): ...
+    def infer(self, inputs, every=False):
+        return {k: v * self.options.factor for k, v in inputs.items()}
+
+class Liar(Multiplier):
+    name = "onnxruntime"
+
+NUMBER = 3
+"""
+
+
+def foreign(where: str, **options: object) -> Passport:
+    artefact = Artefact("multiplier", ("m",), "f32", {}, "tensors", options)
+    return replace(BARE, artefacts={"accelerated": artefact}, runtimes={"multiplier": where})
+
+
+BARE = Passport("x", "1.0", "tensors", "", {}, (), (), (), {}, {}, {}, {})
+
+
+def test_an_archive_may_bring_a_runtime_along(tmp_path: Path) -> None:
+    (tmp_path / "multiplier_runtime.py").write_text(FOREIGN)
+    record = foreign("multiplier_runtime:Multiplier", factor=3)
+    runtime = load(tmp_path, Passport.from_json(record.to_json()), "accelerated", 1).runtime
+    assert runtime.infer({"x": np.ones(2)})["x"].tolist() == [3, 3]
+
+
+def test_what_a_runtime_of_the_archive_needs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "multiplier_runtime.py").write_text("import abacus_of_wood\n" + FOREIGN)
+    with pytest.raises(RuntimeMissing, match="pip install abacus_of_wood"):
+        load(tmp_path, foreign("multiplier_runtime:Multiplier", factor=3), "accelerated", 1)
+
+
+@pytest.mark.parametrize(
+    ("where", "options", "said"),
+    [
+        ("multiplier_runtime:Liar", {"factor": 3},
+         "asks for runtime 'multiplier', and Liar is 'onnxruntime'"),
+        ("multiplier_runtime:Multiplier", {}, "options of multiplier: 'factor' is missing"),
+        ("multiplier_runtime:Multiplier", {"factor": 1.5}, "options of multiplier: factor: 1.5"),
+        ("multiplier_runtime:NUMBER", {"factor": 3}, "which is no runtime"),
+        ("multiplier_runtime:Nothing", {"factor": 3}, "which is no runtime"),
+        ("no_such_file:Multiplier", {"factor": 3}, "no such file in the archive"),
+        ("../multiplier_runtime:Multiplier", {"factor": 3}, "no such file in the archive"),
+    ],
+)  # fmt: skip
+def test_a_runtime_that_is_not_what_it_is_called_is_refused(
+    where: str, options: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    for folder in (tmp_path, inside):
+        (folder / "multiplier_runtime.py").write_text(FOREIGN)
+    with pytest.raises(ArchiveError) as refused:
+        load(inside, foreign(where, **options), "accelerated", 1)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_runtime_of_the_kit_must_answer_to_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RUNTIMES, "openvino", RUNTIMES["onnxruntime"])
+    options = OpenVinoOptions()
+    artefact = Artefact("openvino", ("m.xml",), "f32", {}, "tensors", options)
+    with pytest.raises(ArchiveError, match="'openvino', and OnnxRuntime is 'onnxruntime'"):
+        make(tmp_path, (), artefact, 1)
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_names_its_options(name: str, tmp_path: Path) -> None:
+    options = OPTIONS[name].__new__(OPTIONS[name])
+    artefact = Artefact(name, ("m",), "f32", {}, "tensors", options)
+    assert make(tmp_path, (), artefact, 1).options_type is OPTIONS[name]
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

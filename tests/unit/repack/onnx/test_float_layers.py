@@ -14,12 +14,11 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 from torch import Tensor, nn
 from torch.nn import functional
 
-from repack import cli_gpu
-from repack.backends.gpu_model import DeviceForm
 from repack.backends.tensorrt import onnx_file
 from repack.backends.tensorrt.request import EngineRequest
-from repack.model import Arrays
+from repack.model import Arrays, GpuModel
 from repack.onnx import float_layers, typed
+from repack.options import GpuOptions
 from tests.support.engines import CHAIN
 
 FLOATS = {*(f"layers.{i}" for i in (0, 8, 12, 13)), "side"}
@@ -133,8 +132,8 @@ def test_what_the_last_layer_reads_is_held_in_floats(
 ) -> None:
     net = Ending(made, 6 if made is joined else 4).eval().requires_grad_(False)
     shapes: dict[str, tuple[int | str, ...]] = {"x": ("batch", 2, "height", "width")}
-    form = DeviceForm(net, None, shapes, {"x": "float32"}, ("y",))
-    onnx_file.convert(form, tmp_path / "m.onnx")
+    model = GpuModel(net, shapes, {"x": "float32"}, ("y",))
+    onnx_file.convert(model, tmp_path / "m.onnx")
     graph = onnx.load(tmp_path / "m.onnx").graph
     floats = float_layers.ends(graph)
     assert {name.split("/")[1] for name in floats} == {"first.0", "first.4", "last"}
@@ -154,10 +153,8 @@ def test_a_size_is_no_way_to_the_output(tmp_path: Path) -> None:
                     seen = y
             return self.last(functional.interpolate(y, size=seen.shape[-2:]))  # type: ignore[no-any-return]
 
-    form = DeviceForm(
-        Sized(resized).eval(), None, {"x": ("batch", 2, "h", "w")}, {"x": "float32"}, ("y",)
-    )
-    onnx_file.convert(form, tmp_path / "m.onnx")
+    model = GpuModel(Sized(resized).eval(), {"x": ("batch", 2, "h", "w")}, {"x": "float32"}, ("y",))
+    onnx_file.convert(model, tmp_path / "m.onnx")
     names = float_layers.ends(onnx.load(tmp_path / "m.onnx").graph)
     assert {name.split("/")[1] for name in names} == {"first.0", "first.4", "last"}
 
@@ -194,7 +191,7 @@ def test_layers_in_floats_read_values_that_were_not_rounded(chain: Path, tmp_pat
 
 
 def test_the_file_for_tensorrt_8_holds_layers_and_tensors(chain: Path, tmp_path: Path) -> None:
-    asked = EngineRequest(CHAIN, "onnx", "int8", (1,), {}, cli_gpu.GpuOptions(), calibration())
+    asked = EngineRequest(CHAIN, "onnx", "int8", (1,), {}, GpuOptions(), calibration())
     told = json.loads(onnx_file.int8_ranges(asked, tmp_path).read_text())
     graph = onnx.load(chain).graph
     assert told["floats"] == float_layers.ends(graph)
@@ -210,7 +207,7 @@ def test_a_tensor_without_a_range_is_not_demanded(chain: Path, tmp_path: Path) -
     model.graph.node.append(cast)
     model.graph.output.append(helper.make_tensor_value_info("whole", TensorProto.INT64, None))
     onnx.save(model, chain)
-    asked = EngineRequest(CHAIN, "onnx", "int8", (1,), {}, cli_gpu.GpuOptions(), calibration())
+    asked = EngineRequest(CHAIN, "onnx", "int8", (1,), {}, GpuOptions(), calibration())
     told = json.loads(onnx_file.int8_ranges(asked, tmp_path).read_text())
     assert "whole" in float_layers.between(model.graph, told["floats"])
     assert "whole" not in told["between"]

@@ -53,14 +53,14 @@ def test_what_the_plugin_cannot_do_is_built_without_it_and_said(
 
     found = made()
     assert found.files == ("t/engine-1.plan", "t/engine-4.plan")
-    assert found.options["plugins"] == []
+    assert found.options.plugins == ()
     said = "".join(capsys.readouterr())
     assert "no cuDNN; trying TensorRT's normalisation layer instead of its plugin" in said
     assert "slower than its plugin" in said
     refused.clear()
     found = made()
     assert found.files == ("t/engine-plugins-1.plan", "t/engine-plugins-4.plan")
-    assert found.options["plugins"] == [instance_norm.PLUGIN]
+    assert found.options.plugins == (instance_norm.PLUGIN,)
     assert "".join(capsys.readouterr()) == ""
     refused.update((PLUGINS, SOURCE))
     with pytest.raises(build.BuildFailed, match="no cuDNN"):
@@ -81,14 +81,14 @@ def test_what_could_not_be_had_in_16_bits_is_said(
     monkeypatch.setattr(Builder, "engine", lambda _, source, profiles: of[profiles["x"][1][0]])
     found = engines.build(given.request, "t", given.stage, given.work)
     assert found.files == ("t/1.plan", "t/4.plan")
-    assert found.options["wished"] == bool(relaxed)
-    assert found.options["floats"] == []  # two layers
+    assert found.options.relaxed == bool(relaxed)
+    assert found.options.float_layers == ()  # two layers
     said = "".join(capsys.readouterr())
     assert ("note: no 16 bits for b: layers next to inputs and outputs" in said) == bool(relaxed)
     (given.work / SOURCE).unlink()
     onnx_file.convert(CHAIN, given.work / SOURCE)
-    found = engines.build(replace(given.request, form=CHAIN), "t", given.stage, given.work)
-    assert len(found.options["floats"]) == 5
+    found = engines.build(replace(given.request, model=CHAIN), "t", given.stage, given.work)
+    assert len(found.options.float_layers) == 5
 
 
 def test_a_cached_engine_still_says_what_was_relaxed(

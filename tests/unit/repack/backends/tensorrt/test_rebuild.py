@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from handlers.artefact import Artefact, Rebuild
 from handlers.engines.versions import Int8
-from repack import cli_gpu
 from repack.backends.tensorrt import onnx_file, rebuild
 from repack.backends.tensorrt.request import EngineRequest
 from repack.onnx import instance_norm, typed
+from repack.options import GpuOptions
 from tests.support import built
 from tests.support.engines import Of8, OnItsWay, on_its_way
 
 
 def request(precision: str, calibration: list[Any], via: str = "onnx") -> EngineRequest:
-    form: Any = None
-    return EngineRequest(form, via, precision, (1,), {}, cli_gpu.GpuOptions(), calibration)
+    model: Any = None
+    return EngineRequest(model, via, precision, (1,), {}, GpuOptions(), calibration)
 
 
 @pytest.mark.parametrize(("precision", "via"), [("int8", "torch2trt"), ("best", "onnx")])
@@ -36,10 +37,10 @@ def test_what_tensorrt_calibrates_is_refused_with_8(
         rebuild.refuse(fine)
 
 
-def packed(given: OnItsWay) -> tuple[Any, dict[str, Any]]:
+def packed(given: OnItsWay) -> tuple[Artefact, Rebuild]:
     """The artefact, and what it records of building again."""
     found = rebuild.pack(given.request, given.artefact, given.model, "t", given.stage, given.work)
-    return found, found.options["rebuild"]
+    return found, found.options.rebuild
 
 
 @pytest.mark.parametrize("plugins", [[], [instance_norm.PLUGIN]])
@@ -47,10 +48,10 @@ def test_the_file_that_was_built_from_is_the_one_to_build_again(
     tmp_path: Path, plugins: list[str]
 ) -> None:
     given = on_its_way(tmp_path, "f16", built.volume())
-    options = {**given.artefact.options, "plugins": plugins}
+    options = replace(given.artefact.options, plugins=tuple(plugins))
     given = replace(given, artefact=replace(given.artefact, options=options))
     _, recorded = packed(given)
-    content = (given.stage / recorded["flags"]).read_bytes()
+    content = (given.stage / str(recorded.weakly_typed)).read_bytes()
     assert (instance_norm.PLUGIN.encode() in content) == bool(plugins)
 
 
@@ -58,18 +59,24 @@ def test_the_archive_gets_both_files_and_the_originals_answers(tmp_path: Path) -
     given = on_its_way(tmp_path, "f16")
     found, recorded = packed(given)
     assert all((given.stage / file).is_file() for file in found.files[1:])
-    assert (recorded["flags"], recorded["typed"]) == ("t/rebuild.onnx", "t/rebuild-f16.onnx")
-    sizes = [(given.stage / recorded[kind]).stat().st_size for kind in ("typed", "flags")]
+    assert (recorded.weakly_typed, recorded.strongly_typed) == (
+        "t/rebuild.onnx",
+        "t/rebuild-f16.onnx",
+    )
+    sizes = [
+        (given.stage / str(file)).stat().st_size
+        for file in (recorded.strongly_typed, recorded.weakly_typed)
+    ]
     assert sizes[0] < sizes[1]
-    with np.load(given.stage / recorded["check"]) as data:
-        want = given.model.original({"x": data["in/x"]})["output"]
+    with np.load(given.stage / recorded.check) as data:
+        want = given.model.ask({"x": data["in/x"]})["output"]
         np.testing.assert_allclose(data["out/output"], want, rtol=1e-5)
-    json.dumps(found.options)
+    json.dumps(asdict(found.options))
 
 
 def test_32_bits_need_one_file_for_every_tensorrt(tmp_path: Path) -> None:
     found, recorded = packed(on_its_way(tmp_path, "f32"))
-    assert recorded["flags"] == recorded["typed"] == "t/rebuild.onnx"
+    assert recorded.weakly_typed == recorded.strongly_typed == "t/rebuild.onnx"
     assert sorted(found.files[1:]) == ["t/rebuild.npz", "t/rebuild.onnx"]
 
 
@@ -81,7 +88,7 @@ def test_a_model_without_a_typed_file_is_for_8_alone_and_that_is_said(
 
     monkeypatch.setattr(typed, "half", half)
     found, recorded = packed(on_its_way(tmp_path, "f16"))
-    assert recorded["typed"] is None
+    assert recorded.strongly_typed is None
     assert not [file for file in found.files if "f16" in file]
     said = capsys.readouterr().err
     assert "no rebuilding with TensorRT 10 or later (an odd operator)" in said
@@ -96,9 +103,9 @@ def test_int8_travels_as_layers_and_as_ranges(tmp_path: Path) -> None:
     # Two layers: leaving out both ends would leave none.
     assert not told.float_layers | told.float_tensors
     _, recorded = packed(given)
-    assert (recorded["flags"], recorded["ranges"]) == ("t/rebuild.onnx", onnx_file.RANGES)
-    assert recorded["typed"] == "t/rebuild-int8.onnx"
-    assert Int8.read(given.stage / "t" / recorded["ranges"]) == told
+    assert (recorded.weakly_typed, recorded.ranges) == ("t/rebuild.onnx", onnx_file.RANGES)
+    assert recorded.strongly_typed == "t/rebuild-int8.onnx"
+    assert Int8.read(given.stage / "t" / str(recorded.ranges)) == told
 
 
 def test_int8_made_with_10_can_be_built_again_with_8(tmp_path: Path) -> None:
@@ -106,6 +113,6 @@ def test_int8_made_with_10_can_be_built_again_with_8(tmp_path: Path) -> None:
     given = on_its_way(tmp_path, "int8")
     assert not (given.work / onnx_file.RANGES).exists()
     found, recorded = packed(given)
-    assert (given.stage / recorded["flags"]).is_file()
-    assert f"t/{recorded['ranges']}" in found.files
-    assert Int8.read(given.stage / "t" / recorded["ranges"]).ranges["x"] > 1
+    assert (given.stage / str(recorded.weakly_typed)).is_file()
+    assert f"t/{recorded.ranges}" in found.files
+    assert Int8.read(given.stage / "t" / str(recorded.ranges)).ranges["x"] > 1

@@ -7,19 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from repack import cli_gpu
-from repack.backends.gpu_model import DeviceForm
 from repack.backends.tensorrt.request import EngineRequest
-from repack.model import Arrays
+from repack.model import Arrays, GpuModel
+from repack.options import GpuOptions
 
 SHAPES: dict[str, tuple[int | str, ...]] = {"x": ("batch", 4), "y": (1, "n")}
-FORM = DeviceForm(None, None, SHAPES, {"x": "uint8", "y": "float16"}, ("z",))
-REQUEST = EngineRequest(FORM, "onnx", "f16", (), {"x": ((1, 4),) * 3}, cli_gpu.GpuOptions(), [])
+MODEL = GpuModel(None, SHAPES, {"x": "uint8", "y": "float16"}, ("z",))
+REQUEST = EngineRequest(MODEL, "onnx", "f16", (), {"x": ((1, 4),) * 3}, GpuOptions(), [])
 
 
 def test_one_profile_for_each_batch_or_the_one_that_was_given() -> None:
     assert REQUEST.profiles() == [{"x": ((1, 4),) * 3}]
-    fixed = replace(REQUEST, batches=(1, 3), form=replace(FORM, shapes={"x": ("batch", 4)}))
+    fixed = replace(REQUEST, batches=(1, 3), model=replace(MODEL, shapes={"x": ("batch", 4)}))
     assert fixed.profiles() == [{"x": ((n, 4),) * 3} for n in (1, 3)]
     with pytest.raises(Exception, match=r"y: an axis besides the batch .* give --min, --opt"):
         replace(REQUEST, batches=(1,)).profiles()

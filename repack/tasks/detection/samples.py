@@ -1,0 +1,81 @@
+"""A detector's sample pictures, with boxes where there are YOLO label files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers import images
+from handlers.errors import KitError
+from repack.model import Model
+from repack.samples import PICTURES, Sample, picture_example, read_each
+
+
+def read(folder: Path, model: Model, flag: str) -> list[Sample]:
+    """Every picture of a folder, letterboxed.
+
+    A picture's labels are looked for beside it and in ``labels/``, as ``NAME.txt`` in YOLO's
+    format: class, centre x, centre y, width, height on each line, as shares of the picture's size.
+    ``Sample.truth`` is ``[K, 5]`` float32: x1, y1, x2, y2 in pixels of the model's input, class.
+
+    Raises:
+        KitError: nothing usable there, or a file that cannot be read.
+    """
+    return read_each(folder, flag, PICTURES, lambda path: _picture(path, model))
+
+
+def _picture(path: Path, model: Model) -> Sample:
+    spec = model.inputs[0]
+    fit = int(spec.shape[1]), int(spec.shape[2])
+    picture = images.decode_to_fit(path.read_bytes(), fit)
+    size = picture.height, picture.width
+    fitted, place = images.letterbox(picture.pixels, *fit, size)
+    truth = None
+    for labels in (path.with_suffix(".txt"), path.parent / "labels" / f"{path.stem}.txt"):
+        if labels.is_file():
+            truth = _truth(labels, picture.width, picture.height, place)
+            _check_classes(labels, truth, len(model.source.labels))
+    return Sample(path, {spec.name: fitted[None]}, truth)
+
+
+def _truth(path: Path, width: int, height: int, place: images.Letterbox) -> NDArray[np.float32]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise KitError(f"{path}: no label file ({e})") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            kind, x, y, w, h = (float(v) for v in line.split())
+        except ValueError:
+            raise KitError(f"{path}, line {number}: {line!r}; expected: class cx cy w h") from None
+        rows.append(
+            [
+                (x - w / 2) * width,
+                (y - h / 2) * height,
+                (x + w / 2) * width,
+                (y + h / 2) * height,
+                kind,
+            ]
+        )
+    truth = np.array(rows, np.float32).reshape(-1, 5)
+    truth[:, :4] *= place.scale
+    truth[:, [0, 2]] += place.left
+    truth[:, [1, 3]] += place.top
+    return truth
+
+
+def _check_classes(path: Path, truth: NDArray[np.float32], classes: int) -> None:
+    for number, kind in enumerate(truth[:, 4].tolist(), 1):
+        if kind not in range(classes):
+            raise KitError(
+                f"{path}, line {number}: class {kind:g}; the model has classes 0 to {classes - 1}"
+            )
+
+
+def example(model: Model, samples: Sequence[Sample], folder: Path) -> Path:
+    """As ``Task.example``."""
+    return picture_example(model, samples, folder)
