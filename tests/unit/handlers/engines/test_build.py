@@ -1,4 +1,7 @@
-"""Types that int8 demands, and what becomes of them where TensorRT 8 has no such kernel."""
+"""Types that TensorRT 8 has no kernel for, and the GPU that an engine is built on.
+
+Around stand-ins; ``tests/tensorrt_rtx`` builds for real.
+"""
 
 from __future__ import annotations
 
@@ -46,3 +49,16 @@ def test_types_that_no_kernel_has_are_only_preferred(
         with pytest.raises(BuildFailed, match=reason):
             build.build(job)
         assert tried == [demands]
+
+
+@pytest.mark.parametrize(("gpu", "said"), [(0, []), (2, ["set 2", "a tensor on cuda"])])
+def test_another_gpu_than_the_first_is_made_current_before_anything_is_built(
+    gpu: int, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr("torch.cuda.set_device", lambda number: done.append(f"set {number}"))
+    monkeypatch.setattr("torch.zeros", lambda _, device: done.append(f"a tensor on {device}"))
+    monkeypatch.setattr("handlers.engines.versions.library", lambda: done.append("TensorRT"))
+    monkeypatch.setattr(build, "_build", lambda *_: b"engine")
+    build.build(Job("m.onnx", "", "f32", {}, gpu=gpu))
+    assert done == [*said, "TensorRT"]

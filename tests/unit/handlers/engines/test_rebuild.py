@@ -6,6 +6,7 @@ import fcntl
 import json
 import threading
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import pytest
 
 from handlers.artefact import Rebuild
 from handlers.engines import rebuild
+from handlers.engines.build import Job
+from handlers.engines.job import Answer
 from handlers.errors import RuntimeUnfit
 from handlers.passport import TensorSpec, sha256
-from tests.support.engines import MACHINE, artefact
+from tests.support.engines import MACHINE, SHAPE, artefact
 
-RECIPE = Rebuild(
+HOW = Rebuild(
     weakly_typed="t/rebuild.onnx",
     strongly_typed=None,
     ranges=None,
@@ -28,7 +31,7 @@ RECIPE = Rebuild(
     level=0,
     workspace=1 << 20,
 )
-ARTEFACT = artefact(rebuild=RECIPE)
+ARTEFACT = artefact(rebuild=HOW)
 
 
 def rebuilt(folder: Path) -> Path:
@@ -57,6 +60,28 @@ def test_a_failed_build_is_one_line_and_is_not_tried_again(tmp_path: Path) -> No
         assert "\n" not in str(refused.value)
         (rebuilt(tmp_path) / "job.json").unlink(missing_ok=True)  # written by a build only
     assert not (rebuilt(tmp_path) / "job.json").exists()
+
+
+def test_the_job_is_what_the_archive_says_on_the_workers_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[Job] = []
+
+    def run(job: Job, folder: Path) -> Answer:
+        asked.append(job)
+        Path(job.out).write_bytes(b"ftrt")
+        return Answer(1.0, "no kernel")
+
+    monkeypatch.setattr(rebuild, "run", run)
+    given = artefact("int8", rebuild=replace(HOW, ranges="ranges.json"))
+    (found,) = rebuild.engines(tmp_path, given, MACHINE, typed=False, gpu=3)
+    (job,) = asked
+    assert (job.out, job.timing) == (str(found), str(found.with_name("timing.cache")))
+    packed = tmp_path / "t"
+    assert (job.onnx, job.int8) == (str(packed / "rebuild.onnx"), str(packed / "ranges.json"))
+    assert (job.precision, job.profiles) == ("int8", {"x": SHAPE})
+    assert (job.level, job.workspace, job.gpu) == (0, 1 << 20, 3)
+    assert "no kernel" in caplog.text
 
 
 def test_what_an_earlier_worker_built_is_taken(tmp_path: Path) -> None:
