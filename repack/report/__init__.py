@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from repack.archive import Draft
 from repack.progress import say
-from repack.report import page
-from repack.report.page import FORMAT
 
 if TYPE_CHECKING:
     from handlers.passport import Passport
@@ -43,7 +41,7 @@ def write(
         reference: the gate's inputs and the original's answers.
         tried: all candidates, built and timed.
     """
-    from repack.report import facts
+    from repack.report import facts, page
 
     found = facts.collect(target, passport, options, conversion, reference, tried, chosen)
     place(target.with_suffix(".report.json"), json.dumps(found, indent=1) + "\n")

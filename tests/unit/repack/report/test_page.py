@@ -293,6 +293,17 @@ def test_what_is_no_whole_report_is_refused_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["x.report.json"]
 
 
+def test_a_report_without_something_that_the_page_shows_is_refused_by_its_name(
+    tmp_path: Path,
+) -> None:
+    found = facts()
+    del found["machine"]["cores"]
+    data = tmp_path / "x.report.json"
+    data.write_text(json.dumps(found))
+    code, _, said = again(data)
+    assert code == 1 and said.count("\n") == 1 and "no attribute 'cores'" in said
+
+
 def again(data: Path) -> tuple[int, str, str]:
     """Exit code, output and errors of ``python -m repack.report``."""
     command = [sys.executable, "-m", "repack.report", str(data)]

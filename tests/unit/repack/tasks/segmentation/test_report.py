@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from handlers.drawing import COLOURS
+from repack.model import Arrays
+from repack.samples import Sample
 from repack.tasks import reporting
 from repack.tasks.segmentation import planes, report
 from tests.support.reports import SIDES, SPACING, segmentation, volume
@@ -116,6 +120,23 @@ def test_windows_of_one_volume_are_told_apart() -> None:
     twice = type(reference)(*(part * 2 for part in vars(reference).values()))
     names = [s["file"] for s in report.pictures(model, runtime, twice)["samples"]]
     assert names == ["case_001.nii.gz, window 1 of 2", "case_001.nii.gz, window 2 of 2"]
+
+
+def test_the_samples_that_differ_most_come_first() -> None:
+    _, runtime, reference = segmentation()
+    given, want = reference.inputs[0], reference.answers[0]
+    samples = [Sample(Path(f"{i}.nii"), given) for i in range(5)]
+    differences = [2.0, 9.0, 0.0, 9.0, 4.0]
+    left = iter(differences)
+
+    def compared(*_: Arrays) -> dict[str, Any]:
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        return {"differs": next(left), "note": "", "pictures": [{"pixels": pixels}]}
+
+    five = type(reference)([given] * 7, [want] * 7, samples)
+    found = reporting.most_differing("planes", compared, runtime, five)
+    assert [s["file"] for s in found["samples"]] == ["1.nii", "3.nii", "4.nii"]
+    assert found["of"] == 5
 
 
 def test_without_samples_there_is_nothing_to_show() -> None:
