@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.artefact import Artefact, Rebuild, TensorRTOptions
+from handlers.artefact import Rebuild
 from handlers.engines import build, rebuild, versions
 from handlers.errors import RuntimeUnfit
 from handlers.passport import TensorSpec, sha256
@@ -24,12 +24,11 @@ from repack.backends.tensorrt import onnx_file as onnx_for_engine
 from repack.backends.tensorrt import rebuild as on_load
 from repack.backends.tensorrt.engines import SOURCE, Plan
 from repack.backends.tensorrt.reasons import ended, with_node
-from repack.model import Model
 from repack.onnx import instance_norm
 from repack.options import GpuOptions
 from tests.support import built, made
+from tests.support.tensorrt_8 import MACHINE, Of8, artefact_of, on_its_way
 
-MACHINE = {"tensorrt": "8.6.0", "gpu": "NVIDIA H200", "compute_capability": "9.0", "cuda": "12"}
 RECIPE = Rebuild(
     weakly_typed="t/rebuild.onnx",
     strongly_typed=None,
@@ -39,15 +38,6 @@ RECIPE = Rebuild(
     level=0,
     workspace=1 << 20,
 )
-SHAPE = ((1, 3, 8, 8),) * 3
-
-
-def artefact_of(precision: str = "f16", **options: Any) -> Artefact:
-    given = {"outputs": ("output",), "built": MACHINE, "engines": ({"x": SHAPE},), "via": "onnx"}
-    told = TensorRTOptions(**{**given, "batches": (1, 4), **options})
-    return Artefact("tensorrt", ("t/a.plan",), precision, {}, "tensors", told)
-
-
 ARTEFACT = artefact_of(rebuild=RECIPE)
 
 
@@ -164,12 +154,6 @@ def plan(precision: str, calibration: list[Any], via: str = "onnx") -> Plan:
     return Plan(form, via, precision, (1,), {}, GpuOptions(), calibration)
 
 
-class Of8:
-    """``tensorrt`` as far as its version is asked for."""
-
-    __version__ = "8.6.0"
-
-
 @pytest.mark.parametrize(("precision", "via"), [("int8", "torch2trt"), ("best", "onnx")])
 def test_what_tensorrt_calibrates_is_refused_with_8(
     precision: str, via: str, monkeypatch: pytest.MonkeyPatch
@@ -179,21 +163,6 @@ def test_what_tensorrt_calibrates_is_refused_with_8(
         on_load.refuse(plan(precision, [1], via))
     for fine in (plan("f16", []), plan("f32", [1]), plan("best", []), plan("int8", [1])):
         on_load.refuse(fine)
-
-
-def on_its_way(
-    folder: Path, precision: str, calibrated: bool
-) -> tuple[Model, Plan, Artefact, Path, Path]:
-    """A small network, its plan and its engine's record; the folders to work and to stage in."""
-    given = built.net()
-    work, stage = folder / "work", folder / "stage"
-    work.mkdir()
-    (stage / "t").mkdir(parents=True)
-    form = given.for_gpu()
-    onnx_for_engine.convert(form, work / SOURCE)
-    inputs = [given.random_inputs(i) for i in range(4)] if calibrated else []
-    asked = Plan(form, "onnx", precision, (1, 4), {}, GpuOptions(level=0), inputs)
-    return given, asked, artefact_of(precision), work, stage
 
 
 def test_what_the_plugin_cannot_do_is_built_without_it_and_said(

@@ -21,28 +21,8 @@ from repack.model import Arrays, GpuModel
 from repack.onnx import float_layers as kept_floats
 from repack.onnx import typed as typed_onnx
 from repack.options import GpuOptions
+from tests.support.tensorrt_8 import FORM
 
-
-class Chain(nn.Module):
-    """14 convolutions, and a branch after the ninth that ends in a second output."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(2)
-        self.layers = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(14))
-        self.side = nn.Conv2d(3, 2, 1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = x * 2
-        for layer in self.layers[:9]:
-            x = torch.relu(layer(x))
-        side = self.side(functional.max_pool2d(x, 2))
-        for layer in self.layers[9:]:
-            x = torch.relu(layer(x))
-        return x.sigmoid(), side
-
-
-FORM = GpuModel(Chain().eval(), {"x": ("batch", 3, 8, 8)}, {"x": "float32"}, ("a", "b"))
 FLOATS = {*(f"layers.{i}" for i in (0, 8, 12, 13)), "side"}
 
 

@@ -15,8 +15,7 @@ from repack.backends.tensorrt import job
 from repack.backends.tensorrt import onnx_file as onnx_for_engine
 from repack.backends.tensorrt.engines import SOURCE, Plan
 from repack.options import GpuOptions, Profiles
-from tests.unit.handlers.engines.test_rebuild import MACHINE, SHAPE, Of8, on_its_way
-from tests.unit.repack.onnx.test_float_layers import FORM
+from tests.support.tensorrt_8 import FORM, MACHINE, SHAPE, Of8, on_its_way
 
 
 @pytest.mark.parametrize("wished", ["", "no 16 bits for b"])
