@@ -31,11 +31,10 @@ sys.path[0] = str(ROOT)
 from benchmarks import grown, work  # noqa: E402
 from examples.shapes import evaluate  # noqa: E402
 from handlers import images  # noqa: E402
-from repack.backends.tensorrt import onnx_file as onnx_for_engine  # noqa: E402
+from repack.backends.tensorrt import onnx_file  # noqa: E402
 from repack.model import GpuModel  # noqa: E402
 from repack.networks.yolov5 import YOLOv5  # noqa: E402
-from repack.onnx import float_layers as kept_floats  # noqa: E402
-from repack.onnx import typed as typed_onnx  # noqa: E402
+from repack.onnx import float_layers, typed  # noqa: E402
 
 SIDE = 640
 CALIBRATION, SEED = 32, 33
@@ -55,18 +54,16 @@ def main() -> None:
         weights = evaluate.WEIGHTS if given.model == "n" else grown.yolov5s(folder / "s.pt")
         model = work.detector(weights)
         form = model.for_gpu()
-        onnx_for_engine.convert(form, folder / "floats.onnx")
+        onnx_file.convert(form, folder / "floats.onnx")
         scenes = work.scenes(folder / "calibration", CALIBRATION, SEED)
         shown = [images.decode(path.read_bytes())[None] for path in sorted(scenes.iterdir())]
-        ranges = typed_onnx.ranges(
-            folder / "floats.onnx", [form.feed({"images": x}) for x in shown]
-        )
+        ranges = typed.ranges(folder / "floats.onnx", [form.feed({"images": x}) for x in shown])
         module = cast(nn.Module, model.source.module)
         whole = Ran(folder / "floats.onnx", form, module)
         before = evaluate.evaluate(whole, given.count).map50_95
         print(f"{given.model}, {given.count} scenes, floats: {before:.4f}", flush=True)
         for kept in given.kept:
-            kept_floats.KEPT_AT_OUTPUTS, kept_floats.KEPT_AT_INPUTS = map(int, kept.split(","))
+            float_layers.AT_OUTPUTS, float_layers.AT_INPUTS = map(int, kept.split(","))
             file = onnx.load(folder / "floats.onnx")
             rounded(file.graph, ranges)
             onnx.save(file, folder / "rounded.onnx")
@@ -77,8 +74,8 @@ def main() -> None:
 
 def rounded(graph: GraphProto, ranges: Mapping[str, float]) -> None:
     """Rounds weights and tensors as described above, in place."""
-    floats = kept_floats.ends(graph)
-    free = set(kept_floats.between(graph, floats)) | {value.name for value in graph.output}
+    floats = float_layers.ends(graph)
+    free = set(float_layers.between(graph, floats)) | {value.name for value in graph.output}
     readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -87,7 +84,7 @@ def rounded(graph: GraphProto, ranges: Mapping[str, float]) -> None:
     renamed: dict[str, str] = {}
     nodes = []
     for node in graph.node:
-        if node.op_type in kept_floats.QUANTISED and node.name not in floats:
+        if node.op_type in float_layers.QUANTISED and node.name not in floats:
             _round_weights(values[node.input[1]])
         node.input[:] = [renamed.get(name, name) for name in node.input]
         nodes.append(node)

@@ -4,7 +4,8 @@
 
 The shipped detector at 640x640, one picture, one thread, the model alone. ``ONEDNN_MAX_CPU_ISA``
 keeps OpenVINO's kernels from newer instructions; each ceiling has a process of its own, and they
-take turns, of which the quietest counts. "asked" is OpenVINO given the type that a CPU with
+take turns, of which the quietest counts. Milliseconds are the processor's own, which other work on
+the machine disturbs less than the clock's. "asked" is OpenVINO given the type that a CPU with
 bfloat16 packs, whatever this one has; "served" is the archive's own runtime, which asks for what
 there is. Writes ``isa.md``.
 """
@@ -133,13 +134,13 @@ def kernels(compiled: Any) -> str:
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Median milliseconds of a call."""
+    """Median milliseconds of processor time of a call."""
     taken = []
     for i in range(CALLS + 3):
-        begin = time.perf_counter()
+        begin = time.process_time()
         call()
         if i >= 3:
-            taken.append((time.perf_counter() - begin) * 1e3)
+            taken.append((time.process_time() - begin) * 1e3)
     return median(taken)
 
 
@@ -152,8 +153,9 @@ def table(turns: list[dict[str, dict[str, dict[str, Any]]]], command: str) -> st
         "# OpenVINO's precisions as the processor is, and as older ones",
         "",
         f"`{command}`, {processor()}, {here['cores']} cores, OpenVINO {versions['openvino']}; the "
-        "shipped detector at 640x640, one picture, one thread, the model alone; medians of "
-        f"{CALLS} calls in the quietest of {len(turns)} turns.",
+        "shipped detector at 640x640, one picture, one thread, the model alone; processor "
+        f"time, medians of {CALLS} calls in the quietest of {len(turns)} turns (load average "
+        f"{here['load_average'][0]} at the end).",
         "",
         f"OPTIMIZATION_CAPABILITIES under every ceiling: {' | '.join(sorted(listed))}.",
         "",

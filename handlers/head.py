@@ -1,6 +1,6 @@
-"""What ends a detector: its raw maps, and how boxes are decoded from them, one class a family.
+"""What ends a detector: its raw maps, and how boxes are decoded from them.
 
-A new family is a class here, in ``HEADS``, and its end of an ONNX graph in
+A new family is a class here, in ``HEADS``, and its tail of an ONNX graph in
 ``repack.onnx.suppression``; no other module of the handlers knows a family.
 """
 
@@ -61,26 +61,17 @@ class Head(ABC):
 
     @abstractmethod
     def decode(self, raw: Any, grid: Any) -> tuple[Any, Any, Any]:
-        """Boxes of raw values ``[..., values]``, given their cells' ``[..., k]`` of the grid.
-
-        Returns:
-            Centre x and y, width and height in pixels of the input, ``[..., 2]`` each, and the rest
-            of the values, in 0..1.
-        """
+        """Raw values ``[..., values]`` and their cells' ``[..., k]`` of the grid to boxes: centre,
+        width and height in pixels of the input, ``[..., 2]`` each, and the rest, in 0..1."""
 
     @abstractmethod
     def first(self, rows: Any) -> Any:
-        """What is compared with the threshold before all else, ``[...]``.
-
-        Args:
-            rows: ``[..., values]``, raw (before the sigmoid) or decoded; the result is alike. No
-                box has a larger confidence than this.
-        """
+        """What is compared with the threshold before all else, ``[...]``: no box of ``rows``,
+        ``[..., values]`` raw (before the sigmoid) or decoded, is more confident than this."""
 
     @abstractmethod
     def confidence(self, rest: Any) -> Any:
-        """Confidence of each class, ``[..., classes]`` in 0..1, from the rest that ``decode``
-        gives."""
+        """``[..., classes]`` in 0..1, from the rest that ``decode`` gives."""
 
     def seen(self, given: Any) -> Any:
         """A torch map as a convolution leaves it, ``[N, anchors * values, H, W]``, as
@@ -90,11 +81,8 @@ class Head(ABC):
         return apart.permute(0, 1, 3, 4, 2)
 
     def boxes(self, maps: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """All boxes of raw maps, ``[N, anchors, H, W, values]`` each, scale by scale.
-
-        Returns:
-            ``[N, boxes, values]`` float32, decoded: centre, size, and the rest.
-        """
+        """All boxes of raw maps (``[N, anchors, H, W, values]`` each), decoded and scale by scale:
+        ``[N, boxes, values]`` float32."""
         scales = []
         for raw, grid in zip(maps, self.grids([m.shape[2:4] for m in maps]), strict=True):
             found = np.concatenate(self.decode(raw.astype(np.float32), grid), -1)

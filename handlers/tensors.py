@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers import payload
 from handlers.base import Handler
-from handlers.errors import BadInput, TooLarge, Unprocessable
+from handlers.errors import BadInput, ItemError, TooLarge, Unprocessable
 from handlers.passport import TensorSpec
 
 Tensors = dict[str, NDArray[Any]]
@@ -29,13 +30,8 @@ class TensorHandler(Handler[Tensors, Tensors]):
     ``application/x-npz``.
     """
 
-    def read(self, row: Mapping[str, Any]) -> bytes:
-        value = row.get("body", row.get("data"))
-        if isinstance(value, Mapping) and "inputs" in value:
-            return json.dumps(value).encode()
-        if isinstance(value, (bytes, bytearray)) and value[:1] == b"{":
-            return bytes(value)
-        return super().read(row)
+    def decode_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensors | ItemError]:
+        return self._each(lambda row: self.decode(_body(row)), rows)
 
     def decode(self, data: bytes) -> Tensors:
         given = _read(data, [spec.name for spec in self.passport.inputs])
@@ -69,6 +65,16 @@ class TensorHandler(Handler[Tensors, Tensors]):
             },
         }
         return json.dumps(answer).encode(), "application/json"
+
+
+def _body(row: Mapping[str, Any]) -> bytes:
+    """The bytes of a request; JSON as it is."""
+    value = row.get("body", row.get("data"))
+    if isinstance(value, Mapping) and "inputs" in value:
+        return json.dumps(value).encode()
+    if isinstance(value, (bytes, bytearray)) and value[:1] == b"{":
+        return bytes(value)
+    return payload.read(row)
 
 
 def check(given: Tensors, spec: TensorSpec) -> NDArray[Any]:

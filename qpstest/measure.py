@@ -66,7 +66,7 @@ class Measurement:
         self._fleet = fleet
         self._input_bytes = input_bytes
         self._watch = watch
-        self._hub_seconds = 0.0
+        self._gpu_server_seconds = 0.0
 
     def run(self, load: Load) -> dict[str, Any]:
         """The report's entry for one load; raises ``PartlyMeasuredError`` on Ctrl-C."""
@@ -84,7 +84,7 @@ class Measurement:
         if self._watch:
             self._watch.begin()
         else:
-            self._hub_seconds = processes.hub_seconds(self._fleet.parent)
+            self._gpu_server_seconds = processes.gpu_server_seconds(self._fleet.parent)
         windows: list[Window] = []
         clocks = time.time() - time.monotonic()
         while not self._enough(windows):
@@ -115,8 +115,8 @@ class Measurement:
             return self._watch.end(refused, sum(w.tally.sent for w in windows))
         tally = _pool(windows)[0]
         items = tally.stage_items
-        shared = processes.hub_seconds(self._fleet.parent) - self._hub_seconds
-        memory = [*windows[-1].memory, *processes.hub_bytes({self._fleet.parent})]
+        shared = processes.gpu_server_seconds(self._fleet.parent) - self._gpu_server_seconds
+        memory = [*windows[-1].memory, *processes.gpu_server_bytes({self._fleet.parent})]
         return Observed(
             stages_ms={s: round(v / items, 3) for s, v in tally.stages_ms.items() if items},
             items_per_batch=stats.rounded(items / tally.batches, 2) if tally.batches else None,
@@ -176,6 +176,7 @@ class Measurement:
             "concurrency": load.concurrency or None,
             "rate": stats.rounded(arrivals.rate) if arrivals else None,
             "arrivals": arrivals.kind if arrivals else None,
+            "schedule": _schedule(arrivals) if arrivals else None,
             "offered": self._offered(arrivals, tally, windows) if arrivals else None,
             **stats.summarise(tally, seconds),
             "stages_ms": seen.stages_ms,
@@ -265,6 +266,11 @@ class Measurement:
                     line += f", so the rate of {arrivals.rate:g}/s is above its ceiling"
             notes.append(line)
         return notes
+
+
+def _schedule(arrivals: Arrivals) -> dict[str, Any]:
+    """What brings the same arrivals about again."""
+    return {"seed": arrivals.seed, "seconds": arrivals.seconds, "count": arrivals.count}
 
 
 def _pool(windows: list[Window]) -> tuple[Tally, float]:

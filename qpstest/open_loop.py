@@ -86,7 +86,7 @@ class Window:
 
     def answered(self, due: float, number: int, reply: Reply, ended: float) -> None:
         """Notes an answer, or that there is none."""
-        if number < 0:
+        if number < 0 or self._board.is_stopped():
             return
         self._open -= 1
         self.tally.add(reply, ended - due, ended)
@@ -388,7 +388,7 @@ def run_batches(
             continue
         taken = [waiting.popleft() for _ in range(min(batch, len(waiting)))]
         for due, number in taken:
-            window.sent(due, number, now)
+            window.sent(due, number, due)  # the wait is for earlier batches, as in a server
         replies = handle([max(number, 0) for _, number in taken])
         now = time.perf_counter()
         for (due, number), reply in zip(taken, replies, strict=True):

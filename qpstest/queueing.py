@@ -75,14 +75,18 @@ class Simulated:
         return 1e3 * percentile(self.latencies, 1.0 if name == "max" else int(name[1:]) / 100)
 
 
-def simulate(machine: Machine, arrivals: Sequence[float], seed: int) -> Simulated:
+def simulate(
+    machine: Machine, arrivals: Sequence[float], seed: int, skipped: int | None = None
+) -> Simulated:
     """The latencies of requests that arrive at these times at one machine.
 
     Args:
         arrivals: seconds, ascending.
         seed: of the requests' work; the same gives the same latencies.
+        skipped: how many of the first are not counted; by default a tenth, which met a queue that
+            was empty at first.
     """
-    return _Run(machine, arrivals, seed).result()
+    return _Run(machine, arrivals, seed).result(skipped)
 
 
 class _Run:
@@ -97,11 +101,12 @@ class _Run:
         self._workers = len(machine.speeds)
         self._done: list[tuple[float, int, list[int]]] = []  # (progress at its end, key, requests)
         self._progress = 0.0  # work that each busy worker has done since the start
-        self._now = 0.0
+        self._now = min(0.0, arrivals[0]) if arrivals else 0.0
+        self._begun = self._now
         self._busy_time = 0.0
         self._latencies: list[tuple[int, float]] = []
 
-    def result(self) -> Simulated:
+    def result(self, skipped: int | None) -> Simulated:
         """Runs it through."""
         machine, arrivals = self._machine, self._arrivals
         size, following = len(machine.batches), 0
@@ -121,9 +126,9 @@ class _Run:
             else:
                 self._advance(end)
                 self._end()
-        skipped = int(len(arrivals) * SHARE_OF_START)
+        skipped = int(len(arrivals) * SHARE_OF_START) if skipped is None else skipped
         kept = sorted(latency for i, latency in self._latencies if i >= skipped)
-        return Simulated(kept, self._busy_time / max(self._now, 1e-9) / self._workers)
+        return Simulated(kept, self._busy_time / max(self._now - self._begun, 1e-9) / self._workers)
 
     def _speed(self) -> float:
         return self._machine.speeds[len(self._done) - 1] if self._done else 0.0

@@ -174,13 +174,14 @@ def tune(
     while left:
         stage += 1
         tell(f"stage {stage}: {len(left)} settings, {seconds:g} s each, {ROUNDS} rounds")
+        started = len(left)
         _measure(left, measure, seconds, memory_mb, tell)
         left = sorted((e for e in left if not e.left_out and e.rate > 0), key=_order)
         if len(left) < 2 or _settled(left):
             break
-        keep = max(1, math.ceil(len(left) / 2))
+        keep = math.ceil(started / 2)
         # What cannot be told apart from the last that stays, stays too while it is brief.
-        edge = left[keep - 1].rate * (1 - NOISE)
+        edge = left[min(keep, len(left)) - 1].rate * (1 - NOISE)
         for entry in left[keep:]:
             if entry.rate < edge or seconds >= LONGEST:
                 entry.left_out = f"{entry.rate / left[0].rate:.0%} in stage {stage}"
@@ -278,8 +279,9 @@ def text(tuned: Tuned) -> str:
             notes.append(f"{name}: {said}")
             said = "see below"
         memory = f"{entry.memory_mb:.0f}" if entry.memory_mb else "-"
-        rows.append((name, " ".join(stages) or "-", memory, said))
-    head = ("settings", "req/s by stage", "MB", "of the best")
+        short = name.replace(" threads", "").replace(" within", ",")
+        rows.append((short, " ".join(stages) or "-", memory, said))
+    head = ("workers x threads", "req/s by stage", "MB", "of the best")
     chosen = f"{tuned.best.name}: {tuned.reason}" if tuned.best else tuned.reason
     return "\n".join([table(head, rows, left=1), *notes, chosen])
 

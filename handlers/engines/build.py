@@ -20,13 +20,17 @@ LEVELS = range(6)
 """TensorRT's builder optimisation levels: how long it looks for faster kernels."""
 
 
+Profiles = Mapping[str, tuple[Shape, Shape, Shape]]
+"""An optimization profile: min, opt and max shape by input name."""
+
+
 @dataclass(frozen=True)
-class Recipe:
+class EngineSpec:
     """How an engine is built.
 
     Attributes:
         precision: "f32", "f16", "int8", or "best" (whatever is fastest).
-        profiles: per input name the least, the usual and the largest shape.
+        profiles: the shapes that it takes.
         level: builder optimisation level, 0 to 5.
         workspace: bytes of device memory that a kernel may work in.
         int8: for int8 with TensorRT 8; where it has no ranges, they are in the file, or a
@@ -34,7 +38,7 @@ class Recipe:
     """
 
     precision: str
-    profiles: Mapping[str, tuple[Shape, Shape, Shape]]
+    profiles: Profiles
     level: int = 3
     workspace: int = 4 << 30
     int8: versions.Int8 = field(default_factory=versions.Int8)
@@ -64,12 +68,12 @@ class Built(NamedTuple):
     """An engine.
 
     Attributes:
-        plan: serialised.
-        wished: why the types that int8 demands were only wished for; "" where they were obeyed.
+        engine: serialised.
+        relaxed: why the types that int8 demands were only preferred; "" where they were obeyed.
     """
 
-    plan: bytes
-    wished: str = ""
+    engine: bytes
+    relaxed: str = ""
 
 
 NO_KERNEL = "implementation"
@@ -78,7 +82,7 @@ NO_KERNEL = "implementation"
 
 
 def from_onnx(
-    source: Path, recipe: Recipe, calibrator: Any = None, timing_cache: Path | None = None
+    source: Path, spec: EngineSpec, calibrator: Any = None, timing_cache: Path | None = None
 ) -> Built:
     """Builds an engine from an ONNX file; types that no kernel has are demanded no more.
 
@@ -87,34 +91,34 @@ def from_onnx(
             memory; a profile that does not fit.
         RuntimeMissing: no TensorRT.
     """
-    try:
-        return Built(_from_onnx(source, recipe, calibrator, timing_cache))
-    except BuildFailed as e:
-        if not recipe.int8.between or NO_KERNEL not in str(e):
-            raise
-        wishes = replace(recipe, int8=replace(recipe.int8, between=frozenset()))
-        return Built(_from_onnx(source, wishes, calibrator, timing_cache), str(e))
-
-
-def _from_onnx(source: Path, recipe: Recipe, calibrator: Any, timing_cache: Path | None) -> bytes:
     trt = versions.library()
-    log = Log(trt)
     parsers: list[Any] = []
 
-    def fill(network: Any, config: Any) -> None:
-        parser = trt.OnnxParser(network, log.sink)
-        parsers.append(parser)  # the network keeps pointers into it
-        if not parser.parse_from_file(str(source)):
-            raise BuildFailed(_parse_error(parser))
+    def build_once(spec: EngineSpec) -> bytes:
+        log = Log(trt)
 
-    return build(trt, log, fill, recipe, calibrator, timing_cache)
+        def fill(network: Any, config: Any) -> None:
+            parser = trt.OnnxParser(network, log.sink)
+            parsers.append(parser)  # the network keeps pointers into it
+            if not parser.parse_from_file(str(source)):
+                raise BuildFailed(_parse_error(parser))
+
+        return build(trt, log, fill, spec, calibrator, timing_cache)
+
+    try:
+        return Built(build_once(spec))
+    except BuildFailed as e:
+        if not spec.int8.float_tensors or NO_KERNEL not in str(e):
+            raise
+        relaxed = replace(spec, int8=replace(spec.int8, float_tensors=frozenset()))
+        return Built(build_once(relaxed), str(e))
 
 
 def build(
     trt: Any,
     log: Log,
     fill: Callable[[Any, Any], None],
-    recipe: Recipe,
+    spec: EngineSpec,
     calibrator: Any = None,
     timing_cache: Path | None = None,
 ) -> bytes:
@@ -128,16 +132,16 @@ def build(
     network = dialect.network(builder)
     config = builder.create_builder_config()
     fill(network, config)
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe.workspace)
-    config.builder_optimization_level = recipe.level
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace)
+    config.builder_optimization_level = spec.level
     config.set_tactic_sources(0)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    dialect.ask(config, network, recipe.precision, calibrator, recipe.int8)
+    dialect.ask(config, network, spec.precision, calibrator, spec.int8)
     profile = builder.create_optimization_profile()
-    for name, shapes in recipe.profiles.items():
+    for name, shapes in spec.profiles.items():
         profile.set_shape(name, *shapes)
     config.add_optimization_profile(profile)
-    if any(least != most for least, _, most in recipe.profiles.values()):
+    if any(least != most for least, _, most in spec.profiles.values()):
         dialect.share(config)
     cache = _timing(config, timing_cache)
     engine = builder.build_serialized_network(network, config)

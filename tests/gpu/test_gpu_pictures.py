@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from handlers import images
-from handlers.detection import Item
 from handlers.gpu import pictures
 from handlers.gpu.boxes import Decoder
+from handlers.images import Item
 from tests.support import detector_maps as made
 from tests.support.built import PICTURES
 

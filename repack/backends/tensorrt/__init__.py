@@ -41,11 +41,12 @@ class TensorRT(Backend):
 
     def build(self, given: Conversion, precision: str, via: str, folder: str) -> Artefact:
         from repack.backends.tensorrt import engines, profiles, rebuild
+        from repack.backends.tensorrt.request import EngineRequest
 
         work = given.stage / "engine"
         work.mkdir(exist_ok=True)
         model, options = given.gpu_model, given.gpu
-        asked = engines.Plan(
+        asked = EngineRequest(
             model,
             via,
             precision,

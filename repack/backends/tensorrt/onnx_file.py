@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import warnings
 from itertools import count
@@ -15,8 +16,14 @@ from onnx import GraphProto, TensorProto
 from torch import nn
 
 from handlers.errors import KitError
+from repack.backends.tensorrt.request import EngineRequest
 from repack.model import GpuModel
-from repack.onnx import instance_norm, symbolic
+from repack.onnx import float_layers, instance_norm, symbolic, typed
+
+SOURCE, QUANTISED = "engine.onnx", "engine-qdq.onnx"
+PLUGINS, RANGES = "engine-plugins.onnx", "engine-int8.json"
+"""In the folder ``work``: the ONNX file that engines are built from, the same with int8 layers, and
+with TensorRT's plugins; the int8 ranges for TensorRT 8."""
 
 OPSET = 17
 """The newest operators that the parser of TensorRT 8.6 knows; later ones read them too."""
@@ -46,6 +53,40 @@ def convert(form: GpuModel, target: Path, plugins: Path | None = None) -> None:
                 onnx.save(other, plugins)
         instance_norm.by_layer_norm(model.graph, ranks)
     onnx.save(model, target)
+
+
+def in_types(request: EngineRequest, work: Path) -> Path:
+    """The file in the types that are to run, as TensorRT 10 and 11 read it; made once.
+
+    Args:
+        work: holds the file in 32-bit floats, ``SOURCE``.
+    """
+    source = work / SOURCE
+    if request.precision == "f32":
+        return source
+    target = work / f"engine-{request.precision}.onnx"
+    if not target.is_file():
+        if request.precision == "int8":
+            source = work / QUANTISED
+            typed.quantised(work / SOURCE, source, request.fed())
+        typed.half(source, target)
+    return target
+
+
+def int8_ranges(request: EngineRequest, work: Path) -> Path:
+    """The file that ``handlers.engines.versions.Int8`` reads, for TensorRT 8; made once.
+
+    Args:
+        work: holds the file in 32-bit floats, ``SOURCE``.
+    """
+    target = work / RANGES
+    if not target.is_file():
+        graph = onnx.load(work / SOURCE).graph
+        ranges, layers = typed.ranges(work / SOURCE, request.fed()), float_layers.ends(graph)
+        tensors = [name for name in float_layers.between(graph, layers) if name in ranges]
+        told = {"ranges": ranges, "floats": layers, "between": tensors}
+        target.write_text(json.dumps(told), encoding="utf-8")
+    return target
 
 
 def name_all(graph: GraphProto) -> None:

@@ -28,7 +28,7 @@ def make(source: Source, options: Options) -> Model:
     """
     told = source.engine
     if told is None:
-        return tensors(source, options.input_shapes)
+        return tensors(replace(source, task="tensors"), options.input_shapes)
     built = Built(source.path, _artefact(source, told), dict(told.options.engines[0]))
     if options.source.original is None:
         return Model(source, told.inputs, told.outputs, None, None, built=built)

@@ -68,6 +68,7 @@ def test_an_open_loops_entry() -> None:
     run = measured(told, Load(arrivals=Arrivals("poisson", 50.0, seconds=2.5)))
     assert (run["concurrency"], run["rate"], run["arrivals"]) == (None, 50.0, "poisson")
     assert run["offered"] == 40.0  # 100 in 2.5 s
+    assert run["schedule"] == {"seed": 0, "seconds": 2.5, "count": 0}
     assert run["late"] == 3
     assert run["notes"] == []
     assert run["server"] == "torchserve"

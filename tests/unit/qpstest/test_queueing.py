@@ -119,7 +119,13 @@ def test_more_rate_or_headroom_takes_more_machines() -> None:
 
 
 def test_the_page_says_that_it_is_a_plan() -> None:
-    opened = {**closed(0, 0.02, 50.0), "concurrency": None, "rate": 50.0, "arrivals": "poisson"}
+    opened = {
+        **closed(0, 0.02, 50.0),
+        "concurrency": None,
+        "rate": 50.0,
+        "arrivals": "poisson",
+        "schedule": {"seed": 3, "seconds": 20.0, "count": 0},
+    }
     found = capacity.plan([*RUNS, opened], 500, Limit("p99", 60.0), 0.3)
     text = capacity.page(found)
     assert text.startswith("PLAN: a simulation, not a measurement\n")
@@ -145,3 +151,20 @@ def test_a_limit_that_no_number_of_machines_meets() -> None:
 def test_runs_that_are_missing_are_named(runs: list[dict[str, Any]], said: str) -> None:
     with pytest.raises(KitError, match=said):
         capacity.plan(runs, 10, None, 0.3)
+
+
+def test_the_simulation_is_held_against_the_very_arrivals() -> None:
+    """A measurement that is the simulation itself agrees with it, however few its requests."""
+    machine = capacity.calibrate(RUNS)
+    again = Arrivals("poisson", 120.0, seconds=40.0, seed=9)
+    due = [d for d, n in again.schedule() if d < 0 or n >= 0]
+    truth = simulate(machine, due, 77, sum(d < 0 for d in due))
+    measured = {**closed(0, 0.02, 120.0), "concurrency": None, "rate": 120.0,
+                "arrivals": "poisson",
+                "schedule": {"seed": 9, "seconds": 40.0, "count": 0},
+                "latency_ms": {name: truth.ms(name) for name in ("p50", "p95", "p99")}}  # fmt: skip
+    (line,) = capacity.check(machine, [measured], 1)
+    pairs = [part.split()[-3::2] for part in line.split(": ")[1].split(" (")[0].split(", ")]
+    assert len(pairs) == 3
+    for ours, simulated in pairs:
+        assert float(ours) == pytest.approx(float(simulated), rel=0.15)

@@ -17,10 +17,11 @@ class Machine:
     Noise falls with the length of a measurement as it does where requests are independent.
     """
 
-    def __init__(self, seed: int, noise: float = 0.06, drift: float = 0.3):
+    def __init__(self, seed: int, noise: float = 0.06, drift: float = 0.3, over: float = 3000):
         self.dice = random.Random(seed)  # noqa: S311
         self.noise = noise
         self.drift = drift
+        self.over = over
         self.spent = 0.0
         self.measured: list[Candidate] = []
 
@@ -35,7 +36,7 @@ class Machine:
     def measure(self, c: Candidate, seconds: float) -> Sample:
         self.measured.append(c)
         self.spent += seconds + 8
-        slower = 1 - self.drift * min(1.0, self.spent / 3000)
+        slower = 1 - self.drift * min(1.0, self.spent / self.over)
         error = self.dice.gauss(0, self.noise / seconds**0.5)
         return Sample(self.true(c) * slower * (1 + error), 300.0 * c.workers)
 
@@ -54,10 +55,24 @@ def test_it_is_found_in_nine_of_ten_seeds() -> None:
 
 
 def test_a_drifting_machine_does_not_choose() -> None:
-    """Without noise but with a machine that loses half its speed, the order tells nothing."""
+    """Without noise but with a machine that loses most of its speed, the order tells nothing."""
     given = candidates(8)
     for order in (given, given[::-1]):
-        assert tune(order, Machine(0, noise=0.0, drift=0.5).measure).best == BEST
+        assert tune(order, Machine(0, noise=0.0, drift=0.9, over=2000).measure).best == BEST
+
+
+def test_every_other_pass_is_backwards() -> None:
+    given = [Candidate(4, 2, 4, 5), Candidate(4, 2, 8, 5), Candidate(4, 2, 2, 5)]
+    machine = Machine(0, noise=0.0)
+    tune(given, machine.measure)
+    assert machine.measured[:6] == [*given, *given[::-1]]
+
+
+def test_a_drift_between_the_first_and_the_last_does_not_leave_the_best_out() -> None:
+    """Settings that are far worse are measured once, so the two passes are not alike."""
+    fillers = [Candidate(1, 1, 1, delay) for delay in range(1, 31)]
+    machine = Machine(0, noise=0.0, drift=0.9, over=2000)
+    assert tune([Candidate(4, 2, 2, 5), *fillers, BEST], machine.measure).best == BEST
 
 
 def test_the_worse_half_is_left_out_early() -> None:
@@ -66,7 +81,7 @@ def test_the_worse_half_is_left_out_early() -> None:
     tune(given, machine.measure)
     per_candidate = {c: machine.measured.count(c) for c in given}
     assert min(per_candidate.values()) == 1  # hopeless
-    assert sorted(per_candidate.values())[len(given) // 2] == 2
+    assert sorted(per_candidate.values())[len(given) // 4] <= 2
     assert per_candidate[BEST] > 2
     assert sum(per_candidate.values()) < 5 * len(given)
 
@@ -84,9 +99,7 @@ def test_memory_is_a_limit() -> None:
     tuned = tune(candidates(8), machine.measure, memory_mb=700)
     assert tuned.best is not None
     assert tuned.best.workers == 2
-    tried = {c.workers for c in machine.measured}
-    assert 8 not in tried or machine.measured.count(next(c for c in machine.measured
-                                                          if c.workers == 8)) == 1  # fmt: skip
+    assert {c.workers for c in machine.measured} == {1, 2}  # more are told from these
     assert "MB of memory, 700 are allowed" in text(tuned)
 
 

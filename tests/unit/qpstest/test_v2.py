@@ -20,8 +20,9 @@ from handlers.errors import KitError
 from qpstest import servers
 from qpstest.http_api import HttpSession, HttpTarget
 from qpstest.options import Options, parse
-from qpstest.v2 import Tensor, TritonWatch
+from qpstest.v2 import TritonWatch
 from qpstest.v2_grpc import V2GrpcTarget, messages
+from qpstest.v2_tensor import Tensor
 
 ANSWER = b'{"detections": []}'
 

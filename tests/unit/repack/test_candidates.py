@@ -75,7 +75,10 @@ def test_the_second_way_is_taken_where_the_first_led_nowhere(
 
 
 @NO_GPU
-def test_auto_tries_every_backend_of_the_cpu_in_the_tables_order() -> None:
+def test_auto_tries_every_backend_of_the_cpu_in_the_tables_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backends.named("openvino"), "lacks", lambda precision: None)
     plain = ["torchscript f32", "onnxruntime f32", "openvino f32", "openvino bf16"]
     assert names(of_module(), "auto", "auto") == plain
     assert names(of_module(), "auto", "auto", calibrated=True) == [*plain, "openvino int8"]
@@ -126,7 +129,7 @@ def test_a_precision_that_this_machine_lacks_is_left_out_and_said(
     said = capsys.readouterr().err
     assert "note: openvino bf16 is left out: this processor has no bfloat16" in said
     assert refusal(of_onnx(), "openvino", "bf16") == (
-        "--backend openvino --precision bf16: this processor has no bfloat16: use --backend auto"
+        "--backend openvino --precision bf16: this processor has no bfloat16: use --precision auto"
     )
 
 

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from handlers.boxes import CANDIDATES
-from handlers.detection import Item
 from handlers.gpu import pictures
 from handlers.gpu.boxes import Decoder
 from handlers.gpu.pipeline import Pipeline
-from handlers.images import Letterbox
+from handlers.images import Item, Letterbox
 from handlers.runtimes.device import Size
 from handlers.stages import Stages
 from tests.support import detector_maps as made

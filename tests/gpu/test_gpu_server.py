@@ -25,7 +25,7 @@ FILES = [path.read_bytes() for path in sorted(PICTURES.glob("*.jpg"))]
 
 
 class Worker(Served):
-    """A worker of a server, as the hub sees it."""
+    """A worker of a server, as the GPU server sees it."""
 
     def __init__(self, folder: Path):
         super().__init__(folder, shared=True)
@@ -39,7 +39,7 @@ class Worker(Served):
 
 @pytest.fixture(scope="module")
 def unpacked(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    whole = tmp_path_factory.mktemp("hub") / "archive"
+    whole = tmp_path_factory.mktemp("gpu_server") / "archive"
     archive.unpack(packed, whole)
     return whole
 
@@ -111,7 +111,7 @@ def test_pictures_that_the_gpu_does_not_decode(workers: list[Worker], unpacked: 
     assert shared[1][2] == alone[1][2]
 
 
-def test_an_engine_of_another_gpu_is_refused_by_the_hub(
+def test_an_engine_of_another_gpu_is_refused_by_the_server(
     unpacked: Path, tmp_path: Path, packed: Path
 ) -> None:
     folder = tmp_path / "foreign"

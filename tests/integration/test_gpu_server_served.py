@@ -1,4 +1,4 @@
-"""Workers of a real server that share one hub; only the hub's work on the GPU stands aside."""
+"""Workers of a real server that share one GPU server; only its work on the GPU stands aside."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from handlers.artefact import Artefact, TensorRTOptions
 from handlers.passport import Passport, TensorSpec
 from qpstest import processes
 from repack import archive
-from tests.support import gpu_server_program as hub_program
+from tests.support import gpu_server_program as program
 from tests.support.detector_maps import HEAD
 from tests.support.servers import serving, settings_for
 
@@ -42,16 +42,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def write_detector(store: Path) -> None:
-    """An archive as a GPU machine makes it, its hub being ``tests.support.gpu_server_program``."""
+    """An archive as a GPU machine makes it, but for ``tests.support.gpu_server_program`` in it."""
     stage = store / "stage"
     archive.stage_handlers(stage)
-    hub = stage / "handlers" / "gpu" / "server"
-    (hub / "process.py").rename(hub / "real.py")
-    program = Path(hub_program.__file__).read_text()
-    program = program.replace(
+    folder = stage / "handlers" / "gpu" / "server"
+    (folder / "process.py").rename(folder / "real.py")
+    code = Path(program.__file__).read_text()
+    code = code.replace(
         "from handlers.gpu.server import process", "from handlers.gpu.server import real as process"
     )
-    (hub / "process.py").write_text(program)
+    (folder / "process.py").write_text(code)
     (stage / "model.plan").write_bytes(b"an engine")
     options = TensorRTOptions(outputs=(), batches=(1, 16), built={}, engines=(), via="onnx")
     engine = Artefact("tensorrt", ("model.plan",), "f16", {"label": "f16"}, "tensors", options)
@@ -64,7 +64,7 @@ def write_detector(store: Path) -> None:
         inputs=(TensorSpec("images", "uint8", ("batch", 640, 640, 3), (0, 255), "NHWC"),),
         outputs=(),
         labels=("thing",),
-        settings={**hub_program.SETTINGS, "head": HEAD.to_setting()},
+        settings={**program.SETTINGS, "head": HEAD.to_setting()},
         artefacts={"accelerated": engine},
         gate={},
         versions={},
@@ -80,10 +80,10 @@ def ask(server: Server, data: bytes) -> requests.Response:
 
 def right(answer: requests.Response, data: bytes) -> bool:
     """Whether this answer was made of these bytes."""
-    number = hub_program.number_of(data)
+    number = program.number_of(data)
     told = json.loads(answer.content)
     (box,) = told["detections"]
-    # The hub's places: half as large, shifted by the number and by 7.
+    # The program's letterboxes: half as large, shifted by the number and by 7.
     return (
         answer.status_code == 200
         and told["runtime"] == {"name": "tensorrt", "precision": "f16", "fallback": None}
@@ -91,8 +91,8 @@ def right(answer: requests.Response, data: bytes) -> bool:
     )
 
 
-def hubs(server: Server) -> list[psutil.Process]:
-    return processes.hubs({server.state.pid})
+def gpu_servers(server: Server) -> list[psutil.Process]:
+    return processes.gpu_servers({server.state.pid})
 
 
 def workers(server: Server) -> list[psutil.Process]:
@@ -106,19 +106,19 @@ def workers(server: Server) -> list[psutil.Process]:
     return found
 
 
-def test_all_workers_ask_one_hub(server: Server) -> None:
+def test_all_workers_ask_one_gpu_server(server: Server) -> None:
     with ThreadPoolExecutor(8) as pool:
         given = [FILES[i % len(FILES)] for i in range(96)]
         answers = list(pool.map(lambda data: ask(server, data), given))
     assert all(right(a, d) for a, d in zip(answers, given, strict=True))
-    (hub,) = hubs(server)
+    (one,) = gpu_servers(server)
     running = workers(server)
     assert len(running) == WORKERS
-    # What only the hub needs is not in the workers: PyTorch alone would be 225 MB.
+    # What only the GPU server needs is not in the workers: PyTorch alone would be 225 MB.
     assert max(w.memory_info().rss for w in running) < 150 << 20
     usage = processes.usage(w.pid for w in running)
-    assert len(usage.resident) == WORKERS + 1  # the hub's memory is counted
-    assert hub.pid not in {w.pid for w in running}
+    assert len(usage.resident) == WORKERS + 1  # its memory is counted
+    assert one.pid not in {w.pid for w in running}
 
 
 def test_a_file_that_is_no_picture_is_told_so(server: Server) -> None:
@@ -128,8 +128,8 @@ def test_a_file_that_is_no_picture_is_told_so(server: Server) -> None:
     assert right(ask(server, FILES[0]), FILES[0])
 
 
-def test_a_killed_hub_is_replaced_and_no_request_lost(server: Server) -> None:
-    (before,) = hubs(server)
+def test_a_killed_gpu_server_is_replaced_and_no_request_lost(server: Server) -> None:
+    (before,) = gpu_servers(server)
     with ThreadPoolExecutor(6) as pool:
         given = [FILES[i % len(FILES)] for i in range(60)]
         asked = [pool.submit(ask, server, data) for data in given[:30]]
@@ -137,11 +137,11 @@ def test_a_killed_hub_is_replaced_and_no_request_lost(server: Server) -> None:
         asked += [pool.submit(ask, server, data) for data in given[30:]]
         answers = [a.result() for a in asked]
     assert all(right(a, d) for a, d in zip(answers, given, strict=True))
-    assert [h.pid for h in hubs(server)] != [before.pid]
+    assert [h.pid for h in gpu_servers(server)] != [before.pid]
 
 
-def test_a_killed_worker_comes_back_to_the_same_hub(server: Server) -> None:
-    (hub,) = hubs(server)
+def test_a_killed_worker_comes_back_to_the_same_gpu_server(server: Server) -> None:
+    (one,) = gpu_servers(server)
     victim = workers(server)[0]
     victim.kill()
     limit = time.monotonic() + 60
@@ -151,12 +151,12 @@ def test_a_killed_worker_comes_back_to_the_same_hub(server: Server) -> None:
     server.wait_ready("fd1")
     for data in FILES:
         assert right(ask(server, data), data)
-    assert [h.pid for h in hubs(server)] == [hub.pid]
+    assert [h.pid for h in gpu_servers(server)] == [one.pid]
 
 
-def test_the_hub_goes_with_the_server(tmp_path: Path) -> None:
+def test_the_gpu_server_goes_with_the_server(tmp_path: Path) -> None:
     write_detector(tmp_path)
     with serving(settings_for(tmp_path, tmp_path / "run")) as running:
         assert right(ask(running, FILES[0]), FILES[0])
-        (hub,) = hubs(running)
-    hub.wait(15)
+        (one,) = gpu_servers(running)
+    one.wait(15)
