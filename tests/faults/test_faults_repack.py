@@ -34,6 +34,7 @@ def small_disk(where: Path, size: int) -> Iterator[Path]:
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "kit-test", str(where)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:
+        where.rmdir()
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
     try:
         yield where

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from handlers import passport as passports
 from handlers.passport import Passport
 from handlers.runtimes.shared import Shared
 from repack import archive
-from tests.gpu.test_gpu_detector import Served
 from tests.support.built import PICTURES
+from tests.support.gpu_detector import SAMPLE, Served, save
 
 pytestmark = pytest.mark.gpu
 
@@ -99,10 +100,6 @@ def test_they_ask_at_once_and_each_gets_its_own(workers: list[Worker]) -> None:
 
 
 def test_pictures_that_the_gpu_does_not_decode(workers: list[Worker], unpacked: Path) -> None:
-    from PIL import Image
-
-    from tests.gpu.test_gpu_detector import SAMPLE, save
-
     png = Image.open(SAMPLE).convert("L")
     grey = save(png)
     cut = FILES[0][: len(FILES[0]) // 2] + b"\xff\xd9"

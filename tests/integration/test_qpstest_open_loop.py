@@ -34,6 +34,7 @@ def record(url: str) -> list[float]:
         return list(json.load(answer))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("arrivals", ["constant", "poisson"])
 @pytest.mark.parametrize("mode", ["const", "tail", "stall"])
 def test_percentiles_are_those_of_the_servers_own_record(

@@ -1,7 +1,7 @@
 """Every ```bash block of the README and of docs/ is run as it stands, in one copy of the checkout.
 
-Only the ports differ. A command that an earlier page has is not run again. ```sh blocks are not
-run: they need a GPU, Docker, or a reader's own files.
+Only the ports and /tmp differ. A command that an earlier page has is not run again. ```sh blocks
+are not run: they need a GPU, Docker, or a reader's own files.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Checkout:
         """One command line as a user types it, on these ports."""
         for i in range(3):  # inference, management, metrics
             command = command.replace(f":{USUAL_PORT + i}", f":{self.port + i}")
+        command = command.replace("/tmp/", f"{self.folder.parent}/")  # noqa: S108
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
         environment |= {"PORT": str(self.port), "GRPC_PORT": str(self.grpc_port)}
         return subprocess.run(
