@@ -76,6 +76,8 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: no JSON, or none of this kit's.
     """
+    from repack.report.page import FORMAT
+
     found = json.loads(path.read_text(encoding="utf-8"))
     version = found.get("format") if isinstance(found, dict) else None
     if version not in (1, FORMAT):

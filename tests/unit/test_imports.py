@@ -12,22 +12,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = ("handlers", "repack", "deploy", "qpstest", "benchmarks")
 """Each may import itself and those before it."""
 
-KNOWN: tuple[frozenset[str], ...] = (
-    frozenset({"repack.model", "repack.tasks.segmentation.model"}),
-    frozenset({
-        "repack.packing", "repack.samples", "repack.tasks.classification.samples",
-        "repack.tasks.segmentation.samples",
-    }),
-    frozenset({
-        "repack.gate", "repack.tasks.classification.compare", "repack.tasks.detection.compare",
-        "repack.tasks.segmentation.compare",
-    }),
-    frozenset({"repack.backends.tensorrt.engines", "repack.backends.tensorrt.int8"}),
-    frozenset({"repack.candidates", "repack.refusals"}),
-    frozenset({"repack.pipeline", "repack.sources.engine"}),
-)  # fmt: skip
-"""Circles that are still there: one that is gone leaves this list."""
-
 Imports = Mapping[str, set[str]]
 
 
@@ -102,10 +86,7 @@ def test_no_package_imports_upward() -> None:
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     found = circles(imports(ROOT, ORDER))
-    new = [sorted(ring) for ring in found if not any(ring <= known for known in KNOWN)]
-    assert new == []
-    gone = [sorted(known) for known in KNOWN if not any(ring <= known for ring in found)]
-    assert gone == [], "take it off the list"
+    assert [sorted(ring) for ring in found] == []
 
 
 @pytest.mark.parametrize(

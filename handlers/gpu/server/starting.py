@@ -107,6 +107,9 @@ class Address:
             self._child.poll()  # one of ours that has ended is not kept as a zombie
         if "unfit" in greeting:
             connection.close()
+            if self._child is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._child.wait(ENDING_S)  # it ends once it has told every worker
             raise RuntimeUnfit(str(greeting["unfit"]))
         return connection, greeting
 
