@@ -1,6 +1,7 @@
 # The kit's chores; `make` lists them.
 SHELL := /bin/bash
 PY := .venv/bin/python
+JOBS := 2
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-slow test-gpu lint format bench bench-volumes clean clean-all
 
@@ -10,8 +11,9 @@ help: ## this list
 setup: ## .venv with everything pinned, also for the tests
 	@bash run.sh --setup
 
-test: setup ## all tests but the slow and the GPU ones
-	$(PY) -m pytest -m "not slow and not gpu and not soak"
+test: setup ## all tests but the slow and the GPU ones; JOBS=2 processes
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+		-m "not slow and not gpu and not soak"
 
 test-slow: setup ## the slow and the soak tests
 	$(PY) -m pytest -m "slow or soak"
@@ -40,4 +42,4 @@ clean: ## stops the server; removes its run folder and the caches
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 clean-all: clean ## also .venv and the archives
-	rm -rf .venv model_store/*.mar
+	rm -rf .venv .venv.lock model_store/*.mar

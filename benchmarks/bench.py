@@ -49,7 +49,7 @@ def main() -> None:
         calibration = work.pictures(folder / "calibration", 64, seed=32)
         weights = work.untrained_yolov5s(folder / "yolov5s.pt")
         chosen = repack(weights, pictures, calibration, folder / "store", "kit")
-        work.torchscript(weights, folder / "model.pt")
+        work.stock_torchscript(weights, folder / "model.pt")
         (folder / "stock").mkdir()
         stock.pack(folder / "model.pt", folder / "stock")
         shipped = ROOT / "examples" / "shapes" / "yolov5n_shapes.pt"

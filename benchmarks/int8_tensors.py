@@ -31,13 +31,10 @@ sys.path[0] = str(ROOT)
 from benchmarks import grown, work  # noqa: E402
 from examples.shapes import evaluate  # noqa: E402
 from handlers import images  # noqa: E402
-from repack import model as subjects  # noqa: E402
-from repack import sources  # noqa: E402
-from repack.backends.tensorrt import onnx_file as onnx_for_engine  # noqa: E402
-from repack.model import GpuModel
-from repack.onnx import float_layers as kept_floats  # noqa: E402
-from repack.onnx import typed as typed_onnx  # noqa: E402
-from repack.tasks.detection.grids import decode, grids  # noqa: E402
+from repack.backends.tensorrt import onnx_file  # noqa: E402
+from repack.model import GpuModel  # noqa: E402
+from repack.networks.yolov5 import YOLOv5  # noqa: E402
+from repack.onnx import float_layers, typed  # noqa: E402
 
 SIDE = 640
 CALIBRATION, SEED = 32, 33
@@ -55,23 +52,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="int8-") as tmp:
         folder = Path(tmp)
         weights = evaluate.WEIGHTS if given.model == "n" else grown.yolov5s(folder / "s.pt")
-        subject = subjects.detector(sources.load(weights), SIDE, {})
-        form = device_form(subject, None)
-        onnx_for_engine.convert(form, folder / "floats.onnx")
+        model = work.detector(weights)
+        form = model.for_gpu()
+        onnx_file.convert(form, folder / "floats.onnx")
         scenes = work.scenes(folder / "calibration", CALIBRATION, SEED)
         shown = [images.decode(path.read_bytes())[None] for path in sorted(scenes.iterdir())]
-        ranges = typed_onnx.ranges(
-            folder / "floats.onnx", [form.feed({"images": x}) for x in shown]
-        )
-        module = cast(nn.Module, subject.source.module)
+        ranges = typed.ranges(folder / "floats.onnx", [form.feed({"images": x}) for x in shown])
+        module = cast(nn.Module, model.source.module)
         whole = Ran(folder / "floats.onnx", form, module)
         before = evaluate.evaluate(whole, given.count).map50_95
         print(f"{given.model}, {given.count} scenes, floats: {before:.4f}", flush=True)
         for kept in given.kept:
-            kept_floats.KEPT_AT_OUTPUTS, kept_floats.KEPT_AT_INPUTS = map(int, kept.split(","))
-            model = onnx.load(folder / "floats.onnx")
-            rounded(model.graph, ranges)
-            onnx.save(model, folder / "rounded.onnx")
+            float_layers.AT_OUTPUTS, float_layers.AT_INPUTS = map(int, kept.split(","))
+            file = onnx.load(folder / "floats.onnx")
+            rounded(file.graph, ranges)
+            onnx.save(file, folder / "rounded.onnx")
             after = evaluate.evaluate(Ran(folder / "rounded.onnx", form, module), given.count)
             lost = 100 * (before - after.map50_95)
             print(f"kept {kept}: {after.map50_95:.4f}, {lost:.2f} points lost", flush=True)
@@ -79,8 +74,8 @@ def main() -> None:
 
 def rounded(graph: GraphProto, ranges: Mapping[str, float]) -> None:
     """Rounds weights and tensors as described above, in place."""
-    floats = kept_floats.ends(graph)
-    free = set(kept_floats.between(graph, floats)) | {value.name for value in graph.output}
+    floats = float_layers.ends(graph)
+    free = set(float_layers.between(graph, floats)) | {value.name for value in graph.output}
     readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -89,7 +84,7 @@ def rounded(graph: GraphProto, ranges: Mapping[str, float]) -> None:
     renamed: dict[str, str] = {}
     nodes = []
     for node in graph.node:
-        if node.op_type in kept_floats.QUANTISED and node.name not in floats:
+        if node.op_type in float_layers.QUANTISED and node.name not in floats:
             _round_weights(values[node.input[1]])
         node.input[:] = [renamed.get(name, name) for name in node.input]
         nodes.append(node)
@@ -125,7 +120,7 @@ class Ran(nn.Module):
     def __init__(self, path: Path, form: GpuModel, module: nn.Module):
         super().__init__()
         self.session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        self.grids = grids(module.model[24], SIDE)  # type: ignore[index, arg-type]
+        self.head = cast(YOLOv5, module).head
 
     def forward(self, x: Tensor) -> Tensor:
         """Boxes ``[N, boxes, 5 + classes]`` of pictures ``[N, 3, H, W]`` in 0..1."""
@@ -136,7 +131,7 @@ class Ran(nn.Module):
             )
             for found in self.session.run(None, {given.name: x.numpy()})
         ]
-        return torch.from_numpy(decode(maps, self.grids))
+        return torch.from_numpy(self.head.boxes(maps))
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from deploy.torchserve.settings import cores  # noqa: E402
 from examples.vessels import evaluate, make_samples, plain  # noqa: E402
 from examples.vessels.cases import LABELS, Shape, case  # noqa: E402
 from qpstest import server_metrics  # noqa: E402
-from repack.tasks.segmentation import load_test as masks  # noqa: E402
 from repack.sources.source import sha256_of  # noqa: E402
+from repack.tasks.segmentation import load_test as masks  # noqa: E402
 
 PORT = 18780
 SHAPE = (128, 256, 256)

@@ -30,7 +30,7 @@ def table(result: Mapping[str, Any], sides: Sequence[str]) -> str:
         "|---|---|---|---|",
     ]
     for name in STAGES:
-        if name != "hub":  # volumes have none
+        if name != "gpu_server":  # volumes have none
             lines.append(_row(name, slow["stages_ms"].get(name), fast["stages_ms"].get(name)))
     lines.append(_row("**end to end, p50**", *(r["latency_ms"]["p50"] for r in (slow, fast))))
     lines += ["", f"Accelerated: {fast['runtime']} {fast['precision']}.", *_wanted(result, sides)]

@@ -22,9 +22,7 @@ from repack.backends import torchscript
 from repack.model import Model
 from repack.networks.yolov5 import COCO_ANCHORS, STRIDES, Detect, YOLOv5
 from repack.options import Options, SourceOptions
-from repack.tasks.detection.grids import decode, grids
 from repack.tasks.detection.metrics import MeanAveragePrecision
-from repack.tasks.detection.model import RAW
 
 SCENES = 300
 BYTES = 170_000
@@ -107,7 +105,7 @@ class Converted(nn.Module):
 
     def __init__(self, folder: Path, passport: Passport, detector: YOLOv5):
         super().__init__()
-        self.grids = grids(cast(Detect, detector.model[24]), 640)
+        self.head = detector.head
         self.runtime = load(folder, passport, "accelerated", 2).runtime
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,18 +113,18 @@ class Converted(nn.Module):
         answer = self.runtime.infer({"images": pixels}, every=True)
         if "boxes" in answer:
             return torch.from_numpy(np.array(answer["boxes"]))
-        return torch.from_numpy(decode([answer[name] for name in RAW], self.grids))
+        return torch.from_numpy(self.head.boxes([answer[name] for name in self.head.raw]))
 
 
 def accuracy(path: Path, weights: Path, folder: Path) -> dict[str, Any]:
     """mAP of a checkpoint and of its archive's accelerated form over held-out scenes."""
     passport = archive.unpack(path, folder)
     module, original = _scored(weights)
-    converted = evaluate.evaluate(Converted(folder, passport, module), SCENES)
-    form = passport.artefacts["accelerated"]
+    accelerated = Converted(folder, passport, module)
+    converted = evaluate.evaluate(accelerated, SCENES)
     return {
         "held_out_scenes": SCENES,
-        "form": f"{form.runtime} {form.precision_found['label']}",
+        "form": f"{accelerated.runtime.name} {accelerated.runtime.precision}",
         "original": {"map50": original.map50, "map50_95": original.map50_95},
         "converted": {"map50": converted.map50, "map50_95": converted.map50_95},
     }

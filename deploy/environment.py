@@ -112,6 +112,16 @@ def torch_hint(python: Path) -> str:
     return "torch comes with CUDA, several GB; README tells how to get the small one for CPUs"
 
 
+def ready(venv: Path, files: Sequence[Path]) -> bool:
+    """Whether nothing is left to do, so that not even a lock is needed."""
+    stamp = read_stamp(venv)
+    if not stamp or INSTALLING in stamp or not wanted(files).items() <= stamp.items():
+        return False
+    version = version_of(venv / "bin" / "python")
+    mine = "{}.{}".format(*sys.version_info)
+    return stamp.get("python") == version and (version == mine or "PYTHON" not in os.environ)
+
+
 def ensure(venv: Path, files: Sequence[Path]) -> None:
     """Brings the environment up to date with the requirements files; quick where it is.
 
@@ -148,11 +158,20 @@ def ensure(venv: Path, files: Sequence[Path]) -> None:
 
 
 @contextmanager
-def lock() -> Iterator[None]:
-    """One set-up at a time."""
-    folder = ROOT / ".run"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    with (folder / "setup.lock").open("a") as file:
+def lock(venv: Path) -> Iterator[None]:
+    """One set-up at a time.
+
+    Raises:
+        SetupError: the folder that holds the environment cannot be written.
+    """
+    try:
+        venv.parent.mkdir(parents=True, exist_ok=True)
+        file = venv.with_name(f"{venv.name}.lock").open("a")
+    except OSError as e:
+        raise SetupError(
+            f"{venv.parent} cannot be written ({e.strerror}): set VENV to a folder that can be"
+        ) from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -163,10 +182,11 @@ def lock() -> Iterator[None]:
 
 def main(argv: Sequence[str]) -> int:
     """``environment.py VENV FILE...``; exit status 1 with one line where it cannot be made."""
-    venv, *names = argv
+    venv, files = Path(argv[0]).absolute(), [ROOT / name for name in argv[1:]]
     try:
-        with lock():
-            ensure(Path(venv).absolute(), [ROOT / name for name in names])
+        if not ready(venv, files):
+            with lock(venv):
+                ensure(venv, files)
     except (SetupError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 1

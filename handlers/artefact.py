@@ -82,7 +82,7 @@ class Rebuild:
 
     Attributes:
         weakly_typed, strongly_typed: ONNX file for TensorRT 8, and for 10 and later; None where
-            the model has no such form.
+            there is none.
         ranges: name of the file of int8 ranges beside ``weakly_typed``; None where there is none.
         check: ``.npz`` file of an input ("in/NAME") and the original's answer ("out/NAME").
         relative_l2: most that the engine's answer may differ from that.
@@ -134,7 +134,7 @@ OPTIONS: Mapping[str, type[Options]] = {
 
 @dataclass(frozen=True)
 class Artefact:
-    """One form of the model that a runtime can load.
+    """The model, as one runtime loads it.
 
     Attributes:
         runtime: a key of ``handlers.runtimes.RUNTIMES``, or of the passport's ``runtimes``.
@@ -200,21 +200,16 @@ def decoded(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     elif kind is Any or type(value) is kind:
         return value
-    shown = repr(value)
-    raise ValueError(f"{where}: {shown[:60]}{'...' * (len(shown) > 60)}")
+    raise ValueError(f"{where}: {value!r:.60}")
 
 
 def _dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{where}: {type(value).__name__}")
-    own = {f.name: f for f in fields(kind)}
-    unknown = sorted(set(value) - set(own))
-    missing = [
-        n for n, f in own.items()
-        if n not in value and f.default is MISSING and f.default_factory is MISSING
-    ]  # fmt: skip
-    if unknown or missing:
-        said = [f"{n!r} is missing" for n in missing] + [f"{n!r} is not known" for n in unknown]
-        raise ValueError(f"{where}: {', '.join(said)}")
-    hints = get_type_hints(kind)
+    own, hints = fields(kind), get_type_hints(kind)
+    needed = [f.name for f in own if f.default is f.default_factory is MISSING]
+    wrong = [f"{n!r} is missing" for n in needed if n not in value]
+    wrong += [f"{n!r} is not known" for n in sorted(set(value) - {f.name for f in own})]
+    if wrong:
+        raise ValueError(f"{where}: {', '.join(wrong)}")
     return kind(**{k: decoded(hints[k], v, f"{where}: {k}") for k, v in value.items()})

@@ -50,17 +50,11 @@ class Handler(ABC, Generic[Item, Result]):
         self.stages = Stages()
         self._pool = ThreadPoolExecutor(threads, "decode") if threads > 1 else None
 
-    def read(self, row: Mapping[str, Any]) -> bytes:
-        """The bytes that a request carries; raises ``ItemError``."""
-        return payload.read(row)
-
-    def item(self, row: Mapping[str, Any]) -> Item:
-        """One request to an item; raises ``ItemError``."""
-        return self.decode(self.read(row))
-
-    def items(self, rows: Sequence[Mapping[str, Any]]) -> list[Item | ItemError]:
-        """Every request to an item or its error, side by side where there are threads."""
-        return self._each(self.item, rows)
+    def decode_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Item | ItemError]:
+        """Every request to an item or its error: ``decode`` of each one's bytes, side by side where
+        there are threads. For a handler that takes more than one file a request, or all requests
+        at once."""
+        return self._each(lambda row: self.decode(payload.read(row)), rows)
 
     @abstractmethod
     def decode(self, data: bytes) -> Item:
@@ -85,7 +79,7 @@ class Handler(ABC, Generic[Item, Result]):
     def handle(self, rows: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
         """Answers one batch: as many answers as rows, each with its own status."""
         with self.stages.measure("decode"):
-            decoded = self.items(rows)
+            decoded = self.decode_batch(rows)
         good = [i for i, item in enumerate(decoded) if not isinstance(item, ItemError)]
         results = self._infer_good([decoded[i] for i in good])
         outcomes: list[Any] = list(decoded)

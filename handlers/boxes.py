@@ -5,16 +5,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers.head import Head
 from handlers.images import Letterbox
 
 Boxes = NDArray[np.float32]
 """``[M, 6]``: x1, y1, x2, y2 in pixels, confidence in 0..1, class index."""
 
 MAX_CANDIDATES = 30_000
-"""Most confident boxes that enter suppression; YOLOv5 has the same bound."""
+"""Most confident boxes that enter suppression."""
 
 CANDIDATES = 512
-"""Boxes of each picture, by objectness, that a GPU gives without being waited for."""
+"""Boxes of each picture, by ``head.first``, that a GPU gives without being waited for."""
+
+COLUMNS = 7
+"""Values of a box that a GPU gives, float32: four edges, confidence and class come last."""
 
 FEW = 300
 """Boxes up to which all their overlaps at once are the faster way: 60 took 0.08 ms instead of 0.34,
@@ -24,21 +28,23 @@ CLASS_OFFSET = 7680.0
 """Pixels between the classes' copies of the plane, so that one pass keeps classes apart."""
 
 
-def nms(prediction: Boxes, confidence: float, iou: float, max_detections: int) -> Boxes:
+def nms(
+    prediction: NDArray[np.float32], head: Head, confidence: float, iou: float, max_detections: int
+) -> Boxes:
     """Greedy non-maximum suppression within each class, best class per box.
 
     Args:
-        prediction: ``[B, 5 + classes]`` float32: centre x and y, width and height in pixels,
-            objectness and class scores in 0..1.
-        confidence: boxes of at most this confidence (objectness times class score) are dropped.
+        prediction: ``[B, head.values]`` float32, decoded: centre x and y, width and height in
+            pixels, and the rest in 0..1.
+        confidence: boxes of at most this confidence are dropped.
         iou: a box is dropped when its overlap with a better one of its class is larger than this.
         max_detections: the best so many are kept.
 
     Returns:
         ``[M, 6]``, most confident first.
     """
-    prediction = prediction[prediction[:, 4] > confidence]
-    scores = prediction[:, 5:] * prediction[:, 4:5]
+    prediction = prediction[head.first(prediction) > confidence]
+    scores = head.confidence(prediction[:, 4:])
     classes = scores.argmax(1) if len(scores) else np.zeros(0, np.int64)
     best = scores[np.arange(len(scores)), classes]
     keep = best > confidence

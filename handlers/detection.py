@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers import boxes, images
+from handlers import boxes, head, images, payload
 from handlers.accept import chosen
 from handlers.base import Handler, guard
 from handlers.drawing import draw
 from handlers.errors import ItemError
 from handlers.gpu.server.pipeline import SharedPipeline
+from handlers.images import Item, Letterbox
 from handlers.passport import Passport
 from handlers.runtimes import Loaded
 from handlers.runtimes.device import DeviceRuntime
@@ -27,21 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Item(NamedTuple):
-    """One request's picture.
-
-    Attributes:
-        height, width: the picture's own size, upright.
-        picture: decoded as large as the model needs it; None where the GPU decodes it.
-        data: the file's bytes.
-    """
-
-    height: int
-    width: int
-    picture: images.Picture | None
-    data: bytes
-
-
 class DetectionHandler(Handler[Item, boxes.Boxes]):
     """Letterboxes pictures into the model's input and returns boxes in the picture's own pixels.
 
@@ -50,6 +36,7 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
 
     def __init__(self, passport: Passport, loaded: Loaded, threads: int = 1):
         super().__init__(passport, loaded, threads)
+        self._head = head.required(passport.settings)
         about = {"model": self.model_info(), "runtime": self.runtime_info()}
         self._about = json.dumps(about)[:-1]
         self._gpu: Pipeline | SharedPipeline | None = None
@@ -60,26 +47,20 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
         elif isinstance(self.runtime, Shared):
             self._gpu = SharedPipeline(self.runtime.client, passport, self.stages)
 
-    def items(self, rows: Sequence[Mapping[str, Any]]) -> list[Item | ItemError]:
+    def decode_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Item | ItemError]:
         """Where the GPU decodes, headers are read in turn: a thread costs more than a header."""
         if self._gpu is None:
-            return super().items(rows)
-        found: list[Any] = [guard(lambda row=row: self._peeked(row)) for row in rows]  # type: ignore[misc]
+            return super().decode_batch(rows)
+        found: list[Any] = [guard(lambda row=row: _peeked(payload.read(row))) for row in rows]  # type: ignore[misc]
         here = [i for i, item in enumerate(found) if isinstance(item, bytes)]
-        for i, item in zip(
-            here, self._each(self._decode_here, [found[i] for i in here]), strict=True
-        ):
+        decoded = self._each(self.decode, [found[i] for i in here])
+        for i, item in zip(here, decoded, strict=True):
             found[i] = item
         return found
 
     def decode(self, data: bytes) -> Item:
-        return self._decode_here(data)
-
-    def _peeked(self, row: Mapping[str, Any]) -> Item | bytes:
-        """An item that the GPU decodes, or the bytes of one that it does not."""
-        data = self.read(row)
-        head = images.peek(data)
-        return Item(head.height, head.width, None, data) if head.plain_jpeg else data
+        picture = images.decode_to_fit(data, self._fit())
+        return Item(picture.height, picture.width, picture, data)
 
     def infer(self, items: Sequence[Item]) -> Sequence[boxes.Boxes]:
         found = self._infer_here(items) if self._gpu is None else self._infer_gpu(self._gpu, items)
@@ -88,13 +69,9 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
             for (f, place), item in zip(found, items, strict=True)
         ]
 
-    def _decode_here(self, data: bytes) -> Item:
-        picture = images.decode_to_fit(data, self._fit())
-        return Item(picture.height, picture.width, picture, data)
-
     def _infer_gpu(
         self, gpu: Pipeline | SharedPipeline, items: Sequence[Item]
-    ) -> list[tuple[boxes.Boxes, images.Letterbox]]:
+    ) -> list[tuple[boxes.Boxes, Letterbox]]:
         try:
             return gpu.boxes(items)
         except RuntimeError as e:
@@ -104,9 +81,9 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
             if len(items) > 1:
                 raise
             logger.info("decoded on the CPU, since the GPU did not: %s", str(e).splitlines()[0])
-            return gpu.boxes([self._decode_here(items[0].data)])
+            return gpu.boxes([self.decode(items[0].data)])
 
-    def _infer_here(self, items: Sequence[Item]) -> list[tuple[boxes.Boxes, images.Letterbox]]:
+    def _infer_here(self, items: Sequence[Item]) -> list[tuple[boxes.Boxes, Letterbox]]:
         spec = self.passport.inputs[0]
         with self.stages.measure("preprocess"):
             batch, places = self._preprocess(items)
@@ -143,7 +120,7 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
         axes = dict(zip(spec.layout, spec.shape, strict=True))
         return int(axes["H"]), int(axes["W"])
 
-    def _preprocess(self, items: Sequence[Item]) -> tuple[NDArray[Any], list[images.Letterbox]]:
+    def _preprocess(self, items: Sequence[Item]) -> tuple[NDArray[Any], list[Letterbox]]:
         spec = self.passport.inputs[0]
         fitted = [
             images.letterbox(item.picture.pixels, *self._fit(), size=(item.height, item.width))
@@ -159,17 +136,28 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
 
     def _found(self, output: dict[str, NDArray[Any]], items: int) -> list[boxes.Boxes]:
         """Boxes per item, in pixels of the model's input, most confident first."""
-        settings = self.passport.settings
+        s = self.passport.settings
+        limit = s["max_detections"]
+        if self.artefact.output != "detections":
+            every = self._every(output)
+            return [boxes.nms(v, self._head, s["confidence"], s["iou"], limit) for v in every]
         (values,) = output.values()
-        if self.artefact.output == "boxes":
-            return [
-                boxes.nms(v, settings["confidence"], settings["iou"], settings["max_detections"])
-                for v in values
-            ]
         owner = values[:, 0].astype(np.int64)
         found = []
         for i in range(items):
             mine = values[owner == i, 1:7]
-            order = np.argsort(-mine[:, 4], kind="stable")
-            found.append(mine[order[: settings["max_detections"]]])
+            found.append(mine[np.argsort(-mine[:, 4], kind="stable")[:limit]])
         return found
+
+    def _every(self, output: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        """All boxes, decoded here where the model ends in raw maps."""
+        if self.artefact.output == "boxes":
+            (values,) = output.values()
+            return values
+        return self._head.boxes([output[name] for name in self._head.raw])
+
+
+def _peeked(data: bytes) -> Item | bytes:
+    """An item that the GPU decodes, or the bytes of one that it does not."""
+    told = images.peek(data)
+    return Item(told.height, told.width, None, data) if told.plain_jpeg else data

@@ -20,7 +20,7 @@ MAX_PIXELS = 50_000_000
 """Largest picture that is decoded: 150 MB as RGB."""
 
 PADDING = 114
-"""Grey value around a letterboxed picture, as in YOLOv5's training."""
+"""Grey value around a letterboxed picture, as detectors are trained with."""
 
 OTHER_FORMATS = {
     b"II*\x00": "TIFF",
@@ -69,7 +69,22 @@ class Picture(NamedTuple):
     width: int
 
 
-class Head(NamedTuple):
+class Item(NamedTuple):
+    """One request's picture.
+
+    Attributes:
+        height, width: the picture's own size, upright.
+        picture: decoded as large as the model needs it; None where the GPU decodes it.
+        data: the file's bytes.
+    """
+
+    height: int
+    width: int
+    picture: Picture | None
+    data: bytes
+
+
+class Header(NamedTuple):
     """What a picture's header says.
 
     Attributes:
@@ -83,7 +98,7 @@ class Head(NamedTuple):
     plain_jpeg: bool
 
 
-def peek(data: bytes, max_pixels: int = MAX_PIXELS) -> Head:
+def peek(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     """Reads a picture's header only.
 
     Raises:
@@ -101,7 +116,7 @@ def peek(data: bytes, max_pixels: int = MAX_PIXELS) -> Head:
         and orientation == 1
         and data.rstrip(b"\0")[-2:] == END_OF_IMAGE
     )
-    return Head(*((width, height) if turned else (height, width)), plain)
+    return Header(*((width, height) if turned else (height, width)), plain)
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:

@@ -128,12 +128,14 @@ def sha256(path: Path) -> str:
 
 def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
     """A passport of format 1 in the keys of format 2."""
-    head: dict[str, Any] = {"anchors": [], "strides": [8, 16, 32]}
+    from handlers import head  # which needs NumPy: a worker reads its passport without
+
+    every: dict[str, Any] = {}
     artefacts = {}
     for name, artefact in data["artefacts"].items():
         options = dict(artefact.get("options", {}))
-        head |= {k: options.pop(k) for k in ("anchors", "strides") if k in options}
-        options.pop("raw_maps", None)
+        every |= options
+        options = {k: v for k, v in options.items() if k not in ("anchors", "strides", "raw_maps")}
         renamed = {"floats": "float_layers", "wished": "relaxed"}
         options = {renamed.get(k, k): v for k, v in options.items()}
         if artefact["runtime"] == "torchscript":
@@ -146,5 +148,5 @@ def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
         artefacts[name] = {**artefact, "options": options}
     settings = dict(data["settings"])
     if data["task"] == "detection":
-        settings["head"] = {"name": "yolov5", **head, "classes": len(data["labels"])}
+        settings[head.SETTING] = head.before(every, len(data["labels"]))
     return {**data, "artefacts": artefacts, "settings": settings, "format": FORMAT}

@@ -29,7 +29,7 @@ from handlers.volumes.bounds import Buffer
 from handlers.volumes.geometry import Layout, Volume
 
 if TYPE_CHECKING:
-    from handlers.gpu.volumes import Road
+    from handlers.gpu.volumes import Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +74,11 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
         self.recipe = recipe.read(passport.settings, passport.labels, passport.outputs)
         self.limit = memory_limit()
         self._threads = windows.Pool(self._pool, threads) if self._pool else None
-        self._road: Road | None = None
+        self._segmenter: Segmenter | None = None
         if isinstance(self.runtime, DeviceRuntime):
-            from handlers.gpu.volumes import Road
+            from handlers.gpu.volumes import Segmenter
 
-            self._road = Road(self.runtime, passport.inputs[0].name, self.recipe)
+            self._segmenter = Segmenter(self.runtime, passport.inputs[0].name, self.recipe)
         self._context: Context | None = None
 
     def handle(self, rows: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
@@ -86,7 +86,10 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
         self.limit = memory_limit() // max(1, len(rows))
         return super().handle(rows, context)
 
-    def item(self, row: Mapping[str, Any]) -> Item:
+    def decode_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Item | ItemError]:
+        return self._each(self._volume, rows)
+
+    def _volume(self, row: Mapping[str, Any]) -> Item:
         """One volume: one file, or a form with one file per channel."""
         names = self.recipe.channel_names
         if len(names) > 1 and len(row) > 1:
@@ -94,7 +97,7 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
             return self._timed(lambda: reading.read_channels(parts, names, self._admit))
         body = next(iter(row.values())) if len(row) == 1 else None
         if not isinstance(body, bytearray) or body[:1] == b"{":
-            return self.decode(self.read(row))
+            return self.decode(payload.read(row))
         item = self.decode(body)  # without the copy that payload.read makes
         body.clear()  # TorchServe keeps it until the answer is sent
         return item
@@ -216,7 +219,7 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
         mask = np.zeros(item.volume.geometry.shape, preparing.mask_type(self.recipe))
         begin, before = time.perf_counter(), item.ms["infer"]
         progress = Progress(self.passport.name, count, self._context)
-        if self._road:
+        if self._segmenter:
             self._on_device(item, prepared, mask, progress)
         else:
             found = windows.planes(
@@ -236,9 +239,9 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
         self, item: Item, prepared: preparing.Prepared, mask: masks.Mask, progress: Progress
     ) -> None:
         """Where the network is on a GPU: the sums too, and labels are all that comes back."""
-        assert self._road  # noqa: S101
-        self._add(item, "infer", self._road.segment(prepared, mask, progress))
-        needs = self._road.needs
+        assert self._segmenter  # noqa: S101
+        self._add(item, "infer", self._segmenter.segment(prepared, mask, progress))
+        needs = self._segmenter.needs
         item.memory = replace(item.memory, accumulators=needs.accumulators)
         item.device_bytes = sum(needs)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from handlers.context import Context, LocalMetrics
 
-STAGES = ("decode", "hub", "preprocess", "infer", "postprocess", "encode")
+STAGES = ("decode", "gpu_server", "preprocess", "infer", "postprocess", "encode")
 
 REPORT_EVERY_S = 0.05
 """Each metric is a log line that the server parses: a busy worker reports sums, not every batch."""
@@ -27,8 +27,8 @@ class Stages:
     """Adds up milliseconds per stage and outcomes per item, and reports them as counters.
 
     A stage's time is the clock's, for the whole batch: items decoded side by side count once. Of
-    work that a hub did for several workers' items at once, each has its share; "hub" is the time
-    with the hub beyond it.
+    work that a GPU server did for several workers' items at once, each has its share; "gpu_server"
+    is the time with it beyond that.
     """
 
     def __init__(self) -> None:

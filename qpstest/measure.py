@@ -20,7 +20,8 @@ from qpstest.watch import Observed, Watch
 BUSY_CLIENT = 0.7
 """Of one core, for each client process: above it the client may be what limits the throughput."""
 MANY_LATE = 0.01
-"""Share of an open loop's requests that may be sent late before something is said."""
+FEW_LATE = 5
+"""Share of an open loop's requests, and their number, that may be late without a word."""
 CLOCK_JUMP = 0.5
 """Seconds."""
 
@@ -65,7 +66,7 @@ class Measurement:
         self._fleet = fleet
         self._input_bytes = input_bytes
         self._watch = watch
-        self._hub_seconds = 0.0
+        self._gpu_server_seconds = 0.0
 
     def run(self, load: Load) -> dict[str, Any]:
         """The report's entry for one load; raises ``PartlyMeasuredError`` on Ctrl-C."""
@@ -83,7 +84,7 @@ class Measurement:
         if self._watch:
             self._watch.begin()
         else:
-            self._hub_seconds = processes.hub_seconds(self._fleet.parent)
+            self._gpu_server_seconds = processes.gpu_server_seconds(self._fleet.parent)
         windows: list[Window] = []
         clocks = time.time() - time.monotonic()
         while not self._enough(windows):
@@ -114,8 +115,8 @@ class Measurement:
             return self._watch.end(refused, sum(w.tally.sent for w in windows))
         tally = _pool(windows)[0]
         items = tally.stage_items
-        shared = processes.hub_seconds(self._fleet.parent) - self._hub_seconds
-        memory = [*windows[-1].memory, *processes.hub_bytes({self._fleet.parent})]
+        shared = processes.gpu_server_seconds(self._fleet.parent) - self._gpu_server_seconds
+        memory = [*windows[-1].memory, *processes.gpu_server_bytes({self._fleet.parent})]
         return Observed(
             stages_ms={s: round(v / items, 3) for s, v in tally.stages_ms.items() if items},
             items_per_batch=stats.rounded(items / tally.batches, 2) if tally.batches else None,
@@ -175,6 +176,8 @@ class Measurement:
             "concurrency": load.concurrency or None,
             "rate": stats.rounded(arrivals.rate) if arrivals else None,
             "arrivals": arrivals.kind if arrivals else None,
+            "schedule": _schedule(arrivals) if arrivals else None,
+            "offered": self._offered(arrivals, tally, windows) if arrivals else None,
             **stats.summarise(tally, seconds),
             "stages_ms": seen.stages_ms,
             "server_counts": seen.counts,
@@ -198,6 +201,12 @@ class Measurement:
             "date": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "notes": [*setup.notes, *notes, *self._doubts(load, tally, seconds, windows)],
         }
+
+    def _offered(self, arrivals: Arrivals, tally: Tally, windows: list[Window]) -> float | None:
+        """The rate that was really due: a few seconds of Poisson arrivals are more or less."""
+        lasted = arrivals.seconds * min(len(windows), stats.STABLE_WINDOWS)
+        due = len(tally.lateness) + tally.unsent
+        return stats.rounded(due / lasted if lasted and not tally.cut else arrivals.rate)
 
     def _runtime(self) -> dict[str, Any]:
         """Which runtime answers."""
@@ -244,7 +253,7 @@ class Measurement:
                 f"{self._options.connections} connections (--connections)"
             )
         late = tally.late + tally.unsent
-        if late > MANY_LATE * max(1, len(tally.lateness)) and not tally.waited:
+        if late > max(FEW_LATE, MANY_LATE * len(tally.lateness)):
             line = f"{late} of {len(tally.lateness)} requests were sent more than 5 ms late"
             target = self._setup.targets[0]
             if isinstance(target, HttpTarget) and not split_url(target.url)[0]:
@@ -257,6 +266,11 @@ class Measurement:
                     line += f", so the rate of {arrivals.rate:g}/s is above its ceiling"
             notes.append(line)
         return notes
+
+
+def _schedule(arrivals: Arrivals) -> dict[str, Any]:
+    """What brings the same arrivals about again."""
+    return {"seed": arrivals.seed, "seconds": arrivals.seconds, "count": arrivals.count}
 
 
 def _pool(windows: list[Window]) -> tuple[Tally, float]:

@@ -86,7 +86,7 @@ class Window:
 
     def answered(self, due: float, number: int, reply: Reply, ended: float) -> None:
         """Notes an answer, or that there is none."""
-        if number < 0:
+        if number < 0 or self._board.is_stopped():
             return
         self._open -= 1
         self.tally.add(reply, ended - due, ended)
@@ -228,6 +228,9 @@ class HttpDriver:
             sent = channel.sock.sendmsg(channel.rest)
         except BlockingIOError:
             sent = 0
+        except ConnectionRefusedError as e:
+            self._end(channel, failure(e, "reset"))
+            return
         except OSError:
             """It is closed: its answer may be there already, and else the next event says so."""
             channel.rest, sent = (), 0
@@ -385,7 +388,7 @@ def run_batches(
             continue
         taken = [waiting.popleft() for _ in range(min(batch, len(waiting)))]
         for due, number in taken:
-            window.sent(due, number, now)
+            window.sent(due, number, due)  # the wait is for earlier batches, as in a server
         replies = handle([max(number, 0) for _, number in taken])
         now = time.perf_counter()
         for (due, number), reply in zip(taken, replies, strict=True):

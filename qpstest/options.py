@@ -266,6 +266,11 @@ def latency_limit(text: str) -> Limit:
     )
 
 
+def rates_of(text: str) -> tuple[float, ...]:
+    """The rates of ``--rate``; raises ``KitError`` where it is something else."""
+    return _rates(text)[0] if text else ()
+
+
 def _rates(text: str) -> tuple[tuple[float, ...], tuple[float, float] | None]:
     """The rates of a list or of start:end:step, and the range of the latter."""
     wrong = KitError(

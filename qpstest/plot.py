@@ -41,7 +41,7 @@ def plot(runs: Sequence[Run], path: Path, limit: Limit | None = None) -> None:
     handles = []
     for mode, batch in sorted({(run["mode"], run["batch"] or 0) for run in runs}):
         same = [r for r in runs if r["mode"] == mode and (r["batch"] or 0) == batch]
-        same.sort(key=_load)
+        same = list({_load(r): r for r in sorted(same, key=_load)}.values())
         colour, style = COLOURS[mode], _style(mode, batch, runs)
         (line,) = rate.plot(
             [_load(r) for r in same],
@@ -51,11 +51,14 @@ def plot(runs: Sequence[Run], path: Path, limit: Limit | None = None) -> None:
             label=_label(same[0], runs),
         )
         handles.append(line)
-        timed = [r for r in same if r["latency_ms"]["p50"] is not None]
+        timed = [r for r in same if r["latency_ms"]["p50"] is not None and not r.get("cut")]
         for name, dots in (("p50", style), (high, "s:")):
             y = [r["latency_ms"][name] for r in timed]
             time.plot([_load(r) for r in timed], y, dots, color=colour)
             curve.plot([r["throughput"] for r in timed], y, dots, color=colour)
+        ended = [r for r in same if r.get("cut")]
+        at = [_load(r) for r in ended]
+        time.plot(at, [r["latency_ms"][high] for r in ended], "x", color=colour)
     rate.set(title="Throughput", ylabel="requests / s", ylim=(0, None))
     time.set(title=f"Latency (line: p50, dots: {high})", ylabel="milliseconds", ylim=(0, None))
     curve.set(
@@ -67,7 +70,9 @@ def plot(runs: Sequence[Run], path: Path, limit: Limit | None = None) -> None:
     )
     opened = any(r.get("rate") for r in runs)
     for axes in (rate, time):
-        if not opened:
+        if opened:
+            axes.set_xlim(0, None)
+        else:
             ticks = sorted({_load(run) for run in runs})
             axes.set_xscale("log", base=2)
             axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
@@ -80,8 +85,8 @@ def plot(runs: Sequence[Run], path: Path, limit: Limit | None = None) -> None:
         for axes in (time, curve):
             axes.axhline(limit.ms, color=LIMIT_COLOUR, linewidth=1)
             axes.annotate(
-                f"limit {limit.name} ms", (1, limit.ms), xycoords=("axes fraction", "data"),
-                xytext=(0, 3), textcoords="offset points", ha="right", color=LIMIT_COLOUR,
+                f"limit {limit.name} ms", (0, limit.ms), xycoords=("axes fraction", "data"),
+                xytext=(4, 3), textcoords="offset points", color=LIMIT_COLOUR,
             )  # fmt: skip
     _draw_stages(parts, runs)
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
@@ -103,13 +108,14 @@ def _style(mode: int, batch: int, runs: Sequence[Run]) -> str:
 
 def _draw_stages(axes: Any, runs: Sequence[Run]) -> None:
     """A bar for each run: its stages, milliseconds per item, stacked."""
-    names = [f"{label(r, runs)}, {load_of(r)}" for r in runs]
+    places = list(range(len(runs)))
     start = [0.0] * len(runs)
     for stage, colour in zip(stages_of(runs), cycle(STAGE_COLOURS), strict=False):
         values = [r["stages_ms"].get(stage) or 0.0 for r in runs]
         if any(values):
-            axes.barh(names, values, left=start, color=colour, label=stage)
+            axes.barh(places, values, left=start, color=colour, label=stage)
         start = [a + b for a, b in zip(start, values, strict=True)]
+    axes.set_yticks(places, [f"{label(r, runs)}, {load_of(r)}" for r in runs])
     axes.invert_yaxis()
     axes.set(title="Where an item's time goes", xlabel="milliseconds per item")
     axes.spines[["top", "right"]].set_visible(False)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import psutil
 
 WORKER = "model_service_worker"
-HUB = "handlers.gpu.server.process"
-"""The process that holds a detector on a GPU for all workers: one of those that run the model."""
+GPU_SERVERS = {"handlers.gpu.server.process", "handlers.gpu.hub.process"}
+"""The program that holds a detector on a GPU for all workers, one of those that run the model: of
+archives packed today, and before."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Usage:
 
     Attributes:
         pids: of the workers that the server names, wherever they run.
-        resident: bytes of each worker of this machine, and of their hubs.
+        resident: bytes of each worker of this machine, and of their GPU servers.
         workers: seconds of processor time of all of these; None where there is none here.
         front: seconds of the front end, their parent.
     """
@@ -46,8 +47,8 @@ def usage(pids: Iterable[int]) -> Usage:
     for worker in workers:
         with contextlib.suppress(psutil.Error):
             servers.add(worker.ppid())
-    resident += hub_bytes(servers)
-    spent += sum(hub_seconds(server) for server in servers)
+    resident += gpu_server_bytes(servers)
+    spent += sum(gpu_server_seconds(server) for server in servers)
     return Usage(pids, tuple(resident), spent if workers else None, front)
 
 
@@ -58,33 +59,33 @@ def per_request(before: float | None, after: float | None, requests: int) -> flo
     return round((after - before) / requests * 1e3, 3)
 
 
-def hubs(servers: Collection[int]) -> list[psutil.Process]:
-    """The hubs of the workers whose parents these are."""
+def gpu_servers(servers: Collection[int]) -> list[psutil.Process]:
+    """The GPU servers of the workers whose parents these are."""
     wanted = {f"--server={pid}" for pid in servers}
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             words = process.cmdline()
-            if HUB in words and wanted.intersection(words):
+            if not GPU_SERVERS.isdisjoint(words) and wanted.intersection(words):
                 found.append(process)
     return found
 
 
-def hub_bytes(servers: Collection[int]) -> list[int]:
-    """Resident bytes of each of these servers' hubs."""
+def gpu_server_bytes(servers: Collection[int]) -> list[int]:
+    """Resident bytes of each of these servers' GPU servers."""
     found = []
-    for hub in hubs(servers):
+    for process in gpu_servers(servers):
         with contextlib.suppress(psutil.Error):
-            found.append(int(hub.memory_info().rss))
+            found.append(int(process.memory_info().rss))
     return found
 
 
-def hub_seconds(server: int) -> float:
-    """Seconds of processor time of one server's hubs so far."""
+def gpu_server_seconds(server: int) -> float:
+    """Seconds of processor time of one server's GPU servers so far."""
     total = 0.0
-    for hub in hubs({server}):
+    for process in gpu_servers({server}):
         with contextlib.suppress(psutil.Error):
-            total += _seconds(hub)
+            total += _seconds(process)
     return total
 
 

@@ -75,13 +75,13 @@ def label(run: Run, runs: Sequence[Run]) -> str:
 def load_of(run: Run) -> str:
     """What was asked of the server: requests in flight, or a rate."""
     if run.get("rate"):
-        return f"rate {run['rate']:g}/s"
+        return f"rate {run['rate']:.5g}/s"
     return f"concurrency {run['concurrency']}"
 
 
 def short_load(run: Run) -> str:
     """The same for a table's cell."""
-    return f"{run['rate']:g}/s" if run.get("rate") else str(run["concurrency"])
+    return f"{run['rate']:.4g}/s" if run.get("rate") else str(run["concurrency"])
 
 
 def stages_of(runs: Sequence[Run]) -> list[str]:

@@ -29,7 +29,7 @@ class Found:
     """What the search found.
 
     Attributes:
-        rate: the highest that met the limit, twice; 0.0 where none did.
+        rate: the highest that met the limit, twice where it was confirmed; 0.0 where none did.
         run: of the confirmation, or of the closest where none met the limit.
         tried: every run with its rate, in the order they were made.
         why: one line: what stood in the way of more, or why no rate meets the limit.
@@ -52,8 +52,9 @@ def verdict(run: Mapping[str, Any], limit: Limit) -> str | None:
         return f"{failed} of {run['requests']} requests failed ({kind})"
     if value > limit.ms or run.get("cut"):
         return f"{limit.percentile} was {value:.4g} ms"
-    if not run.get("short") and run["throughput"] < KEPT_UP * run["rate"]:
-        return f"{run['throughput']:.4g}/s were answered of {run['rate']:.4g}/s"
+    offered = run.get("offered") or run["rate"]
+    if not run.get("short") and run["throughput"] < KEPT_UP * offered:
+        return f"{run['throughput']:.4g}/s were answered of {offered:.4g}/s"
     return None
 
 
@@ -62,6 +63,8 @@ def highest(
     limit: Limit,
     capacity: float,
     bounds: tuple[float, float] | None = None,
+    steps: int = STEPS,
+    confirm: bool = True,
 ) -> Found:
     """Searches for the highest rate within the limit.
 
@@ -70,28 +73,33 @@ def highest(
             where the others may end early.
         capacity: about what the server can do at most, requests per second.
         bounds: the lowest and the highest rate to try; by default from the capacity.
+        steps: about as many rates are tried.
+        confirm: whether what is found is measured once more.
 
     Raises:
         KitError: the capacity is 0 and there are no bounds.
     """
     if capacity <= 0 and not bounds:
         raise KitError("the server answered nothing in a closed loop: there is no rate to search")
-    search = _Search(measure, limit)
+    search = _Search(measure, limit, steps)
     low, high = search.within(*bounds) if bounds else search.around(capacity)
-    while low and high > low * (1 + RESOLUTION) and len(search.tried) < STEPS:
+    while low and high > low * (1 + RESOLUTION) and len(search.tried) < steps:
         middle = (low + high) / 2
         low, high = (middle, high) if search.meets(middle) else (low, middle)
-    return search.confirmed() if low else search.none()
+    if not low:
+        return search.none()
+    return search.confirmed() if confirm else search.found(low)
 
 
 class _Search:
     """The runs so far and what they said."""
 
-    def __init__(self, measure: Callable[[float, bool], Run], limit: Limit):
+    def __init__(self, measure: Callable[[float, bool], Run], limit: Limit, steps: int):
         self._measure = measure
         self._limit = limit
+        self._steps = steps
         self.tried: list[Run] = []
-        self._met: list[float] = []
+        self._met: dict[float, Run] = {}
         self._why = ""
 
     def meets(self, rate: float, whole: bool = False) -> bool:
@@ -101,7 +109,7 @@ class _Search:
         if wrong:
             self._why = f"at {rate:.4g}/s {wrong}"
         else:
-            self._met.append(rate)
+            self._met[rate] = run
         return wrong is None
 
     def within(self, low: float, high: float) -> tuple[float, float]:
@@ -114,7 +122,7 @@ class _Search:
         """The same, from a first guess up or down."""
         rate = START * capacity
         if self.meets(rate):
-            while len(self.tried) < STEPS and self.meets(rate * STEP_UP):
+            while len(self.tried) < self._steps and self.meets(rate * STEP_UP):
                 rate *= STEP_UP
             return rate, rate * STEP_UP
         while rate > LOWEST * capacity:
@@ -134,6 +142,10 @@ class _Search:
             rate = max([rate * STEP_DOWN, *(r for r in self._met if rate * STEP_DOWN < r < rate)])
         self._why = f"no rate met it twice: {self._why}"
         return self.none()
+
+    def found(self, rate: float) -> Found:
+        """What met the limit, unconfirmed."""
+        return Found(rate, self._met[rate], tuple(self.tried), self._why)
 
     def none(self) -> Found:
         """That there is no such rate, with the run that came closest."""

@@ -21,7 +21,7 @@ Sample = tuple[str, tuple[tuple[str, str], ...]]
 
 _LINE = re.compile(r"^([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-STAGES = ("decode", "hub", "preprocess", "infer", "postprocess", "encode")
+STAGES = ("decode", "gpu_server", "preprocess", "infer", "postprocess", "encode")
 START_HINT = "start it with bash run.sh"
 
 

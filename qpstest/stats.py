@@ -97,6 +97,7 @@ def _lateness(tally: Tally) -> dict[str, Any]:
     shown = {"p50": percentile(late, 0.5), "p99": percentile(late, 0.99), "max": late[-1]}
     return {
         "late": tally.late,
+        "cut": tally.cut,
         "unsent": tally.unsent,
         "lateness_ms": {name: rounded(value * 1e3) for name, value in shown.items()},
     }
@@ -129,7 +130,7 @@ def standstill(tally: Tally) -> Standstill | None:
         return None
     least = max(GAP, 10 * percentile(ordered, 0.5))
     long = [gap for gap in (b - a for a, b in pairwise(ends)) if gap >= least]
-    rare = len(long) * 200 <= len(ends)
+    rare = len(long) * 66 <= len(ends)
     if not long or not (rare or max(long) >= 3 * percentile(ordered, 0.99)):
         return None
     total = math.fsum(long)

@@ -7,43 +7,43 @@ import contextlib
 import json
 import zipfile
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from repack.tasks import TASKS
 from repack.tasks.load_test import LoadTest
 
-HOOKS = {
-    "detection": "repack.tasks.detection.load_test:DetectionLoadTest",
-    "classification": "repack.tasks.classification.load_test:ClassificationLoadTest",
-    "segmentation": "repack.tasks.segmentation.load_test:SegmentationLoadTest",
-}
-"""Each task's hooks; the first that takes a file decides where nothing names the task."""
 DAMAGE = (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile)
 
 
 @cache
 def hooks(task: str) -> LoadTest:
     """A task's hooks; those of any model that answers JSON for a task without hooks."""
-    if task not in HOOKS:
+    if task not in TASKS:
         return LoadTest()
-    module, _, name = HOOKS[task].partition(":")
-    found: LoadTest = getattr(import_module(module), name)()
+    try:
+        found: LoadTest = TASKS[task].part("load_test").HOOKS
+    except ModuleNotFoundError as e:
+        if not str(e.name).endswith("load_test"):
+            raise
+        return LoadTest()
     return found
 
 
 def choose(task: str | None, path: Path) -> LoadTest:
     """The hooks of the named task, or those of the task whose input the file is.
 
-    A folder counts as its first file that is some task's input.
+    A folder counts as its first file that is some task's input. A task that takes any file is not
+    told by its files.
     """
-    if task in HOOKS:
+    if task is not None and hooks(task).suffixes:
         return hooks(task)
     for file in visible(path):
-        for name in HOOKS:
-            if hooks(name).takes(file):
-                return hooks(name)
-    return LoadTest()
+        fitting = [hooks(name) for name in TASKS if hooks(name).suffixes]
+        fitting = [found for found in fitting if found.takes(file)]
+        if fitting:
+            return next((found for found in fitting if found.usual_one), fitting[0])
+    return LoadTest() if task is None else hooks(task)
 
 
 def visible(path: Path) -> list[Path]:

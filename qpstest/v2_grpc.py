@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from handlers.errors import KitError
 from qpstest.grpc_api import CHANNEL_OPTIONS, GrpcSession, GrpcTarget
-from qpstest.v2 import Tensor
+from qpstest.v2_tensor import Tensor
 
 SERVICE = "inference.GRPCInferenceService"
 PATIENCE = 5.0

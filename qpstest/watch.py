@@ -25,7 +25,7 @@ class Observed:
         stages_ms: "queue" and the handler's stages.
         server_ms: from arrival to the answer's sending.
         items_per_batch: as the workers counted.
-        rss_mb: resident MB of 10^6 bytes of each worker, and of their hub where there is one.
+        rss_mb: resident MB of 10^6 bytes of each worker, and of their GPU server if any.
         cpu_ms: processor time of the same.
         front_cpu_ms: processor time of the front end.
         replaced: whether a worker is another than before.

@@ -8,6 +8,7 @@ after the model and writes the archive in place.
 from __future__ import annotations
 
 import errno
+import hashlib
 import importlib.util
 import json
 import lzma
@@ -48,6 +49,15 @@ VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 HANDLERS = Path(passports.__file__).parent
 
+KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What may lie under an archive's name and is no file; opening a pipe would wait for ever."""
+
 
 def stage_handlers(stage: Path) -> None:
     """Copies the ``handlers`` package into an archive's staging folder."""
@@ -79,6 +89,19 @@ def stage_module(stage: Path, reference: str) -> None:
 
 def finish_stage(stage: Path, passport: Passport) -> Passport:
     """Writes the manifest and the passport, with the hash of every file staged before it."""
+    (stage / "MAR-INF").mkdir()
+    (stage / MANIFEST).write_text(_manifest(passport), encoding="utf-8")
+    hashes = {
+        str(p.relative_to(stage).as_posix()): passports.sha256(p)
+        for p in sorted(stage.rglob("*"))
+        if p.is_file()
+    }
+    passport = Passport(**{**passport.__dict__, "files": hashes})
+    (stage / passports.FILE).write_text(passport.to_json(), encoding="utf-8")
+    return passport
+
+
+def _manifest(passport: Passport) -> str:
     manifest = {
         "runtime": "python",
         "model": {
@@ -88,16 +111,40 @@ def finish_stage(stage: Path, passport: Passport) -> Passport:
         },
         "archiverVersion": ARCHIVER_VERSION,
     }
-    (stage / "MAR-INF").mkdir()
-    (stage / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    hashes = {
-        str(p.relative_to(stage).as_posix()): passports.sha256(p)
-        for p in sorted(stage.rglob("*"))
-        if p.is_file()
+    return json.dumps(manifest, indent=1) + "\n"
+
+
+def foreign_code(passport: Passport) -> str:
+    """What of an archive's code is not this kit's, in one line; empty where all of it is.
+
+    An archive's checksums come with the archive: whoever changes its code can write them anew. So
+    the kit compares with its own files: those of ``handlers``, what else Python could import, and
+    the manifest that names the handler. The code inside a model's own files cannot be compared.
+    """
+    own = {
+        f"{HANDLERS.name}/{p.relative_to(HANDLERS).as_posix()}": passports.sha256(p)
+        for p in HANDLERS.rglob("*.py")
     }
-    passport = Passport(**{**passport.__dict__, "files": hashes})
-    (stage / passports.FILE).write_text(passport.to_json(), encoding="utf-8")
-    return passport
+    own[MANIFEST] = hashlib.sha256(_manifest(passport).encode()).hexdigest()
+    models = {PurePosixPath(f).parts[0] for a in passport.artefacts.values() for f in a.files}
+    found = {
+        name: digest
+        for name, digest in passport.files.items()
+        if name in own
+        or name.endswith((".py", ".pyc"))
+        or (name.endswith(".so") and PurePosixPath(name).parts[0] not in models)
+    }
+    parts = {
+        "changed": [n for n in own if n in found and found[n] != own[n]],
+        "added": [n for n in found if n not in own],
+        "missing": [n for n in own if n not in found],
+    }
+    told = [
+        f"{sorted(names)[0]}{f' and {len(names) - 1} more' if names[1:] else ''} {what}"
+        for what, names in parts.items()
+        if names
+    ]
+    return ", ".join(told)
 
 
 def pack(stage: Path, temporary: Path) -> None:
@@ -155,6 +202,7 @@ def verify(path: Path) -> Passport:
         ArchiveError: one line with the archive's name and what is wrong.
     """
     try:
+        _require_file(path)
         with zipfile.ZipFile(path) as z:
             if min((entry.header_offset for entry in z.infolist()), default=0):
                 # A TorchScript file is a zip too, and ends a truncated archive like a whole one.
@@ -199,6 +247,13 @@ def disk_error(e: OSError, where: Path) -> KitError:
     if e.errno == errno.ENOSPC:
         return KitError(f"{where}: the disk is full; the archives there are as they were")
     return KitError(f"{where}: cannot be written ({e.strerror or e})")
+
+
+def _require_file(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise ArchiveError(f"{path.name}: a link to {str(path.readlink())!r}, where no file is")
+    if kind := KINDS.get(stat.S_IFMT(path.stat().st_mode)):
+        raise ArchiveError(f"{path.name}: {kind}; expected a file")
 
 
 def _members(z: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
@@ -255,8 +310,6 @@ def _check_manifest(
 def _check_hashes(
     z: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], passport: Passport, path: Path
 ) -> None:
-    import hashlib
-
     present = {name for name in members if not name.endswith("/")} - {passports.FILE}
     for names, what in (
         (present - set(passport.files), "not named in its passport"),

@@ -140,12 +140,13 @@ def asked(
     tried = _of_this_machine() if backend == "auto" else [named(backend)]
     found, reasons = [], []
     for one in tried:
-        reason = one.unavailable() or one.takes(model)
+        wanted = one.auto if precision == "auto" else {precision} & {*one.precisions}
+        reason = (one.unavailable() or one.takes(model)) if wanted else None
         if reason is not None:
             reasons.append(reason + ("" if backend == "auto" else ": use --backend auto"))
             continue
-        for p in one.auto if precision == "auto" else (precision,):
-            if p not in one.precisions or (p == "int8" and precision == "auto" and not calibrated):
+        for p in wanted:
+            if p == "int8" and precision == "auto" and not calibrated:
                 continue
             lack = one.lacks(p)
             if lack is None:

@@ -47,6 +47,15 @@ class _Help(argparse.HelpFormatter):
         return f"{text} (default: {default})".replace("%", "%%")
 
 
+class _Info(argparse.Action):
+    """Shows what this machine has and ends, whatever else is asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from repack.backends.tensorrt import info
+
+        parser.exit(info.main())
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line's flags."""
     found = argparse.ArgumentParser(
@@ -117,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
         help="Python file, run as your own code, that says how operators unknown to PyTorch's "
         "exporter are written in ONNX",
     )
-    add("--info", action="store_true", help="show TensorRT, CUDA, driver and GPU, and end")
+    add("--info", action=_Info, nargs=0, help="show TensorRT, CUDA, driver and GPU, and end")
     _source_flags(found)
     _detector_flags(found)
     _classifier_flags(found)
@@ -253,15 +262,13 @@ def _gpu_flags(found: argparse.ArgumentParser) -> None:
     )
 
 
-def parse(arguments: Sequence[str] | None = None) -> Options | None:
-    """The flags, checked; None where only ``--info`` is asked for.
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """The flags, checked.
 
     Raises:
         KitError: flags that contradict each other, or a value that cannot be.
     """
     given = parser().parse_args(arguments)
-    if given.info:
-        return None
     if not NAME.fullmatch(given.name):
         raise KitError(f"--name {given.name!r}: expected letters, digits, '.', '_' and '-'")
     if len(given.name) > MAX_NAME:

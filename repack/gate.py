@@ -13,7 +13,7 @@ from handlers.errors import KitError
 from handlers.runtimes.base import Runtime
 from repack import rows
 from repack.backends.base import Backend
-from repack.model import Arrays, Model
+from repack.model import Arrays, Model, within
 from repack.samples import Sample
 from repack.tasks import TASKS
 from repack.tolerances import ATOL, TOLERANCES, Tolerance, shortfall
@@ -167,7 +167,8 @@ def check(
     result = GateResult(asked, backend.found(runtime).report(runtime))
     if reference is None:
         result.note = NOT_PROVEN
-        runtime.infer(model.random_inputs(FIRST_SEED))
+        drawn = within(model, model.built.profile if model.built else {})
+        runtime.infer(drawn.random_inputs(FIRST_SEED))
         return result
     if reference.hollow and asked == "f32":
         result.note = HOLLOW

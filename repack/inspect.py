@@ -53,6 +53,7 @@ def text(p: Passport, path: Path) -> str:
         *(f"  input       {_tensor(s)}" for s in p.inputs),
         *(f"  output      {_tensor(s)}" for s in p.outputs),
         f"  classes     {_classes(p.labels)}",
+        f"  code        {_code(p)}",
         f"  settings    {', '.join(f'{k} {v}' for k, v in settings.items()) or 'none'}",
     ]
     for name, artefact in p.artefacts.items():
@@ -60,6 +61,11 @@ def text(p: Passport, path: Path) -> str:
     page = path.with_suffix(".report.html")
     lines.append(f"  report      {page if page.is_file() else 'none beside the archive'}")
     return "\n".join(lines)
+
+
+def _code(p: Passport) -> str:
+    foreign = archive.foreign_code(p)
+    return f"not this kit's: {foreign}; trust its maker, or leave it" if foreign else "this kit's"
 
 
 def _classes(labels: Sequence[str]) -> str:

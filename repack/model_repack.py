@@ -26,13 +26,9 @@ def main() -> int:
     try:
         options = parse()
         # Only now: --help answers at once, and before anything is installed.
-        if options is None:
-            from repack.backends.tensorrt import info
+        from repack import pipeline
 
-            return info.main()
-        from repack import pipeline as flow
-
-        print(flow.repack(options))
+        print(pipeline.repack(options))
         return 0
     except KitError as e:
         gate = getattr(e, "result", None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from tests.support.servers import serving, settings_for
 
 ServerFactory = Callable[..., Server]
 
+LONG = ("integration", "faults", "seams")
+"""Folders whose files take long."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Makes the folder that the processes of this run share."""
@@ -26,6 +30,28 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.mkdtemp(prefix="kit-tests-")
         os.environ[shared.SHARED] = folder
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        if config.getoption("numprocesses", None):
+            # The processes share the cores. OpenMP's threads spin while they wait for each other:
+            # two in each of two processes on two cores took up to eight times the processor time.
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As in a shell's background job. What the tests start would inherit it, and be deaf to the
+        # Ctrl-C that some of them send.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files begin first, so that no process is left with one at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Beside the tests of other processes, but for those that measure: these run alone."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with shared.turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(params=isas.ISAS, ids=lambda isa: isa or "as it is")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deploy.torchserve.settings import NAME
 from handlers.errors import ArchiveError, KitError
-from repack.archive import DAMAGE, verify
+from repack.archive import DAMAGE, foreign_code, verify
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Archive:
         task: what the passport says the model does, such as "detection" or "tensors".
         sha256: of the file.
         unpacked: bytes that its files take on disk.
+        foreign: what of its code is not this kit's; empty where all of it is.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class Archive:
     task: str
     sha256: str
     unpacked: int
+    foreign: str = ""
 
     @property
     def name(self) -> str:
@@ -52,7 +54,7 @@ def check(path: Path) -> Archive:
         unpacked = sum(entry.file_size for entry in zipped.infolist())
     version = str(model.get("modelVersion") or "1.0")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Archive(path, version, passport.task, digest, unpacked)
+    return Archive(path, version, passport.task, digest, unpacked, foreign_code(passport))
 
 
 def survey(store: Path) -> tuple[list[Archive], list[str]]:

@@ -23,11 +23,10 @@ STORE = "models.checked"
 MANY_CORES = 8
 
 KEPT = (
-    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE",
-    OWN_VARIABLE,
+    "PATH", "HOME", "USER", "LOGNAME", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", OWN_VARIABLE,
 )  # fmt: skip
 KEPT_PREFIXES = (
-    "LC_", "CUDA_", "NVIDIA_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "ONEDNN_", "DNNL_",
+    "CUDA_", "NVIDIA_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "ONEDNN_", "DNNL_",
 )  # fmt: skip
 
 
@@ -186,6 +185,8 @@ def environment(settings: Settings, temp: Path, source: Mapping[str, str]) -> di
     return {
         "PATH": os.defpath,
         **kept,
+        # Whatever the caller's is: in the C locale Java finds no file whose path is not ASCII.
+        "LC_ALL": "C.UTF-8",
         "JAVA_HOME": str(java_home()),
         "TMPDIR": str(temp),
         "PYTHONPATH": str(HERE / "worker_site"),

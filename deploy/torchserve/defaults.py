@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 import zlib
@@ -26,6 +27,9 @@ SHARING_PER_GPU = 12
 SHARING = {"handlers/gpu/server/process.py", "handlers/gpu/hub/process.py"}
 """The program that holds a detector for all workers: its name in archives of today and before."""
 
+KEPT = ("workers", "threads", "batch_size", "max_batch_delay")
+"""The settings that a store keeps for a model."""
+
 MAX_PASSPORT = 1 << 24
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, RuntimeError)
 """What reading the passport of a damaged archive raises."""
@@ -41,6 +45,7 @@ def of(store: Path, name: str, gpus: int, cores: int) -> dict[str, str]:
     """
     records = {record.name: (record, shared) for record, shared in _passports(store)}
     found: dict[str, str] = {}
+    tuned = kept(store, name, cores)
     for record, _ in records.values():
         found |= TASKS[record.task].server if record.task in TASKS else {}
     mine, shared = records.get(name, (None, False))
@@ -51,7 +56,30 @@ def of(store: Path, name: str, gpus: int, cores: int) -> dict[str, str]:
         else:
             workers = max(1, min(WORKERS_PER_GPU * gpus, cores // 2))
             found |= {**GPU, "workers": str(workers)}
-    return found
+    return found | tuned
+
+
+def kept_file(store: Path, name: str) -> Path:
+    """Where a store keeps the settings that were found for a model."""
+    return store / f"{name}.settings.json"
+
+
+def kept(store: Path, name: str, cores: int) -> dict[str, str]:
+    """What ``qpstest --tune --apply`` found for the model on a machine with as many cores.
+
+    Raises:
+        KitError: the file is damaged.
+    """
+    path = kept_file(store, name)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        same = int(record["cores"]) == cores
+        found = {field: str(int(record["settings"][field])) for field in KEPT}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, LookupError, TypeError):
+        raise KitError(f"{path} is damaged: remove it, or run qpstest --tune --apply") from None
+    return found if same else {}
 
 
 def gpus() -> int:
@@ -76,6 +104,8 @@ def _passports(store: Path) -> Iterator[tuple[Passport, bool]]:
     """Each archive's passport, and whether its workers share a detector; damaged ones are left
     out."""
     for path in store.glob("*.mar"):
+        if not path.is_file():  # opening a pipe would wait for ever
+            continue
         try:
             with zipfile.ZipFile(path) as z, z.open(FILE) as f:
                 record = Passport.from_json(f.read(MAX_PASSPORT))

@@ -19,6 +19,10 @@ from handlers.errors import KitError
 from repack.tasks import TASKS
 
 LOCK_WAIT_S = 1800
+FOREIGN = (
+    "this archive's code is not the kit's ({}): packed by another version of the kit, or changed;"
+    " an archive is code, so serve it only if you trust its maker"
+)
 NOT_RUNNING = 3
 MODEL_STORE = ROOT / "model_store"
 PICTURES = ROOT / "examples" / "pictures"
@@ -100,6 +104,9 @@ def check_archives(settings: Settings) -> list[Archive]:
     for line in refused:
         say("refused", line)
     require(settings.name, settings.model_store, served, refused)
+    for archive in served:
+        if archive.foreign:
+            say("code", f"{archive.path.name}: {FOREIGN.format(archive.foreign)}")
     say("archives", ", ".join(f"{a.name} {a.version} ({a.task})" for a in served))
     return served
 

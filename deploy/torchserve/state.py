@@ -85,7 +85,7 @@ def forget(run_dir: Path, state: State) -> None:
 def new_temp() -> Path:
     """A private folder (mode 700) whose sockets' paths fit the system's limit."""
     for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108
-        if len(parent) + len(TEMP_PREFIX) + 8 + len(SOCKET_NAME) < SOCKET_LIMIT:
+        if len(os.fsencode(parent)) + len(TEMP_PREFIX) + 8 + len(SOCKET_NAME) < SOCKET_LIMIT:
             try:
                 return Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=parent))
             except OSError:

@@ -1,4 +1,4 @@
-"""Writes a ResNet-50 with random weights as an ONNX file, to try the classifier's road with.
+"""Writes a ResNet-50 with random weights as an ONNX file, to try a classifier with.
 
     python examples/resnet50/make.py resnet50.onnx --batch 64
     python repack/model_repack.py --weights resnet50.onnx --task classification --name resnet50

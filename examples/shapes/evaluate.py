@@ -24,7 +24,9 @@ if __name__ == "__main__":
 
 from examples.shapes.scenes import CLASSES, HELD_OUT_SEED, scene
 from handlers.boxes import nms
+from handlers.head import YOLOv5
 from repack import sources
+from repack.options import SourceOptions
 from repack.tasks.detection.metrics import MeanAveragePrecision, mean_average_precision
 
 HERE = Path(__file__).resolve().parent
@@ -43,7 +45,7 @@ def load(path: Path = WEIGHTS) -> nn.Module:
         SourceError: the file is no checkpoint that the kit reads.
         ValueError: it holds something other than a module.
     """
-    module = sources.load(path).module
+    module = sources.load(SourceOptions(path)).module
     if module is None:
         raise ValueError(f"{path.name} holds no PyTorch module: give a checkpoint")
     return module
@@ -57,7 +59,7 @@ def detect(module: nn.Module, picture: NDArray[np.uint8]) -> NDArray[np.float32]
         ``float32 [M, 6]``: x1, y1, x2, y2 in pixels, score, class; best first, at most ``MOST``.
     """
     x = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)[None])).float() / 255
-    return nms(module(x)[0].numpy(), CONFIDENCE, IOU, MOST)
+    return nms(module(x)[0].numpy(), YOLOv5(classes=len(CLASSES)), CONFIDENCE, IOU, MOST)
 
 
 def evaluate(module: nn.Module, count: int) -> MeanAveragePrecision:

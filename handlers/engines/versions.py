@@ -7,8 +7,9 @@ precision is in the ONNX file (16-bit weights, QuantizeLinear and DequantizeLine
 
 ``Flags`` holds the names that only the first way needs, ``Typed`` those of the second; every other
 name that the kit uses exists in all three versions. ``tests/unit/handlers/engines/test_names.py``
-looks all of them up in the published bindings. 8.6 was run on a GPU; 10 and 11 were checked only
-that way.
+looks all of them up in the published bindings. 8.6 was run on a GPU. What builds with ``Typed`` is
+run against TensorRT for RTX, whose API is that of 11 (``tests/tensorrt_rtx``). No engine of 10 or
+11 was run.
 """
 
 from __future__ import annotations
@@ -81,18 +82,18 @@ class Int8:
 
     Attributes:
         ranges: the largest value of each tensor, by name.
-        floats: layers that are not to run in int8.
-        between: tensors between these, or from them to the outputs, that are not to be held in
-            int8 either. Where there are any, types are demands: as wishes, 8.6 passes over them.
+        float_layers: those that are not to run in int8.
+        float_tensors: between these, or from them to the outputs: not to be held in int8 either.
+            Where there are any, types are demanded: if only preferred, 8.6 passes over them.
     """
 
     ranges: Mapping[str, float] = field(default_factory=dict)
-    floats: frozenset[str] = frozenset()
-    between: frozenset[str] = frozenset()
+    float_layers: frozenset[str] = frozenset()
+    float_tensors: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, path: Path | None) -> Int8:
-        """From a JSON file with a key for each attribute; nothing where there is none."""
+        """From a JSON file: "ranges", "floats" (layers), "between" (tensors); nothing without."""
         if path is None:
             return cls()
         told = json.loads(path.read_text(encoding="utf-8"))
@@ -137,8 +138,8 @@ class Flags:
                 tensor.dynamic_range = (-int8.ranges[tensor.name], int8.ranges[tensor.name])
         if precision in ("f16", "int8"):
             # Left alone, the builder takes whatever kernel is fastest, 32-bit ones too.
-            wish, demand = flag.PREFER_PRECISION_CONSTRAINTS, flag.OBEY_PRECISION_CONSTRAINTS
-            config.set_flag(demand if int8.between else wish)
+            prefer, obey = flag.PREFER_PRECISION_CONSTRAINTS, flag.OBEY_PRECISION_CONSTRAINTS
+            config.set_flag(obey if int8.float_tensors else prefer)
             kind = half if precision == "f16" else self.trt.int8
             for i in range(network.num_layers):
                 self._type(network.get_layer(i), kind, int8)
@@ -147,9 +148,9 @@ class Flags:
         half, types = self.trt.float16, self.trt.LayerType
         heavy = types.CONVOLUTION, types.DECONVOLUTION, types.MATRIX_MULTIPLY
         if layer.type in heavy:  # whose multiplications make up a network's cost
-            layer.precision = half if layer.name in int8.floats else kind
+            layer.precision = half if layer.name in int8.float_layers else kind
         for i in range(layer.num_outputs):
-            if layer.get_output(i).name in int8.between:
+            if layer.get_output(i).name in int8.float_tensors:
                 layer.set_output_type(i, half)
                 # Sums over whole channels stay in 32 bits.
                 if layer.type in (types.ACTIVATION, types.ELEMENTWISE, types.UNARY):
@@ -169,10 +170,6 @@ class Flags:
     def calibrator_class(self) -> Any:
         """Ranges by relative entropy, TensorRT's own choice for convolutional networks."""
         return self.trt.IInt8EntropyCalibrator2
-
-    def memory(self, engine: Any) -> int:
-        """Bytes of device memory that one execution context works in."""
-        return int(engine.device_memory_size)
 
 
 class Typed:
@@ -195,17 +192,14 @@ class Typed:
     def share(self, config: Any) -> None:
         """Nothing to do: every context may take any profile."""
 
-    def memory(self, engine: Any) -> int:
-        """Bytes of device memory that one execution context works in."""
-        return int(engine.device_memory_size_v2)
-
 
 Dialect = Flags | Typed
 
 
 def dialect(trt: Any) -> Dialect:
-    """How to talk to the installed TensorRT."""
-    return Typed(trt) if int(trt.__version__.split(".")[0]) >= 10 else Flags(trt)
+    """How to talk to the installed TensorRT: strongly typed where it can be."""
+    can = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    return Typed(trt) if can else Flags(trt)
 
 
 MUST_MATCH = ("tensorrt", "gpu", "compute_capability")
@@ -223,27 +217,27 @@ def machine(trt: Any, torch: Any, device: Any) -> dict[str, str]:
     }
 
 
-def written_by(plan: bytes) -> str | None:
+def written_by(engine: bytes) -> str | None:
     """The TensorRT version in an engine file's header ("8.6.0.12"), None where it shows none.
 
     The header's layout is not documented: read off files of 8.6, "ftrt", then four bytes of version
     at offset 24.
     """
-    if plan[:4] != b"ftrt" or len(plan) < 28:
+    if engine[:4] != b"ftrt" or len(engine) < 28:
         return None
-    return ".".join(str(n) for n in plan[24:28])
+    return ".".join(str(n) for n in engine[24:28])
 
 
-def foreign(plan: bytes, installed: str) -> str | None:
+def foreign(engine: bytes, installed: str) -> str | None:
     """The version that wrote an engine, where it is surely not the installed one; else None.
 
     Only 8's headers are known: of another installed version, only an 8's engine is told.
 
     Args:
-        plan: the engine file's first bytes.
+        engine: the file's first bytes.
         installed: ``tensorrt.__version__``.
     """
-    written = written_by(plan)
+    written = written_by(engine)
     if written is None:
         return None
     ours = [int(n) for n in re.findall(r"\d+", installed)[:3]]

@@ -1,1 +1,1 @@
-"""A detector's road on an NVIDIA GPU: decode, letterbox, model, suppression, one copy back."""
+"""What a handler does on an NVIDIA GPU beside running the model: pictures, boxes, volumes."""

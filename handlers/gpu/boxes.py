@@ -1,4 +1,4 @@
-"""A YOLOv5 detector's boxes, decoded and suppressed on the GPU, all pictures of a batch at once."""
+"""A detector's boxes, decoded and suppressed on the GPU, all pictures of a batch at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from handlers.boxes import CANDIDATES
+from handlers.head import Head
 
 PLANE = 7680.0
 """Pixels between the copies of the plane that keep pictures and classes apart in one pass."""
@@ -26,20 +27,17 @@ class Decoder:
     above the threshold than ``CANDIDATES`` goes through ``find``, which looks at all of them.
 
     Args:
-        anchors: per scale its anchors' widths and heights in pixels.
-        strides: pixels per cell, per scale.
+        head: what ends the model.
         settings: "confidence", "iou" and "max_detections" of the passport.
     """
 
     def __init__(
         self,
-        anchors: Sequence[Sequence[Sequence[float]]],
-        strides: Sequence[int],
+        head: Head,
         settings: dict[str, Any],
         device: torch.device,
     ):
-        self.anchors = anchors
-        self.strides = strides
+        self.head = head
         self.device = device
         self.confidence = float(settings["confidence"])
         self.iou = float(settings["iou"])
@@ -51,33 +49,34 @@ class Decoder:
         """As ``handlers.boxes.nms`` for every picture.
 
         Args:
-            maps: per scale ``[N, anchors, H, W, 5 + classes]``, before the sigmoid; memory in the
-                order of a convolution's output, so that flattening H and W copies nothing.
+            maps: per scale ``[N, anchors, H, W, values]``, before the sigmoid; memory in the order
+                of a convolution's output, so that flattening H and W copies nothing.
 
         Returns:
             ``[M, 7]`` float32 on the GPU: picture, x1, y1, x2, y2 (pixels of the model's input),
             confidence, class; most confident first within each picture.
         """
         values, grid = self._cells(maps)
-        picture, anchor, cell = (values[:, :, 4] > self.logit).nonzero(as_tuple=True)
-        found = _decoded(values[picture, anchor, :, cell], grid[anchor, cell])
+        first = self.head.first(values.movedim(2, -1))
+        picture, anchor, cell = (first > self.logit).nonzero(as_tuple=True)
+        found = self._decoded(values[picture, anchor, :, cell], grid[anchor, cell])
         rows = torch.cat((picture[:, None], found), 1)
         return self.suppressed(rows[rows[:, 5] > self.confidence])
 
     def candidates(self, maps: Sequence[Tensor]) -> Tensor:
-        """The boxes of highest objectness, decoded; nothing here waits for the GPU.
+        """The boxes whose ``head.first`` is highest, decoded; nothing here waits for the GPU.
 
         Returns:
-            ``[N, K, 7]`` float32 on the GPU, K at most ``CANDIDATES``: objectness before the
+            ``[N, K, 7]`` float32 on the GPU, K at most ``CANDIDATES``: ``head.first`` before the
             sigmoid (highest first), x1, y1, x2, y2, confidence, class.
         """
         values, grid = self._cells(maps)
         n, anchors, _, cells = values.shape
-        objectness = values[:, :, 4].reshape(n, anchors * cells)
-        best, place = objectness.topk(min(CANDIDATES, anchors * cells), dim=1)
+        first = self.head.first(values.movedim(2, -1)).reshape(n, anchors * cells)
+        best, place = first.topk(min(CANDIDATES, anchors * cells), dim=1)
         anchor, cell = place // cells, place % cells
         picture = torch.arange(n, device=values.device)[:, None]
-        found = _decoded(
+        found = self._decoded(
             values[picture, anchor, :, cell].flatten(0, 1), grid[anchor, cell].flatten(0, 1)
         )
         return torch.cat((best.float()[:, :, None], found.view(n, -1, 6)), 2)
@@ -115,25 +114,24 @@ class Decoder:
         return found
 
     def _cells(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """``[N, anchors, 5 + classes, cells]`` of all scales, and their grid."""
+        """``[N, anchors, values, cells]`` of all scales, and their grid."""
         grid = self._grid(tuple((m.shape[2], m.shape[3]) for m in maps))
         return torch.cat([m.permute(0, 1, 4, 2, 3).flatten(3) for m in maps], 3), grid
 
     def _grid(self, sides: tuple[tuple[int, int], ...]) -> Tensor:
-        """``[anchors, cells, 5]``: cell x and y (less one half), stride, half the anchor (px)."""
+        """``[anchors, cells, k]``, the grid of all scales."""
         if sides not in self._grids:
-            scales = []
-            for (height, width), stride, anchors in zip(
-                sides, self.strides, self.anchors, strict=True
-            ):
-                grid = torch.empty(len(anchors), height, width, 5)
-                grid[..., 0] = torch.arange(width) - 0.5
-                grid[..., 1] = torch.arange(height)[:, None] - 0.5
-                grid[..., 2] = stride
-                grid[..., 3:] = torch.tensor(anchors)[:, None, None, :] / 2
-                scales.append(grid.flatten(1, 2))
+            scales = [torch.from_numpy(g).flatten(1, 2) for g in self.head.grids(sides)]
             self._grids[sides] = torch.cat(scales, 1).to(self.device)
         return self._grids[sides]
+
+    def _decoded(self, values: Tensor, grid: Tensor) -> Tensor:
+        """``[M, values]`` before the sigmoid and ``[M, k]`` of the grid -> corners, confidence,
+        class: ``[M, 6]`` float32."""
+        centre, size, rest = self.head.decode(values.float(), grid)
+        best, kind = self.head.confidence(rest).max(1, keepdim=True)
+        low, high = torch.sub(centre, size, alpha=0.5), torch.add(centre, size, alpha=0.5)
+        return torch.cat((low, high, best, kind), 1)
 
     def _best(self, rows: Tensor) -> Tensor:
         """By picture, then by confidence; at most ``max_detections`` of each picture."""
@@ -144,13 +142,3 @@ class Decoder:
         first = torch.searchsorted(pictures, pictures)
         place = torch.arange(len(rows), device=rows.device) - first
         return rows[place < self.limit]
-
-
-def _decoded(values: Tensor, place: Tensor) -> Tensor:
-    """``[M, 5 + classes]`` before the sigmoid and ``[M, 5]`` of the grid -> corners, confidence,
-    class: ``[M, 6]`` float32."""
-    y = values.float().sigmoid()
-    centre = (y[:, 0:2] * 2 + place[:, 0:2]) * place[:, 2:3]
-    half = (y[:, 2:4] * 2) ** 2 * place[:, 3:5]
-    best, kind = (y[:, 5:] * y[:, 4:5]).max(1, keepdim=True)
-    return torch.cat((centre - half, centre + half, best, kind), 1)

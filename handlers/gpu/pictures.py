@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,14 +12,11 @@ from torch import Tensor
 
 from handlers.images import PADDING, Letterbox, Picture, reduction
 
-if TYPE_CHECKING:
-    from handlers.runtimes.device import DeviceRuntime
-
 GREY = PADDING / 255
 
 
 class Source(Protocol):
-    """What is decoded: a ``handlers.detection.Item``, or one like it whose bytes lie elsewhere."""
+    """What is decoded: a ``handlers.images.Item``, or one like it whose bytes lie elsewhere."""
 
     @property
     def height(self) -> int: ...
@@ -54,19 +51,6 @@ def decode(items: Sequence[Source], device: torch.device) -> list[Tensor]:
             pixels = torch.from_numpy(np.require(item.picture.pixels, requirements=["C", "W"]))
             found[i] = pixels.pin_memory().to(device, non_blocking=True).permute(2, 0, 1)
     return found
-
-
-def decoded_on(
-    stream: torch.cuda.Stream, items: Sequence[Source], runtime: DeviceRuntime
-) -> tuple[list[Tensor], torch.cuda.Event]:
-    """Pictures decoded on a stream of their own, and the event after which they are there."""
-    with torch.inference_mode(), torch.cuda.stream(stream):
-        pixels = decode(items, runtime.device)
-        done = torch.cuda.Event()
-        done.record()
-    for picture in pixels:
-        picture.record_stream(runtime.stream)
-    return pixels, done
 
 
 def _writable(data: bytes | memoryview) -> bytearray | memoryview:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from handlers import windows as cpu
 from handlers.errors import TooLarge
 from handlers.gpu import masks, windows
+from handlers.gpu.clock import Clock
 from handlers.memory import machine_memory, mib
 from handlers.volumes.masks import Mask
 from handlers.volumes.preparing import Prepared
@@ -89,7 +89,7 @@ class Network:
         return self._runtime.size({self._name: (batch, *self._sides)})
 
 
-class Road:
+class Segmenter:
     """Prepared volume -> windows -> mask, on one GPU.
 
     Args:
@@ -138,7 +138,7 @@ class Road:
         clock = Clock(network.device)
 
         def predict(patches: Tensor) -> Tensor:
-            with clock.measure():
+            with clock.measure("infer"):
                 return network(patches)
 
         with torch.inference_mode(), _queue(network.device, self._stream):
@@ -149,7 +149,7 @@ class Road:
                 *(data, self._windows, predict, place, network.device, network.dtype, progress)
             )
             masks.write(planes, prepared, recipe, place.axis, mask, network.device)
-            return clock.read()
+            return clock.read().get("infer", 0.0)
 
     def _admit(self) -> bool:
         """Whether the volume can lie on the device."""
@@ -203,32 +203,3 @@ def _give_back(device: torch.device) -> None:
 
 def _queue(device: torch.device, stream: Any) -> AbstractContextManager[Any]:
     return torch.cuda.stream(stream) if device.type == "cuda" else nullcontext()
-
-
-class Clock:
-    """Milliseconds of a device's work, by its own events where it has a queue."""
-
-    def __init__(self, device: torch.device):
-        self._queues = device.type == "cuda"
-        self._marks: list[tuple[Any, Any]] = []
-
-    @contextmanager
-    def measure(self) -> Iterator[None]:
-        """Counts what is queued in the block."""
-        begin = self._now()
-        yield
-        self._marks.append((begin, self._now()))
-
-    def read(self) -> float:
-        """The sum of all blocks; waits for the last of them."""
-        if not self._queues:
-            return float(sum(end - begin for begin, end in self._marks)) * 1e3
-        torch.cuda.current_stream().synchronize()
-        return sum(float(begin.elapsed_time(end)) for begin, end in self._marks)
-
-    def _now(self) -> Any:
-        if not self._queues:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from handlers import head
 from handlers.artefact import Artefact
-from handlers.errors import ArchiveError, RuntimeUnfit
+from handlers.errors import ArchiveError, RuntimeMissing, RuntimeUnfit
 from handlers.head import Head
 from handlers.passport import Passport, TensorSpec
 from handlers.runtimes.base import Runtime
@@ -96,6 +96,7 @@ def _foreign(folder: Path, name: str, told: Mapping[str, str]) -> type[Runtime]:
 
     Raises:
         ArchiveError: it brings none of this name.
+        RuntimeMissing: what the file imports is not installed.
     """
     if name not in told:
         known = ", ".join([*RUNTIMES, *told])
@@ -107,7 +108,10 @@ def _foreign(folder: Path, name: str, told: Mapping[str, str]) -> type[Runtime]:
         raise ArchiveError(f"runtime {name!r} is to be {told[name]!r}: no such file in the archive")
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[module] = loaded
-    spec.loader.exec_module(loaded)  # type: ignore[union-attr]
+    try:
+        spec.loader.exec_module(loaded)  # type: ignore[union-attr]
+    except ImportError as e:
+        raise RuntimeMissing(e.name or module, e) from None
     found = getattr(loaded, attribute, None)
     if not (isinstance(found, type) and issubclass(found, Runtime)):
         raise ArchiveError(f"runtime {name!r} is to be {told[name]!r}, which is no runtime")
@@ -137,7 +141,7 @@ def load(
     try:
         runtime = of(folder, passport, wanted, threads, gpu)
         artefact = runtime.artefact
-        if shared and runtime.on_gpu and runtime.head is not None:
+        if shared and runtime.on_gpu and runtime.head is not None and runtime.head.shares:
             runtime = _shared(runtime, passport, wanted)
         else:
             runtime.activate()
@@ -159,13 +163,13 @@ def load(
 
 def _shared(own: Runtime, passport: Passport, wanted: str) -> Runtime:
     """The runtime activated in a process for all workers, or here where there can be none."""
-    from handlers.gpu.server.starting import NoHub
+    from handlers.gpu.server.starting import NoServer
     from handlers.runtimes.shared import Shared
 
     try:
         runtime = Shared(own, passport, wanted)
         runtime.activate()
-    except NoHub as e:
+    except NoServer as e:
         logger.warning("this worker holds the model on the GPU itself: %s", e)
         own.activate()
         return own

@@ -34,7 +34,7 @@ def lacks(precision: str) -> str | None:
 
     OpenVINO takes every hint: where the CPU lacks bfloat16 it emulates it, or fails while it
     compiles. Its list of what the CPU has does not follow ``ONEDNN_MAX_CPU_ISA``, but its kernels
-    do (benchmarks/results/isa.md: 2.5 times as slow as f32 under AVX512_CORE, no model at all under
+    do (benchmarks/results/isa.md: 2.4 times as slow as f32 under AVX512_CORE, no model at all under
     AVX2), so both are asked.
 
     Args:

@@ -7,18 +7,18 @@ from typing import Any
 from numpy.typing import NDArray
 
 from handlers.gpu.server.client import Client
-from handlers.gpu.server.starting import Place
+from handlers.gpu.server.starting import Address
 from handlers.gpu.server.wire import slot_bytes
 from handlers.passport import Passport
 from handlers.runtimes.base import Runtime
 
 
 class Shared(Runtime):
-    """Has the name, precision and note of the runtime in the hub; the pictures go to ``client``.
+    """Has the name, precision and note of that process's runtime; pictures go to ``client``.
 
     Args:
         passport: the archive's.
-        wanted: which of its artefacts the hub loads.
+        wanted: which of its artefacts the GPU server loads.
     """
 
     def __init__(self, runtime: Runtime, passport: Passport, wanted: str):
@@ -30,15 +30,15 @@ class Shared(Runtime):
         self._slot = slot_bytes(passport.settings)
 
     def activate(self) -> None:
-        place = Place(self.folder, self._wanted, self.gpu or 0, self.threads)
-        self.client = Client(place, self._slot)
+        address = Address(self.folder, self._wanted, self.gpu or 0, self.threads)
+        self.client = Client(address, self._slot)
         self.precision = str(self.client.greeting["precision"])
         self.note = str(self.client.greeting["note"])
 
     def infer(
         self, inputs: dict[str, NDArray[Any]], every: bool = False
     ) -> dict[str, NDArray[Any]]:
-        """Not offered: the hub takes pictures.
+        """Not offered: the GPU server takes pictures.
 
         Raises:
             TypeError: always.

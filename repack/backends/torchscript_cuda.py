@@ -33,7 +33,7 @@ class TorchScriptCuda(Backend):
     auto = ("f16",)
 
     def unavailable(self) -> str | None:
-        return gpu_missing(f"--backend {self.name}")
+        return gpu_missing(self.title)
 
     def takes(self, model: Model) -> str | None:
         return NO_MODULE if model.module is None else None

@@ -14,6 +14,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from handlers import head
+
 STRIDES = (8, 16, 32)
 """Input pixels per grid cell of the three output scales."""
 
@@ -138,8 +140,8 @@ class Detect(nn.Module):
     def raw(self, maps: list[Tensor]) -> list[Tensor]:
         """Per scale ``[N, anchors, H, W, 5 + classes]``: the convolutions' own values."""
         found = []
-        for head, x in zip(self.m, maps, strict=True):
-            y = head(x)
+        for convolution, x in zip(self.m, maps, strict=True):
+            y = convolution(x)
             n, _, height, width = y.shape
             y = y.view(n, self.per_cell, self.outputs, height, width)
             found.append(y.permute(0, 1, 3, 4, 2).contiguous())
@@ -149,7 +151,6 @@ class Detect(nn.Module):
         """One scale: ``[N, anchors, H, W, 5 + classes]`` to ``[N, boxes, 5 + classes]``."""
         n, _, height, width, _ = raw.shape
         stride = STRIDES[scale]
-        y = raw.sigmoid()
         rows, columns = torch.meshgrid(
             torch.arange(height, device=raw.device, dtype=raw.dtype),
             torch.arange(width, device=raw.device, dtype=raw.dtype),
@@ -157,11 +158,8 @@ class Detect(nn.Module):
         )
         cells = torch.stack((columns, rows), 2).view(1, 1, height, width, 2) - 0.5
         anchors = (self.anchors[scale] * stride).to(raw.dtype).view(1, self.per_cell, 1, 1, 2)
-        centre = (y[..., 0:2] * 2 + cells) * stride
-        size = (y[..., 2:4] * 2) ** 2 * anchors
-        return torch.cat((centre, size, y[..., 4:]), 4).view(
-            n, self.per_cell * height * width, self.outputs
-        )
+        found = head.YOLOv5.decoded(raw, cells, stride, anchors)
+        return torch.cat(found, 4).view(n, self.per_cell * height * width, self.outputs)
 
 
 class YOLOv5(nn.Module):
@@ -227,6 +225,14 @@ class YOLOv5(nn.Module):
     def raw(self, x: Tensor) -> list[Tensor]:
         """What the boxes are decoded from, as ``Detect.raw``."""
         return cast(Detect, self.model[24]).raw(self.maps(x))
+
+    @property
+    def head(self) -> head.YOLOv5:
+        """What the archive's handlers decode the raw maps by."""
+        detect = cast(Detect, self.model[24])
+        scales = (detect.anchors * torch.tensor(STRIDES).view(3, 1, 1)).tolist()
+        anchors = tuple(tuple((w, h) for w, h in scale) for scale in scales)
+        return head.YOLOv5(classes=self.classes, anchors=anchors, strides=STRIDES)
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """The feature maps of the three scales, ``[N, C, H / stride, W / stride]`` each."""

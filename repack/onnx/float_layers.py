@@ -1,4 +1,4 @@
-"""Which layers of an int8 network keep their floats, and which tensors lie between them."""
+"""Which layers of an int8 network are left in floats, and which tensors lie between them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from onnx import GraphProto
 QUANTISED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """Operators that run in int8."""
 
-KEPT_AT_OUTPUTS = 2
-"""Layers before each output that keep their floats. With 1 the shipped YOLOv5n lost 1.2 points of
+AT_OUTPUTS = 2
+"""Layers before each output that are left in floats. With 1 the shipped YOLOv5n lost 1.2 points of
 mAP50-95 and a YOLOv5s 1.0, with 2 0.3 and 0.2 (``benchmarks/int8_tensors.py``); with every layer in
 int8 and whole ranges, the former lost 25."""
 
-KEPT_AT_INPUTS = 1
+AT_INPUTS = 1
 """The same after each input. With 4 the outputs were a third nearer to the original, but both lost
-0.4 points, and 21 instead of 13 % of the YOLOv5s's multiplications were kept."""
+0.4 points, and 21 instead of 13 % of the YOLOv5s's multiplications were in floats."""
 
 SIZES = ("Shape", "Size")
 """Operators that look at no value."""
@@ -27,15 +27,15 @@ what it is fed of these values, and what it gives."""
 
 
 def ends(graph: GraphProto) -> list[str]:
-    """The first ``KEPT_AT_INPUTS`` layers after a graph's inputs, and the last ``KEPT_AT_OUTPUTS``
-    before its outputs, by the shortest way.
+    """The first ``AT_INPUTS`` layers after a graph's inputs, and the last ``AT_OUTPUTS`` before its
+    outputs, by the shortest way.
 
     None where that leaves less than half of the layers.
     """
     ways = _ways(graph)
-    found = _near((value.name for value in graph.input), ways, KEPT_AT_INPUTS)
+    found = _near((value.name for value in graph.input), ways, AT_INPUTS)
     back = [(name, given, fed) for name, fed, given in reversed(ways)]
-    found |= _near((value.name for value in graph.output), back, KEPT_AT_OUTPUTS)
+    found |= _near((value.name for value in graph.output), back, AT_OUTPUTS)
     return sorted(found) if 2 * len(found) <= sum(bool(name) for name, _, _ in ways) else []
 
 

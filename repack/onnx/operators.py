@@ -96,7 +96,7 @@ def table(calls: Sequence[Call], model: onnx.ModelProto, exporter: str) -> dict[
             {"before": list(b), "after": list(a), "kind": _kind(b, a), "count": n}
             for (b, a), n in sorted(rows.items(), key=lambda item: (-item[1], item[0]))
         ],
-        "scopes": {n.output[0]: s for n in nodes if n.output and (s := _scope(n))},
+        "scopes": {n.output[0]: s for n in nodes if n.output and (s := scope(n))},
     }
 
 
@@ -140,7 +140,7 @@ def _key(node: onnx.NodeProto) -> str:
     return call[1] if call else node.doc_string
 
 
-def _scope(node: onnx.NodeProto) -> str:
+def scope(node: onnx.NodeProto) -> str:
     """The path of the module that a node was made for, such as "model.4.cv1"."""
     given = _notes(node).get(SCOPES)
     if given is None:

@@ -1,4 +1,4 @@
-"""Box decoding and non-maximum suppression at the end of a YOLOv5 detector's ONNX graph.
+"""Box decoding and non-maximum suppression at the end of a detector's ONNX graph.
 
 Only cells whose objectness passes the threshold are decoded: of 25,200 boxes at 640x640 that is a
 handful, and decoding all of them costs as much as a third of the network.
@@ -7,7 +7,8 @@ handful, and decoding all of them costs as much as a third of the network.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import numpy as np
 import onnx
 from onnx import GraphProto, TensorProto, helper, numpy_helper
 
-from repack.tasks.detection.grids import Grid
+from handlers import head as heads
+from handlers.head import Grid, Head
 
 NEVER = -80.0
-"""Objectness (before the sigmoid) of a row that no threshold lets pass."""
+"""Value before the sigmoid of a row that no threshold lets pass."""
 
 
 class Graph:
@@ -49,42 +51,91 @@ class Graph:
         )
 
 
+@dataclass(frozen=True)
+class Columns:
+    """``width`` columns of rows ``[K, ...]``, from column ``begin`` on."""
+
+    g: Graph
+    rows: str
+    begin: int = 0
+    width: int = 0
+
+    def __call__(self, first: int, last: int | None) -> str:
+        end = None if last is None else self.begin + last
+        return self.g.columns(self.rows, self.begin + first, end)
+
+
+class Tail(ABC):
+    """A family's ``handlers.head.Head`` in nodes: the same formulas on ``[K, ...]`` rows."""
+
+    @abstractmethod
+    def first(self, g: Graph, name: str) -> str:
+        """``Head.first`` of a raw map ``[N, anchors, H, W, values]``: ``[N, anchors, H, W]``."""
+
+    @abstractmethod
+    def decode(self, g: Graph, raw: Columns, grid: Columns) -> tuple[str, str, str]:
+        """Centre and size of ``Head.decode``, and ``Head.confidence``: ``[K, 2]``, ``[K, 2]`` and
+        ``[K, classes]``."""
+
+
+class YOLOv5Tail(Tail):
+    """Of ``handlers.head.YOLOv5``."""
+
+    def first(self, g: Graph, name: str) -> str:
+        return g.add("Gather", name, g.constant(4), axis=4)
+
+    def decode(self, g: Graph, raw: Columns, grid: Columns) -> tuple[str, str, str]:
+        y = Columns(g, g.add("Sigmoid", raw(0, raw.width)))
+        two = g.number(2)
+        cell = g.add("Add", g.add("Mul", y(0, 2), two), grid(0, 2))
+        centre = g.add("Mul", cell, grid(2, 3))
+        double = g.add("Mul", y(2, 4), two)
+        size = g.add("Mul", g.add("Mul", double, double), grid(3, 5))
+        return centre, size, g.add("Mul", y(5, None), y(4, 5))
+
+
+TAILS: dict[str, Tail] = {heads.YOLOv5.name: YOLOv5Tail()}
+"""By the head's name."""
+
+
 def append(
-    source: Path, target: Path, grids: Sequence[Grid], confidence: float, iou: float, limit: int
+    source: Path, target: Path, head: Head, confidence: float, iou: float, limit: int
 ) -> None:
     """Adds output "detections".
 
     Args:
-        source: ONNX file whose outputs are a YOLOv5 detector's raw maps, one per scale,
-            ``[N, anchors, H, W, 5 + classes]`` float32.
+        source: ONNX file whose outputs are a detector's raw maps, one per scale,
+            ``[N, anchors, H, W, values]`` float32, of fixed H and W.
         target: the new file; "detections" is ``[M, 7]`` float32: index in the batch, x1, y1, x2, y2
             in pixels, confidence, class index. The boxes are those of ``handlers.boxes.nms``.
-        grids: where the maps' values lie, per scale.
+        head: what decodes the maps.
         confidence: boxes of at most this confidence are dropped.
         iou: overlap above which the less confident box of a class is dropped.
         limit: most boxes kept per picture and class.
     """
     model = onnx.load(source)
-    g = Graph(model.graph)
+    g, tail = Graph(model.graph), TAILS[head.name]
     maps = [o.name for o in model.graph.output]
-    channels = model.graph.output[0].type.tensor_type.shape.dim[4].dim_value
-    found = [_candidates(g, name, grid, confidence) for name, grid in zip(maps, grids, strict=True)]
-    nothing = np.zeros((1, channels + 6), np.float32)  # so that no step sees an empty list
-    nothing[0, 4] = NEVER
+    sides = [o.type.tensor_type.shape.dim[2:4] for o in model.graph.output]
+    grids = head.grids([(height.dim_value, width.dim_value) for height, width in sides])
+    found = [
+        _candidates(g, tail, name, grid, confidence) for name, grid in zip(maps, grids, strict=True)
+    ]
+    nothing = np.zeros((1, head.values + grids[0].shape[3] + 1), np.float32)
+    nothing[0, : head.values] = NEVER  # a row, so that no step sees an empty list
     rows = g.add("Concat", *found, g.constant(nothing, np.float32), axis=0)
-    scored = _decode(g, rows, channels)
-    _suppress(g, scored, maps[0], channels - 5, (confidence, iou, limit))
+    scored = _scored(g, tail, rows, head.values, grids[0].shape[3])
+    _suppress(g, scored, maps[0], head.classes, (confidence, iou, limit))
     out = helper.make_tensor_value_info("detections", TensorProto.FLOAT, ["found", 7])
     model.graph.output.append(out)
     onnx.checker.check_model(model)
     onnx.save(model, target)
 
 
-def _candidates(g: Graph, name: str, grid: Grid, confidence: float) -> str:
-    """``[K, 5 + classes + 6]``: raw values, grid and picture of the cells above the threshold."""
+def _candidates(g: Graph, tail: Tail, name: str, grid: Grid, confidence: float) -> str:
+    """``[K, values + k + 1]``: raw values, grid and picture of the cells above the threshold."""
     logit = math.log(confidence / (1 - confidence))
-    objectness = g.add("Gather", name, g.constant(4), axis=4)
-    passing = g.add("Greater", objectness, g.number(logit))
+    passing = g.add("Greater", tail.first(g, name), g.number(logit))
     where = g.add("Transpose", g.add("NonZero", passing), perm=[1, 0])
     values = g.add("GatherND", name, where)
     place = g.add("GatherND", g.constant(grid, np.float32), g.columns(where, 1, None))
@@ -92,24 +143,16 @@ def _candidates(g: Graph, name: str, grid: Grid, confidence: float) -> str:
     return g.add("Concat", values, place, owner, axis=1)
 
 
-def _decode(g: Graph, rows: str, channels: int) -> str:
-    """``[K, 7]``, columns as in "detections"."""
-
-    def grid(first: int, last: int) -> str:
-        return g.columns(rows, channels + first, channels + last)
-
-    y = g.add("Sigmoid", g.columns(rows, 0, channels))
-    two, half = g.number(2), g.number(0.5)
-    cell = g.add("Add", g.add("Mul", g.columns(y, 0, 2), two), grid(0, 2))
-    centre = g.add("Mul", cell, grid(2, 3))
-    double = g.add("Mul", g.columns(y, 2, 4), two)
-    size = g.add("Mul", g.add("Mul", double, double), grid(3, 5))
-    reach = g.add("Mul", size, half)
-    scores = g.add("Mul", g.columns(y, 5, None), g.columns(y, 4, 5))
+def _scored(g: Graph, tail: Tail, rows: str, values: int, k: int) -> str:
+    """``[K, 7]``, columns as in "detections", of rows as ``_candidates`` gives them."""
+    raw, grid = Columns(g, rows, 0, values), Columns(g, rows, values, k)
+    centre, size, scores = tail.decode(g, raw, grid)
+    reach = g.add("Mul", size, g.number(0.5))
     best = g.add("ReduceMax", scores, g.constant([1]), keepdims=1)
     kind = g.add("Cast", g.add("ArgMax", scores, axis=1, keepdims=1), to=TensorProto.FLOAT)
     low, high = g.add("Sub", centre, reach), g.add("Add", centre, reach)
-    return g.add("Concat", grid(5, 6), low, high, best, kind, axis=1)
+    picture = g.columns(rows, values + k, values + k + 1)
+    return g.add("Concat", picture, low, high, best, kind, axis=1)
 
 
 def _suppress(

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,14 +44,10 @@ def half(source: Path, target: Path) -> None:
     given = onnx.load(source)
     if any(node.op_type == "DequantizeLinear" for node in given.graph.node):
         given = onnx.version_converter.convert_version(given, HALF_SCALES)
-    level = logging.getLogger("onnxruntime.transformers.float16").level
-    logging.getLogger("onnxruntime.transformers.float16").setLevel(logging.ERROR)
-    try:
+    with _quiet():
         model = convert_float_to_float16(
             given, keep_io_types=True, op_block_list=WIDE, disable_shape_infer=False
         )
-    finally:
-        logging.getLogger("onnxruntime.transformers.float16").setLevel(level)
     onnx.save(model, target)
 
 
@@ -60,7 +57,7 @@ def quantised(source: Path, target: Path, calibration: Sequence[Arrays]) -> None
 
     A range covers all but a hundred-thousandth of a tensor's values: a few far ones would take the
     steps from all others. The layers next to the inputs and the outputs are left as they are
-    (``kept_floats``): an error there is not averaged out by any other layer.
+    (``repack.onnx.float_layers``): an error there is not averaged out by any other layer.
 
     Raises:
         KitError: no calibration inputs.
@@ -134,21 +131,8 @@ def _collected(source: Path, calibration: Sequence[Arrays], operators: list[str]
             extra_options={"symmetric": True, "percentile": PERCENTILE},
         )
         for given in calibration:  # one by one: it keeps every tensor of what it is given
-            calibrator.collect_data(_reader(given))
+            calibrator.collect_data(SimpleNamespace(get_next=iter([given, None]).__next__))
         return calibrator.compute_data()
-
-
-def _reader(given: Arrays) -> Any:
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._inputs: Iterator[Arrays] = iter([given])
-
-        def get_next(self) -> dict[str, Any] | None:
-            return next(self._inputs, None)
-
-    return Reader()
 
 
 @contextmanager

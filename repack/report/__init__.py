@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from repack.archive import Draft
 from repack.progress import say
-from repack.report import page
 
 if TYPE_CHECKING:
     from handlers.passport import Passport
@@ -42,7 +41,7 @@ def write(
         reference: the gate's inputs and the original's answers.
         tried: all candidates, built and timed.
     """
-    from repack.report import facts
+    from repack.report import facts, page
 
     found = facts.collect(target, passport, options, conversion, reference, tried, chosen)
     place(target.with_suffix(".report.json"), json.dumps(found, indent=1) + "\n")
@@ -50,7 +49,7 @@ def write(
     written = place(shown, page.made(found))
     say(f"  {target}: {found['bytes'] / 1e6:.1f} MB, {chosen.backend} {chosen.precision}")
     if written:
-        say(f"  {shown}: whether to ship it")
+        say(f"  report: {shown}")
 
 
 def place(path: Path, text: str) -> bool:
@@ -72,12 +71,19 @@ def place(path: Path, text: str) -> bool:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A report.json.
+    """A report.json, of this version's layout or the one before it.
 
     Raises:
         ValueError: no JSON, or none of this kit's.
     """
+    from repack.report.page import FORMAT
+
     found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or found.get("format") != 1:
-        raise ValueError("no report of this version of the kit")
-    return found
+    version = found.get("format") if isinstance(found, dict) else None
+    if version not in (1, FORMAT):
+        raise ValueError(f"no report of this kit, which reads formats 1 and {FORMAT}")
+    if version == FORMAT:
+        return dict(found)
+    from repack.report import facts
+
+    return facts.upgraded(found)

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from jinja2 import UndefinedError
+
 from repack import report
 from repack.report import page
 
@@ -16,16 +18,21 @@ def main() -> int:
     parser.add_argument("json", type=Path, help="NAME.report.json, as a repack wrote it")
     given = parser.parse_args()
     try:
-        found = report.read(given.json)
-    except (OSError, ValueError) as e:
-        reason = e.strerror if isinstance(e, OSError) else e
-        print(f"error: {given.json}: {reason}; expected a NAME.report.json", file=sys.stderr)
-        return 1
-    target = given.json.with_suffix(".html")
-    if not report.place(target, page.made(found)):
-        return 1
-    print(target)
-    return 0
+        shown = page.made(report.read(given.json))
+    except OSError as e:
+        reason = e.strerror or str(e)
+    except ValueError as e:
+        reason = str(e)
+    except (LookupError, TypeError, AttributeError, UndefinedError) as e:
+        reason = f"lacks or misnames something that the page shows ({e})"
+    else:
+        target = given.json.with_suffix(".html")
+        if not report.place(target, shown):
+            return 1
+        print(target)
+        return 0
+    print(f"error: {given.json}: {reason}; expected a NAME.report.json", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,10 +17,10 @@ from repack.gate import Reference
 from repack.onnx import operators
 from repack.options import Options
 from repack.progress import say
-from repack.report import blocks, pictures, unchecked
-
-FORMAT = 1
-"""Version of the layout of report.json."""
+from repack.report import stages, unchecked
+from repack.report.page import FORMAT
+from repack.tasks import named
+from repack.tolerances import TOLERANCES
 
 
 def collect(
@@ -43,12 +44,14 @@ def collect(
         What ``json.dumps`` takes; the same repack gives the same, its times apart. A part that
         could not be made is ``{"none": reason}``.
     """
-    subject, exported = conversion.model, _exported(conversion)
-    gate, others = passport.gate["accelerated"], [c for c in tried if c is not chosen]
+    model, exported = conversion.model, _exported(conversion)
+    task, gate = named(model.task).report(), passport.gate["accelerated"]
+    others = [c for c in tried if c is not chosen]
     untried = [(f"{c.name} {c.precision}", c.error) for c in others if c.proof is None]
-    used = [a.precision_asked for a in passport.artefacts.values()]
+    used = {c.precision for c in tried} | {a.precision_asked for a in passport.artefacts.values()}
     table = operators.read(exported) if exported else None
     scopes = (table or {}).pop("scopes", {})
+    by_task = task.unchecked(gate["task"], gate["inputs"].get("samples", 0))
     return {
         "format": FORMAT,
         "archive": target.name,
@@ -65,20 +68,54 @@ def collect(
         "timing": "ms: one model call at the smallest batch; per_item_ms: at the largest, per item "
         "(on a CPU both are batch 1, one thread); on the packing machine",
         "machine": _machine(),
-        "limits": unchecked.limits([c.precision for c in tried] + used, subject),
-        "not_checked": unchecked.listed(subject, gate, untried, passport.artefacts["accelerated"]),
+        "limits": {p: {**_limits(p), **task.limits(p)} for p in sorted(used)},
+        "headline": task.headline(gate["task"]),
+        "not_checked": unchecked.listed(by_task, gate, untried, passport.artefacts["accelerated"]),
         "passport": asdict(passport),
         "operators": table or {"none": _no_operators(conversion, exported)},
-        "graph": _part("graph", lambda: blocks.of_model(exported, scopes))
+        "graph": _part("graph", lambda: stages.of_model(exported, scopes))
         if exported
         else {"none": _no_export(conversion)},
         "pictures": _part(
-            "pictures",
-            lambda: pictures.made(subject, chosen.proven().runtime, reference),
+            "pictures", lambda: task.pictures(model, chosen.proven().runtime, reference)
         )
-        if chosen.proof and reference
+        if reference is not None
         else {"none": "nothing was compared"},
     }
+
+
+def upgraded(found: dict[str, Any]) -> dict[str, Any]:
+    """A report of format 1 as this version reads it; its graph has no counts of weights."""
+    least = ("boxes_matched", "dice", "same_first_class")
+    for limits in found["limits"].values():
+        values = {k: limits.pop(k) for k in ("rtol", "atol")}
+        for key, value in limits.items():
+            limits[key] = {"least" if key in least else "most": value}
+        if values["rtol"] is not None:
+            limits["max_abs"] = values
+        if "map_points_lost" in limits:
+            limits["map50_95"] = {"points_lost": limits.pop("map_points_lost")["most"]}
+    graph, passport = found["graph"], found["passport"]
+    if "blocks" in graph:
+        graph["stages"] = [{"weights": None, **block} for block in graph.pop("blocks")]
+        counts = sum((Counter(stage["operators"]) for stage in graph["stages"]), Counter())
+        graph |= {"operators": dict(counts.most_common()), "weights": None}
+    figures = passport["gate"]["accelerated"]["task"]
+    found["headline"] = named(passport["task"]).report().headline(figures)
+    return found | {"format": FORMAT}
+
+
+def _limits(precision: str) -> dict[str, dict[str, Any]]:
+    """What the gate allows of an output's values, by figure.
+
+    Each is ``{"least": n}``, ``{"most": n}``, ``{"atol": n, "rtol": n}`` or ``{"points_lost": n}``,
+    with "or" where something else is allowed too.
+    """
+    tolerance = TOLERANCES[precision]
+    found: dict[str, dict[str, Any]] = {"relative_l2": {"most": tolerance.relative_l2}}
+    if tolerance.rtol is not None:
+        found["max_abs"] = {"atol": tolerance.atol, "rtol": tolerance.rtol}
+    return found
 
 
 def _exported(conversion: Conversion) -> Path | None:
@@ -92,7 +129,7 @@ def _exported(conversion: Conversion) -> Path | None:
 
 def _no_export(conversion: Conversion) -> str:
     found = vars(conversion).get("onnx")
-    return f"there is no ONNX form: {found}" if found else "no ONNX form was asked for"
+    return f"the model was not exported: {found}" if found else "no candidate needed an export"
 
 
 def _no_operators(conversion: Conversion, exported: Path | None) -> str:

@@ -29,25 +29,12 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Note:
-    """What nobody compared, for the person who decides on the archive.
-
-    Attributes:
-        serious: a decision needs it.
-    """
-
-    what: str
-    why: str
-    serious: bool = False
-
-
-@dataclass(frozen=True)
 class Task:
     """What a model does. One object stands in the table ``TASKS``.
 
     What it does lies in the modules of its folder, which are imported when they are needed:
-    ``model.make``, ``samples.read`` and ``.example``, ``compare.compare`` and ``.limits``,
-    ``report.unchecked`` and ``.pictures``. A task of another kind overrides the methods.
+    ``model.make``, ``samples.read`` and ``.example``, ``compare.compare``, and ``report``. A task
+    of another kind overrides the methods.
 
     Attributes:
         name: as the passport has it, and the value of ``--task``.
@@ -124,7 +111,10 @@ class Task:
         found: Comparison = compare(model, asked, originals, converted, samples)
         return found
 
-    def limits(self, precision: str) -> dict[str, float]:
-        """The metric's limits for a precision, by the names of its figures."""
-        found: dict[str, float] = self.part("compare").limits(precision) if self.metric else {}
-        return found
+    def report(self) -> Any:
+        """What the task says in the report: a module with ``limits``, ``unchecked``, ``headline``
+        and ``pictures``; that of raw tensors where it has none."""
+        try:
+            return self.part("report")
+        except ModuleNotFoundError:
+            return import_module("repack.tasks.tensors.report")

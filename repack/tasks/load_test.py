@@ -1,8 +1,9 @@
 """What the load tester asks a task: which files are its inputs, when an answer is right, and how
 the answers of several modes are drawn side by side.
 
-This is the base of every task's own hooks, which stand in ``repack/tasks/TASK/load_test.py``. It
-imports nothing heavy, because the tester's ``--help`` works before anything is installed.
+This is the base of every task's own hooks, which stand in ``repack/tasks/TASK/load_test.py`` as
+``HOOKS``. It imports nothing heavy, because the tester's ``--help`` works before anything is
+installed.
 """
 
 from __future__ import annotations
@@ -52,11 +53,13 @@ class LoadTest:
         suffixes: how the names of input files end, in lower case; none where any file will do.
         usual: what is asked by default.
         drawn: the most inputs that ``side_by_side`` draws; 0 where it draws nothing.
+        usual_one: of the tasks that take such a file, the one it is where nothing names the task.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
     usual: ClassVar[Usual] = Usual()
     drawn: ClassVar[int] = 0
+    usual_one: ClassVar[bool] = False
 
     def takes(self, path: Path) -> bool:
         """Whether a file's name is that of an input."""

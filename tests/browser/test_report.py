@@ -11,7 +11,7 @@ import pytest
 
 from repack.report import page, read
 from tests.support import made
-from tests.support.chromium import NAMES, Chromium, find
+from tests.support.chromium import Chromium, required
 from tests.support.reports import hostile, segmentation_facts
 
 pytestmark = pytest.mark.browser
@@ -36,15 +36,6 @@ OVERLAPS = """
         Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1)
       found.push(all[i].outerHTML.slice(0, 90) + ' | ' + all[j].outerHTML.slice(0, 90));
   }
-  for (const svg of document.querySelectorAll('svg')) {
-    const texts = [...svg.querySelectorAll('text')].map(t => [t, t.getBoundingClientRect()]);
-    for (let i = 0; i < texts.length; i++) for (let j = i + 1; j < texts.length; j++) {
-      const a = texts[i][1], b = texts[j][1];
-      if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
-          Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 5)
-        found.push('text ' + texts[i][0].textContent + ' | ' + texts[j][0].textContent);
-    }
-  }
   return found;
 })()
 """
@@ -58,13 +49,6 @@ STICKING_OUT = """
     if (e.closest('.scroll') && !e.matches('.scroll')) continue;
     const r = e.getBoundingClientRect();
     if (r.width && (r.right > width + 1 || r.left < -1)) found.push(e.outerHTML.slice(0, 90));
-  }
-  for (const group of document.querySelectorAll('svg.graph g')) {
-    const box = group.querySelector('rect').getBoundingClientRect();
-    for (const text of group.querySelectorAll('text')) {
-      const r = text.getBoundingClientRect();
-      if (r.left < box.left || r.right > box.right) found.push('in the graph: ' + text.textContent);
-    }
   }
   return found;
 })()
@@ -85,10 +69,7 @@ HEADINGS = "[...document.querySelectorAll('h1, h2, h3, h4')].map(e => Number(e.t
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Chromium]:
-    program = find()
-    if program is None:
-        pytest.skip(f"no browser here: none of {', '.join(NAMES)}, and CHROMIUM is not set")
-    with Chromium(program) as found:
+    with Chromium(required()) as found:
         yield found
 
 
@@ -140,16 +121,21 @@ def test_headings_go_down_one_level_at_a_time(browser: Chromium, opened: Path) -
     assert all(b - a <= 1 for a, b in pairwise(levels))
 
 
-def test_a_narrow_drawing_begins_at_its_first_block(browser: Chromium, opened: Path) -> None:
-    browser.open(opened, 400)
-    if not browser.run("CSS.supports('scroll-initial-target', 'nearest')"):
-        pytest.skip("this browser does not know scroll-initial-target")
-    seen = """(() => {
-      const box = document.querySelector('.drawing').getBoundingClientRect();
-      const first = document.querySelector('.graph g rect').getBoundingClientRect();
-      return first.left >= box.left && first.right <= box.right;
-    })()"""
-    assert browser.run(seen)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_dot_of_the_graph_lies_in_the_middle_of_its_row(
+    browser: Chromium, opened: Path, width: int
+) -> None:
+    browser.open(opened, width)
+    dots = "[...document.querySelectorAll('.graph .dot')].map(e => e.getBoundingClientRect())"
+    rows = "[...document.querySelectorAll('.graph tbody tr')].map(e => e.getBoundingClientRect())"
+    middles = [browser.run(f"{boxes}.map(r => r.top + r.height / 2)") for boxes in (dots, rows)]
+    assert len(middles[0]) == len(middles[1]) > 2
+    assert max(abs(dot - row) for dot, row in zip(*middles, strict=True)) < 2
+    dot, text = browser.run(
+        "[document.querySelector('.graph .dot').getBoundingClientRect().right,"
+        " document.querySelector('.graph tbody td + td').getBoundingClientRect().left]"
+    )
+    assert dot + 5 < text, "a dot, nine pixels wide, touches the text"
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -214,3 +200,16 @@ def test_these_checks_can_fail(browser: Chromium, tmp_path: Path) -> None:
 def test_a_browser_that_ends_is_an_error_and_not_a_hang() -> None:
     with pytest.raises(RuntimeError, match="the browser ended"):
         Chromium("/bin/true")
+
+
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)]
+)
+def test_a_missing_browser_is_a_failure_in_ci_and_a_skip_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ci: str, outcome: type[BaseException]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    with pytest.raises(outcome, match="no browser here: none of chromium, "):
+        required()

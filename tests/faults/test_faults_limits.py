@@ -38,6 +38,7 @@ def test_row_13_the_limit_is_set_on_purpose_and_large_by_default() -> None:
     assert make({}).max_request_mb >= 128
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("model", ["fd1"])
 def test_row_15_a_full_queue_refuses_at_once(served: Bench, model: str) -> None:
     """The queue takes 8, a batch 4: of 60 at once, most are refused, and soon."""

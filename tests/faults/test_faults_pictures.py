@@ -154,6 +154,7 @@ def batches(served: Bench) -> float:
     return seen[-1]
 
 
+@pytest.mark.alone
 def test_row_11_one_bad_item_in_a_batch_of_good_ones(served: Bench) -> None:
     expected = served.ask(GOOD).json()
     bodies = [GOOD, b"hello", GOOD, saved("TIFF")]

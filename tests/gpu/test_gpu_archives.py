@@ -23,9 +23,8 @@ from handlers.passport import Passport
 from handlers.runtimes import make
 from repack import archive, cli
 from repack import pipeline as flow
-from repack.backends import precision
 from tests.support import built
-from tests.support.built import Asked, answered, build, form, options, relative_l2
+from tests.support.built import Asked, answered, build, found, options, relative_l2
 
 pytestmark = pytest.mark.gpu
 
@@ -138,11 +137,11 @@ def test_elsewhere_one_worker_builds_and_all_serve(travelling: Path, tmp_path: P
     assert sum("engines for this machine" in log for _, log in reports) == 1
     (place,) = (folder / "rebuilt").iterdir()
     assert {p.name for p in place.glob("*.plan")} == {"model-0.plan", "model-1.plan"}
-    status, runtime, found = asked(folder, X)
+    status, runtime, answer = asked(folder, X)
     assert (status, runtime["name"]) == (200, "tensorrt")
     shutil.rmtree(folder / "rebuilt")
     archive.unpack(travelling, tmp_path / "b")
-    assert relative_l2(asked(tmp_path / "b", X)[2], found) < 1e-2
+    assert relative_l2(asked(tmp_path / "b", X)[2], answer) < 1e-2
 
 
 def test_a_rebuilt_engine_that_differs_does_not_serve(travelling: Path, tmp_path: Path) -> None:
@@ -180,13 +179,13 @@ def test_int8_is_rebuilt_from_its_ranges(tmp_path: Path, engines: Path) -> None:
     given = built.net()
     calibration = [given.random_inputs(seed) for seed in range(40, 48)]
     asks = options(engines, rebuild_on_load=True, batches=(1,))
-    artefact = form(Asked(given, asks, "int8", calibration), tmp_path)
+    artefact = built.artefact(Asked(given, asks, "int8", calibration), tmp_path)
     elsewhere = {**artefact.options.built, "tensorrt": "9.9.9"}
     artefact = replace(artefact, options=replace(artefact.options, built=elsewhere))
     runtime = make(tmp_path, given.inputs, artefact, threads=1)
     runtime.activate()
     assert "built again here" in runtime.note
-    assert precision.found(runtime)["flops"].get("int8", 0) > 0
+    assert found(runtime)["flops"].get("int8", 0) > 0
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +209,9 @@ def test_an_engine_is_packed_as_it_is_and_called_not_proven(
     report = json.loads(packed.with_suffix(".report.json").read_text())
     assert "not proven" in report["candidates"][0]["verdict"]
     archive.unpack(packed, tmp_path / "a")
-    status, runtime, found = asked(tmp_path / "a", X[:1])
+    status, runtime, answer = asked(tmp_path / "a", X[:1])
     assert (status, runtime["name"], runtime["fallback"]) == (200, "tensorrt", None)
-    assert found.shape == (1, 64, built.SIDE, built.SIDE)
+    assert answer.shape == (1, 64, built.SIDE, built.SIDE)
     status, refused, _ = asked(tmp_path / "a", X)
     assert (status, refused["type"]) == (422, "Unprocessable")
 
@@ -279,4 +278,4 @@ def test_too_little_workspace_is_one_line_or_still_right(tmp_path: Path, engines
         assert "\n" not in str(e)
         return
     x = given.random_inputs(4)
-    assert relative_l2(given.original(x)["output"], made.runtime.infer(x)["output"]) < 1e-2
+    assert relative_l2(given.ask(x)["output"], made.runtime.infer(x)["output"]) < 1e-2

@@ -15,16 +15,13 @@ import torch
 from PIL import Image
 
 from handlers import passport as passports
-from handlers.context import LocalContext
-from handlers.entry import Entry
 from handlers.errors import ArchiveError
 from handlers.passport import Passport
 from repack import archive
-from tests.support.built import PICTURES, answered
+from tests.support.built import answered
+from tests.support.gpu_detector import SAMPLE, Served, save
 
 pytestmark = pytest.mark.gpu
-
-SAMPLE = sorted(PICTURES.glob("*.jpg"))[0]
 
 
 @pytest.fixture
@@ -32,21 +29,6 @@ def folder(packed: Path, tmp_path: Path) -> Path:
     """The archive, unpacked, for one test to harm."""
     archive.unpack(packed, tmp_path / "archive")
     return tmp_path / "archive"
-
-
-class Served:
-    """An unpacked archive, answering."""
-
-    def __init__(self, folder: Path, artefact: str = "accelerated", shared: bool = False):
-        headers = {"accept": "application/json"}
-        self.context = LocalContext(folder, artefact, headers=headers, shared=shared)
-        self.entry = Entry()
-        self.entry.initialize(self.context)
-
-    def ask(self, *files: bytes) -> tuple[list[int], list[dict[str, Any]]]:
-        self.context.begin()
-        answers = self.entry.handle([{"body": data} for data in files], self.context)
-        return self.context.statuses, [json.loads(a) for a in answers]
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +55,6 @@ def test_the_archive_says_what_it_holds(packed: Path, served: tuple[Served, Serv
     (status,), (answer,) = served[0].ask(SAMPLE.read_bytes())
     assert status == 200
     assert answer["runtime"] == {"name": "tensorrt", "precision": "f16", "fallback": None}
-
-
-def save(picture: Image.Image, **options: Any) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=95, **options)
-    return out.getvalue()
 
 
 def kinds() -> dict[str, bytes]:

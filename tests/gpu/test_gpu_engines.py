@@ -1,4 +1,4 @@
-"""Engines answer like the networks that they were built from, on both roads."""
+"""Engines answer like the networks that they were built from, built both ways."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import torch
 
 from handlers.engines import versions
 from handlers.errors import KitError, Unprocessable
-from repack.backends import precision
+from repack import candidates
 from repack.backends.conversion import Conversion
-from repack.candidates import Candidate, asked, superfluous, try_one
-from repack.gate import Reference, check
+from repack.candidates import Candidate
+from repack.gate import Reference
 from repack.model import within
+from repack.tolerances import shortfall
 from tests.support import built
-from tests.support.built import Asked, Built, asked, build, options, relative_l2
+from tests.support.built import Asked, Built, asked, build, found, gated, options, relative_l2
 
 pytestmark = pytest.mark.gpu
 
@@ -38,12 +39,9 @@ def flexible(tmp_path_factory: pytest.TempPathFactory, engines: Path) -> Built:
 
 
 @pytest.mark.parametrize("name", ["f16", "f32", pytest.param("torch2trt", marks=TORCH2TRT)])
-def test_both_roads_pass_the_gate(tmp_path: Path, engines: Path, name: str) -> None:
+def test_both_ways_pass_the_gate(tmp_path: Path, engines: Path, name: str) -> None:
     wanted = asked(name, engines)
-    made = build(wanted, tmp_path)
-    result = check(
-        wanted.subject, made.runtime, wanted.precision, Reference.make(wanted.subject, [])
-    )
+    result = gated(build(wanted, tmp_path), wanted.precision)
     assert result.passed, result.failures
     assert result.precision_found["label"] == wanted.precision
 
@@ -66,14 +64,14 @@ def test_a_non_contiguous_input_gives_the_right_answer(tiny: Built) -> None:
     wide = rng.standard_normal((4, built.SIDE, built.SIDE * 2, 3)).astype(np.float32)
     view = wide.transpose(0, 3, 1, 2)[:, ::-1, :, ::2]
     assert not view.flags.c_contiguous
-    want = tiny.subject.original({"x": np.ascontiguousarray(view)})["output"]
+    want = tiny.model.ask({"x": np.ascontiguousarray(view)})["output"]
     assert relative_l2(want, tiny.runtime.infer({"x": view})["output"]) < 1e-2
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 16, 16), (2, 3, 20, 30), (4, 3, 32, 32), (3, 3, 17, 31)])
 def test_shapes_inside_the_profile_run(flexible: Built, shape: tuple[int, ...]) -> None:
     x = np.random.default_rng(5).standard_normal(shape).astype(np.float32)
-    want = flexible.subject.original({"x": x})["output"]
+    want = flexible.model.ask({"x": x})["output"]
     assert relative_l2(want, flexible.runtime.infer({"x": x})["output"]) < 1e-2
 
 
@@ -89,22 +87,22 @@ def test_shapes_outside_are_refused_with_the_limits(
 
 
 def test_the_precision_is_read_back(tiny: Built, tmp_path: Path, engines: Path) -> None:
-    found = precision.found(tiny.runtime)
-    assert found["label"] == "f16"
-    assert precision.shortfall("f16", found) is None
-    assert precision.shortfall("f32", found) is not None
+    told = found(tiny.runtime)
+    assert told["label"] == "f16"
+    assert shortfall("f16", told) is None
+    assert shortfall("f32", told) is not None
     best = build(asked("best", engines), tmp_path)
-    chosen = precision.found(best.runtime)
+    chosen = found(best.runtime)
     assert chosen["label"] in ("f16", "f32", "int8")
-    assert precision.shortfall("best", chosen) is None
+    assert shortfall("best", chosen) is None
 
 
 def test_int8_is_calibrated_and_runs_in_int8(tmp_path: Path, engines: Path) -> None:
     wanted = asked("int8", engines)
-    given, made = wanted.subject, build(wanted, tmp_path)
-    assert precision.found(made.runtime)["flops"].get("int8", 0) > 0
+    given, made = wanted.model, build(wanted, tmp_path)
+    assert found(made.runtime)["flops"].get("int8", 0) > 0
     x = given.random_inputs(99)
-    assert relative_l2(given.original(x)["output"], made.runtime.infer(x)["output"]) < 0.15
+    assert relative_l2(given.ask(x)["output"], made.runtime.infer(x)["output"]) < 0.15
 
 
 class Deep(torch.nn.Module):
@@ -124,7 +122,7 @@ class Deep(torch.nn.Module):
 def test_int8_keeps_what_leads_to_the_outputs_in_16_bits(
     tmp_path: Path, engines: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    given = built.subject(Deep, "batch", 3, 64, 64)
+    given = built.model(Deep, "batch", 3, 64, 64)
     calibration = [given.random_inputs(seed) for seed in range(40, 48)]
     asks = options(engines, batches=(1,), level=2)
     made = build(Asked(given, asks, "int8", calibration), tmp_path)
@@ -147,19 +145,19 @@ def test_int8_keeps_what_leads_to_the_outputs_in_16_bits(
     assert types["layers.8"] == ("Half", True, True)
     assert [types[f"layers.{i}"][0] for i in range(2, 8)] == ["Int8"] * 6
     x = given.random_inputs(99)
-    assert relative_l2(given.original(x)["output"], made.runtime.infer(x)["output"]) < 0.15
+    assert relative_l2(given.ask(x)["output"], made.runtime.infer(x)["output"]) < 0.15
 
 
 def tried(folder: Path, engines: Path, via: str) -> list[Candidate]:
     """TensorRT's candidates in 16 bits for a volume's network, tried as the pipeline does."""
     given, gpu = built.volume(), options(engines, via=via, batches=(1,))
     conversion, reference = Conversion(given, folder, [], gpu), Reference.make(given, [])
-    found: list[Candidate] = []
-    for candidate in listed(given, "tensorrt", "f16", False, gpu):
-        if not superfluous(candidate, found, gpu):
-            try_one(candidate, conversion, reference)
-            found.append(candidate)
-    return found
+    done: list[Candidate] = []
+    for candidate in candidates.asked(given, "tensorrt", "f16", False, gpu):
+        if not candidates.superfluous(candidate, done, gpu):
+            candidates.try_one(candidate, conversion, reference)
+            done.append(candidate)
+    return done
 
 
 @TORCH2TRT
@@ -194,10 +192,10 @@ def installed() -> str:
 def test_torchscript_in_16_bits_passes_the_gate(tmp_path: Path, engines: Path) -> None:
     given = built.net()
     made = build(Asked(given, options(engines, via="auto")), tmp_path, "torchscript-cuda")
-    result = check(given, made.runtime, "f16", Reference.make(given, []))
+    result = gated(made, "f16")
     assert result.passed, result.failures
     x = given.random_inputs(8, batch=3)
-    assert relative_l2(given.original(x)["output"], made.runtime.infer(x)["output"]) < 1e-2
+    assert relative_l2(given.ask(x)["output"], made.runtime.infer(x)["output"]) < 1e-2
 
 
 def test_builds_that_cannot_be_are_one_line(tmp_path: Path, engines: Path) -> None:
@@ -206,7 +204,7 @@ def test_builds_that_cannot_be_are_one_line(tmp_path: Path, engines: Path) -> No
         build(Asked(given, options(engines), "int8"), tmp_path / "a")
     assert "\n" not in str(refused.value)
     wrong = {"x": (1, 3, 16, 16)}
-    narrow = options(engines, batches=(), least=wrong, usual=wrong, most=wrong)
+    narrow = options(engines, batches=(), min=wrong, opt=wrong, max=wrong)
     with pytest.raises(KitError, match="the model's own shape is") as refused:
         build(Asked(given, narrow), tmp_path / "b")
     assert "\n" not in str(refused.value)
@@ -215,8 +213,8 @@ def test_builds_that_cannot_be_are_one_line(tmp_path: Path, engines: Path) -> No
 
 
 def test_a_profile_passes_the_gate_on_inputs_inside_it(flexible: Built) -> None:
-    given = within(flexible.subject, {"": ((1, 3, 16, 16), (2, 3, 24, 24), (4, 3, 32, 32))})
+    given = within(flexible.model, {"": ((1, 3, 16, 16), (2, 3, 24, 24), (4, 3, 32, 32))})
     reference = Reference.make(given, [])
     assert [v["x"].shape for v in reference.inputs] == [(2, 3, 24, 24)] + [(1, 3, 24, 24)] * 2
-    result = check(given, flexible.runtime, "f16", reference)
+    result = gated(flexible, "f16", given)
     assert result.passed, result.failures

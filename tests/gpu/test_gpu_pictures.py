@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from handlers import images
-from handlers.detection import Item
 from handlers.gpu import pictures
 from handlers.gpu.boxes import Decoder
+from handlers.images import Item
 from tests.support import detector_maps as made
 from tests.support.built import PICTURES
 
@@ -85,8 +85,8 @@ def test_a_batch_of_mixed_sizes_is_each_alone() -> None:
 @pytest.mark.parametrize("batch", [1, 4])
 def test_the_boxes_are_the_cpus(objectness: float, batch: int) -> None:
     maps = made.maps(7, batch, 160, objectness)
-    want = made.expected(maps, 160)
-    decoder = Decoder(made.ANCHORS, made.STRIDES, made.SETTINGS, torch.device("cuda", 0))
+    want = made.expected(maps)
+    decoder = Decoder(made.HEAD, made.SETTINGS, torch.device("cuda", 0))
     raw = [m.permute(0, 1, 4, 2, 3).contiguous().cuda().permute(0, 1, 3, 4, 2) for m in maps]
     found = decoder.find(raw).cpu().numpy()
     for picture, boxes in enumerate(want):

@@ -99,8 +99,8 @@ def test_no_more_memory_is_taken_than_was_stated(tmp_path: Path) -> None:
 
 def test_a_volume_too_large_for_the_gpu_is_refused(tmp_path: Path) -> None:
     handler = on_gpu(tmp_path, {})
-    assert handler._road is not None
-    handler._road._free = lambda device: 1 << 20
+    assert handler._segmenter is not None
+    handler._segmenter._free = lambda device: 1 << 20
     context = LocalContext(Path())
     sent = volumes.nifti(volumes.scan((60, 70, 50)))
     (body,) = handler.handle([{"body": bytearray(sent)}], context)

@@ -1,7 +1,7 @@
 """Every ```bash block of the README and of docs/ is run as it stands, in one copy of the checkout.
 
-Only the ports differ. A command that an earlier page has is not run again. ```sh blocks are not
-run: they need a GPU, Docker, or a reader's own files.
+Only the ports and /tmp differ. A command that an earlier page has is not run again. ```sh blocks
+are not run: they need a GPU, Docker, or a reader's own files.
 """
 
 from __future__ import annotations
@@ -11,21 +11,48 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support import pages
 from tests.support.pages import DOCS, README, ROOT
+from tests.support.servers import free_ports
 
 LAST = ROOT / "docs" / "tutorial.md"
 """Serves another model than the other pages do, and stops the server."""
 
-PORTS = {"8080": "18710", "8081": "18711", "8082": "18712"}
+USUAL_PORT = 8080
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A folder, and ports for its server."""
+
+    folder: Path
+    port: int
+    grpc_port: int
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        """One command line as a user types it, on these ports."""
+        for i in range(3):  # inference, management, metrics
+            command = command.replace(f":{USUAL_PORT + i}", f":{self.port + i}")
+        command = command.replace("/tmp/", f"{self.folder.parent}/")  # noqa: S108
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+        environment |= {"PORT": str(self.port), "GRPC_PORT": str(self.grpc_port)}
+        return subprocess.run(
+            ["bash", "-c", command],
+            check=False,
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """A copy of the checkout, without its archives, that shares this environment."""
     if not (Path(sys.prefix) / "kit-setup.json").exists():
         pytest.skip("runs in the environment that run.sh makes: make test")
@@ -37,24 +64,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
     (copy / ".venv").symlink_to(sys.prefix)
-    yield copy
-    run("bash run.sh --stop", copy)
-
-
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """One command line as a user types it, on the test's ports."""
-    for usual, mine in PORTS.items():
-        command = command.replace(f":{usual}", f":{mine}")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
-    environment |= {"PORT": PORTS["8080"], "GRPC_PORT": "18715"}
-    return subprocess.run(
-        ["bash", "-c", command],
-        check=False,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    made = Checkout(copy, *free_ports())
+    yield made
+    made.run("bash run.sh --stop")
 
 
 def promised() -> list[tuple[str, str]]:
@@ -68,12 +80,12 @@ def promised() -> list[tuple[str, str]]:
 
 
 @pytest.mark.timeout(600)
-def test_every_command_of_the_pages_works(checkout: Path) -> None:
+def test_every_command_of_the_pages_works(checkout: Checkout) -> None:
     assert {"bash run.sh", "make test"} <= set(pages.commands(pages.read(README)))
     for page, command in promised():
         if command == "make test":  # this is it
             continue
-        done = run(command, checkout)
+        done = checkout.run(command)
         said = f"{page}: {command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         assert done.returncode == 0, said
         assert "Traceback" not in done.stderr, said

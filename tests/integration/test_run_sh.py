@@ -1,4 +1,4 @@
-"""run.sh from a copy of the checkout whose path is long and has spaces, against real servers."""
+"""run.sh from a copy of the checkout in an awkward folder, against real servers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,115 +15,21 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.environment import read_stamp, wanted
-from deploy.torchserve import state
-from deploy.torchserve.client import Client
-from deploy.torchserve.settings import ROOT, make
 from tests.support.archives import ECHO, write_archive
+from tests.support.checkout import UNSET, Checkout, checked_out, one_line, set_up
 from tests.support.servers import free_ports
 
-pytestmark = pytest.mark.skipif(
-    wanted([ROOT / "requirements.txt", ROOT / "requirements-no-deps.txt"]).items()
-    > (read_stamp(Path(sys.prefix)) or {}).items(),
-    reason="needs the environment that make test sets up",
-)
+pytestmark = pytest.mark.skipif(not set_up(), reason=UNSET)
 
 SLOW = ECHO.replace("return [", "import time; time.sleep(1.5); return [")
 LOADING = ECHO.replace("self.batch", "import time; time.sleep(60); self.batch")
 BROKEN = ECHO.replace("self.batch", "raise ValueError('weights of cheese'); self.batch")
 
 
-class Checkout:
-    """A copy of what run.sh needs, with settings and processes of its own."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        for name in ("handlers", "repack", "deploy"):
-            skip = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, folder / name, ignore=skip)
-        for name in ("run.sh", *(f.name for f in ROOT.glob("requirements*.txt"))):
-            shutil.copy(ROOT / name, folder / name)
-        pictures = folder / "examples" / "pictures"
-        pictures.mkdir(parents=True)
-        (pictures / "a.jpg").write_bytes(b"x" * 321)
-        self.store = folder / "model_store"
-        self.store.mkdir()
-        self.port, self.grpc_port = free_ports()
-        self.environment = {
-            **{k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "TMPDIR")},
-            "PYTHON": sys.executable,
-            "VENV": sys.prefix,
-            "PORT": str(self.port),
-            "GRPC_PORT": str(self.grpc_port),
-            "WORKERS": "1",
-        }
-
-    def command(self, *arguments: str) -> list[str]:
-        return ["bash", str(self.folder / "run.sh"), *arguments]
-
-    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments),
-            env={**self.environment, **variables},
-            cwd=self.folder.parent,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    def begin(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.command(*arguments),
-            env={**self.environment, **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    @property
-    def client(self) -> Client:
-        texts = {"port": str(self.port), "grpc_port": str(self.grpc_port)}
-        return Client(make({**texts, "run_dir": str(self.folder / ".run")}))
-
-    def server(self) -> state.State:
-        found = state.read(self.folder / ".run")
-        assert found is not None
-        return found
-
-    def processes(self) -> list[psutil.Process]:
-        """Front ends and workers that were started from this checkout."""
-        found = []
-        for process in psutil.process_iter(["cmdline", "environ"]):
-            variables = process.info["environ"] or {}
-            if str(self.folder) in variables.get("PYTHONPATH", ""):
-                found.append(process)
-        return found
-
-    def all_gone(self) -> bool:
-        """Whether no process, socket folder or state of this checkout is left."""
-        end = time.monotonic() + 5
-        while self.processes() and time.monotonic() < end:
-            time.sleep(0.1)
-        return not self.processes() and state.read(self.folder / ".run") is None
-
-
 @pytest.fixture
 def checkout(tmp_path: Path) -> Iterator[Checkout]:
-    found = Checkout(tmp_path / "a folder with spaces" / ("and a long name " * 8) / "kit")
-    yield found
-    found.run("--stop", DRAIN_TIMEOUT="0")
-    assert found.all_gone()
-
-
-def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The single line of stderr of a run that ended with a mistake of the user."""
-    assert done.returncode == 1, done.stdout + done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: ")
-    return lines[0]
+    with checked_out(tmp_path) as found:
+        yield found
 
 
 def test_start_again_status_stop(checkout: Checkout) -> None:

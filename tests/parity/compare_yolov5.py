@@ -26,7 +26,9 @@ import torch
 from numpy.typing import NDArray
 
 from handlers.boxes import nms
-from repack.sources import load
+from handlers.head import YOLOv5
+from repack import sources
+from repack.options import SourceOptions
 
 RAW_LIMIT = 1e-4
 BOX_LIMIT = 0.5
@@ -64,7 +66,7 @@ def box_error(ours: Array, theirs: Array) -> tuple[float, int]:
 @torch.no_grad()
 def compare(checkpoint: Path, reference: Path) -> bool:
     """Prints one line for ``checkpoint``; whether it is within the limits."""
-    source = load(checkpoint)
+    source = sources.load(SourceOptions(checkpoint))
     module = source.module
     if module is None:
         raise SystemExit(f"error: {checkpoint} holds no module")
@@ -76,7 +78,9 @@ def compare(checkpoint: Path, reference: Path) -> bool:
         batch = torch.from_numpy(picture.transpose(2, 0, 1)[None].copy()).float() / 255
         ours = module(batch)[0].numpy()
         worst_raw = max(worst_raw, raw_error(ours, expected))
-        found = nms(ours, float(confidence), float(iou), int(limit))
+        found = nms(
+            ours, YOLOv5(classes=ours.shape[1] - 5), float(confidence), float(iou), int(limit)
+        )
         distance, without = box_error(found, boxes[start : start + count])
         worst_box, lonely, start = max(worst_box, distance), lonely + without, start + count
     good = worst_raw <= RAW_LIMIT and worst_box <= BOX_LIMIT and lonely == 0 and start > 0

@@ -89,9 +89,6 @@ class Embedding(Task):
             result.failures.append(f"cosine {least:.6f}, at least {COSINE[asked]} for {asked}")
         return result
 
-    def limits(self, precision: str) -> dict[str, float]:
-        return {"least_cosine": COSINE[precision]}
-
 
 EMBEDDING = Embedding(
     "embedding", "an embedding", "embedding_handler:EmbeddingHandler", takes_pictures=True

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from handlers import passport as passports
-from handlers.artefact import Artefact
+from handlers.artefact import Artefact, TorchScriptOptions
 from handlers.passport import Passport
 from repack import archive
 from repack.archive import MANIFEST, pack
@@ -62,7 +62,12 @@ def write_archive(
 RECORD = Passport(
     name="m", version="1.0", task="tensors", handler="handlers.tensors:TensorHandler",
     source={}, inputs=(), outputs=(), labels=(), settings={},
-    artefacts={"portable": Artefact("torchscript", ("portable/model.pt",), "f32", {}, "tensors")},
+    artefacts={
+        "portable": Artefact(
+            "torchscript", ("portable/model.pt",), "f32", {}, "tensors",
+            TorchScriptOptions(outputs=("y",)),
+        )
+    },
     gate={}, versions={},
 )  # fmt: skip
 

@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from repack.backends.gpu import GpuWorkshop
 from torch import Tensor, nn
 
 from handlers import head
 from handlers.artefact import Artefact
-from handlers.engines.build import Shape
 from handlers.runtimes import make
+from handlers.runtimes.base import Runtime
 from handlers.runtimes.device import DeviceRuntime
-from repack.model import Arrays, Model
-from repack.options import GpuOptions
+from repack import backends
+from repack.backends.conversion import Conversion
+from repack.gate import GateResult, Reference, check
+from repack.model import Arrays, Model, tensors
+from repack.options import GpuOptions, Shape
 from repack.sources import Source
-from repack.tasks.tensors.model import tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "examples" / "pictures"
@@ -62,7 +63,7 @@ class Volume(nn.Module):
         return result
 
 
-def subject(module: type[nn.Module], *shape: int | str) -> Model:
+def model(module: type[nn.Module], *shape: int | str) -> Model:
     """A network of fixed weights, on its way into an archive."""
     torch.manual_seed(5)
     net = module().eval().requires_grad_(False)
@@ -71,7 +72,7 @@ def subject(module: type[nn.Module], *shape: int | str) -> Model:
 
 
 def net() -> Model:
-    return subject(Net, "batch", 3, SIDE, SIDE)
+    return model(Net, "batch", 3, SIDE, SIDE)
 
 
 def options(engines: Path, **changed: Any) -> GpuOptions:
@@ -84,7 +85,7 @@ def options(engines: Path, **changed: Any) -> GpuOptions:
 class Asked:
     """What to build: of which network, with which options."""
 
-    subject: Model
+    model: Model
     options: GpuOptions
     precision: str = "f16"
     calibration: Sequence[Arrays] = ()
@@ -92,11 +93,11 @@ class Asked:
 
 def flexible() -> Model:
     """The network with free height and width."""
-    return subject(Net, "batch", 3, "height", "width")
+    return model(Net, "batch", 3, "height", "width")
 
 
 def volume() -> Model:
-    return subject(Volume, "batch", 1, 16, 16, 16)
+    return model(Volume, "batch", 1, 16, 16, 16)
 
 
 LEAST: dict[str, Shape] = {"": (1, 3, 16, 16)}
@@ -108,7 +109,7 @@ def asked(name: str, engines: Path) -> Asked:
     """The engines that the tests share, by name."""
     one = options(engines, batches=(1,))
     by_torch2trt = replace(one, via="torch2trt")
-    shapes = replace(one, batches=(), least=LEAST, usual=USUAL, most=MOST)
+    shapes = replace(one, batches=(), min=LEAST, opt=USUAL, max=MOST)
     inputs = [net().random_inputs(seed) for seed in range(40, 48)] if name == "int8" else []
     return {
         "f16": lambda: Asked(net(), options(engines)),
@@ -144,31 +145,46 @@ def start(engines: Path) -> list[subprocess.Popen[bytes]]:
 
 @dataclass(frozen=True)
 class Built:
-    """A form of a subject, loaded."""
+    """An artefact of a model, loaded."""
 
-    subject: Model
+    model: Model
     artefact: Artefact
     stage: Path
     runtime: DeviceRuntime
 
 
-def form(wanted: Asked, stage: Path, backend: str = "tensorrt") -> Artefact:
-    """Builds one form, or finds it in the cache."""
-    given, options = wanted.subject, wanted.options
+def artefact(wanted: Asked, stage: Path, backend: str = "tensorrt") -> Artefact:
+    """Builds one artefact, or finds its engines in the cache."""
+    given, options = wanted.model, wanted.options
     folder = f"{backend}-{options.via}-{wanted.precision}"
     (stage / folder).mkdir(parents=True)
-    graph = given.source.graph if given.module is None else None
-    conversion = GpuWorkshop(given, graph, stage, wanted.calibration, options)
-    return conversion.build(backend, options.via, wanted.precision, folder)
+    conversion = Conversion(given, stage, wanted.calibration, options)
+    return backends.named(backend).build(conversion, wanted.precision, options.via, folder)
 
 
 def build(wanted: Asked, stage: Path, backend: str = "tensorrt") -> Built:
-    """Builds and loads one form."""
-    artefact = form(wanted, stage, backend)
-    runtime = make(stage, wanted.subject.inputs, artefact, 1, head=head.of(wanted.subject.settings))
+    """Builds and loads one artefact."""
+    made, given = artefact(wanted, stage, backend), wanted.model
+    runtime = make(stage, given.inputs, made, 1, head=head.of(given.settings))
     runtime.activate()
     assert isinstance(runtime, DeviceRuntime)
-    return Built(wanted.subject, artefact, stage, runtime)
+    return Built(given, made, stage, runtime)
+
+
+def gated(made: Built, precision: str, drawn: Model | None = None) -> GateResult:
+    """What the gate says of an artefact that was asked for in a precision.
+
+    Args:
+        drawn: the model that inputs are drawn for, where that is not the artefact's own.
+    """
+    given = drawn or made.model
+    backend, reference = backends.named(made.runtime.name), Reference.make(given, [])
+    return check(given, backend, made.runtime, precision, reference)
+
+
+def found(runtime: Runtime) -> dict[str, Any]:
+    """What runs in which type, as the passport has it."""
+    return backends.named(runtime.name).found(runtime).report(runtime)
 
 
 def relative_l2(want: Any, have: Any) -> float:
@@ -213,4 +229,4 @@ def answered(
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as tmp:
-        form(asked(sys.argv[1], Path(sys.argv[2])), Path(tmp))
+        artefact(asked(sys.argv[1], Path(sys.argv[2])), Path(tmp))

@@ -28,6 +28,21 @@ def find() -> str | None:
     return named or next((p for p in map(shutil.which, NAMES) if p), None)
 
 
+def required() -> str:
+    """The browser's path; where there is none, skips the test, and fails it in continuous
+    integration (``CI=true``)."""
+    in_ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    program = find()
+    if program is None:
+        import pytest  # .ci/run asks for the browser before there is any package
+
+        lacking = f"no browser here: none of {', '.join(NAMES)}, and CHROMIUM is not set"
+        if in_ci:
+            pytest.fail(lacking, pytrace=False)
+        pytest.skip(lacking)
+    return program
+
+
 class Chromium:
     """One browser with one page; a context manager.
 

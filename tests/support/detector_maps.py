@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from handlers import boxes
 from handlers.gpu.boxes import PLANE, Decoder
-from handlers.head import YOLOv5
-from repack.tasks.detection.grids import Grid, decode
+from handlers.head import SETTING, YOLOv5
 
 STRIDES = (8, 16, 32)
 ANCHORS = [
@@ -20,13 +19,18 @@ ANCHORS = [
     [[30.0, 61.0], [62.0, 45.0], [59.0, 119.0]],
     [[116.0, 90.0], [156.0, 198.0], [373.0, 326.0]],
 ]
-SETTINGS = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
 CLASSES = 4
 HEAD = YOLOv5(
     classes=CLASSES,
     anchors=tuple(tuple((w, h) for w, h in scale) for scale in ANCHORS),
     strides=STRIDES,
 )
+SETTINGS: dict[str, Any] = {
+    "confidence": 0.25,
+    "iou": 0.45,
+    "max_detections": 300,
+    SETTING: HEAD.to_setting(),
+}
 
 
 def maps(seed: int, batch: int, side: int, objectness: float) -> list[torch.Tensor]:
@@ -45,25 +49,24 @@ def maps(seed: int, batch: int, side: int, objectness: float) -> list[torch.Tens
     return found
 
 
-def grids(side: int) -> list[Grid]:
-    found = []
-    for anchors, stride in zip(ANCHORS, STRIDES, strict=True):
-        cells = side // stride
-        grid = np.empty((3, cells, cells, 5), np.float32)
-        grid[..., 0] = np.arange(cells)[None, None, :] - 0.5
-        grid[..., 1] = np.arange(cells)[None, :, None] - 0.5
-        grid[..., 2] = stride
-        grid[..., 3:] = np.asarray(anchors, np.float32)[:, None, None, :]
-        found.append(grid)
-    return found
+def decode(raw: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    """``[N, boxes, 9]`` of maps ``[N, 3, H, W, 9]``: cell by cell, as YOLOv5's authors write it."""
+    scales = []
+    for values, anchors, stride in zip(raw, ANCHORS, STRIDES, strict=True):
+        y = (1 / (1 + np.exp(-values.astype(np.float64)))).astype(np.float32)
+        for row, column in np.ndindex(*y.shape[2:4]):
+            here = y[:, :, row, column]
+            here[..., 0] = (here[..., 0] * 2 - 0.5 + column) * stride
+            here[..., 1] = (here[..., 1] * 2 - 0.5 + row) * stride
+            here[..., 2:4] = (here[..., 2:4] * 2) ** 2 * np.array(anchors)
+        scales.append(y.reshape(len(y), -1, y.shape[-1]))
+    return np.concatenate(scales, axis=1)
 
 
-def expected(given: Sequence[torch.Tensor], side: int) -> list[boxes.Boxes]:
+def expected(given: Sequence[torch.Tensor]) -> list[boxes.Boxes]:
     """Per picture what ``handlers.boxes.nms`` keeps."""
-    predictions = decode([m.numpy() for m in given], grids(side))
-    s = SETTINGS
-    limit = int(s["max_detections"])
-    return [boxes.nms(p, s["confidence"], s["iou"], limit) for p in predictions]
+    predictions, s = decode([m.numpy() for m in given]), SETTINGS
+    return [boxes.nms(p, HEAD, s["confidence"], s["iou"], s["max_detections"]) for p in predictions]
 
 
 def same(want: NDArray[Any], have: NDArray[Any]) -> None:

@@ -1,4 +1,4 @@
-"""A hub of ``tests.support.gpu_server_program``, and workers of it, for one test."""
+"""A GPU server of ``tests.support.gpu_server_program``, and workers of it, for one test."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from handlers.detection import Item
 from handlers.gpu.server import client, starting
 from handlers.gpu.server.client import Client
-from tests.support import gpu_server_program as hub_program
+from handlers.images import Item
+from tests.support import gpu_server_program as program
 
-SLOT = hub_program.Words.slot
+SLOT = program.Words.slot
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -19,7 +19,7 @@ Worker = Callable[[], Client]
 
 
 def running(folder: Path) -> list[int]:
-    """Hubs whose socket lies in a folder."""
+    """GPU servers whose socket lies in a folder."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -39,8 +39,8 @@ def numbers(found: client.Found) -> list[list[float]]:
     return [rows[:, 1].tolist() for rows in found.rows]
 
 
-def wait_for_end(place: starting.Place) -> None:
+def wait_for_end(address: starting.Address) -> None:
     limit = time.monotonic() + 15
-    while running(place.path.parents[1]):
+    while running(address.path.parents[1]):
         assert time.monotonic() < limit
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""A hub without a GPU: its pictures are words, and what it is to do stands in them."""
+"""A GPU server without a GPU: its pictures are words, and what it is to do stands in them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from handlers.boxes import CANDIDATES
+from handlers.boxes import CANDIDATES, COLUMNS
 from handlers.gpu.server import process
 from handlers.gpu.server.jobs import Picture, Rows, Work
-from handlers.gpu.server.wire import COLUMNS, slot_bytes
+from handlers.gpu.server.wire import slot_bytes
 
 SETTINGS = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
 JPEG = b"\xff\xd8"
-SLOW = "HUB_TEST_SLOW_S"
-UNFIT = "HUB_TEST_UNFIT"
-LOADING = "HUB_TEST_LOADING_S"
+SLOW = "GPU_SERVER_TEST_SLOW_S"
+UNFIT = "GPU_SERVER_TEST_UNFIT"
+LOADING = "GPU_SERVER_TEST_LOADING_S"
 WORDS = {"crowd": -1, "fails to start": -2, "fails to finish": -3}
 
 

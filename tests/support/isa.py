@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from handlers import passport as passports
 from repack import archive
 from tests.support import made
+from tests.support.shared import once
 
 VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 LOWERED = ("AVX512_CORE", "AVX2")
@@ -50,23 +50,23 @@ EXECUTION = {"f32": "f32", "bf16": "bf16", "int8": "bf16"}
 """What an artefact asks of OpenVINO where it was packed on a CPU with bfloat16."""
 
 
-@cache
+@once
 def packed_with_bf16(precision: str) -> Path:
     """``tiny.mar`` for OpenVINO in a precision, as a CPU with bfloat16 packs it; made anywhere.
 
     The files of f32 and bf16 are the same: the type is asked for when they are loaded.
     """
     room = made.folder() / f"packed-{precision}"
-    given = ["--precision", "int8" if precision == "int8" else "f32"]
+    given: list[str | Path] = ["--precision", "int8" if precision == "int8" else "f32"]
     if precision == "int8":
         (room / "calibration").mkdir(parents=True)
         rng = np.random.default_rng(1)
         values = [rng.normal(size=(1, 3, 8, 8)).astype(np.float32) for _ in range(6)]
         for i, value in enumerate(values):
             np.save(room / "calibration" / f"{i}.npy", value)
-        given += ["--calibration", str(room / "calibration")]
-    flags = ("--backend", "openvino", "--name", "tiny", "--weights", made.tiny_onnx(), *given)
-    made.repacked(*flags, "--model-store", room)
+        given += ["--calibration", room / "calibration"]
+    given += ["--backend", "openvino", "--name", "tiny", "--weights", made.tiny_onnx()]
+    made.repacked(*given, "--model-store", room)
     record = archive.unpack(room / "tiny.mar", room / "tiny")
     fast = replace(
         record.artefacts["accelerated"],

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -27,7 +29,9 @@ folder = shared.folder
 
 
 def repack(
-    *flags: str | Path, temporary: Path | None = None, **variables: str
+    *flags: str | Path,
+    temporary: Path | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.CompletedProcess[str]:
     """Runs ``model_repack.py`` as a user would, with its temporary files in ``temporary``.
 
@@ -55,9 +59,9 @@ def repack(
     return done
 
 
-def repacked(*flags: str | Path, **variables: str) -> str:
+def repacked(*flags: str | Path, variables: Mapping[str, str] = MappingProxyType({})) -> str:
     """``repack`` that must succeed; returns what it said."""
-    done = repack(*flags, **variables)
+    done = repack(*flags, variables=variables)
     assert done.returncode == 0, done.stderr
     return done.stderr
 

@@ -1,4 +1,4 @@
-"""What all processes of one test run share: a folder, and files that one of them makes."""
+"""What all processes of one test run share: a folder, files that one of them makes, and turns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, wraps
 from pathlib import Path
 from typing import ParamSpec
@@ -42,3 +43,17 @@ def once(make: Callable[P, Path]) -> Callable[P, Path]:
         return Path(done.read_text())
 
     return made
+
+
+@contextmanager
+def turn(alone: bool) -> Iterator[None]:
+    """Waits until this test may run: beside others, or alone in the whole run.
+
+    Everyone enters by a door and is then in the room, all but one who is alone share it. Who wants
+    to be alone holds the door while the others leave, so that none comes in before.
+    """
+    with (folder() / ".door").open("w") as door, (folder() / ".room").open("w") as room:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        yield

@@ -17,12 +17,12 @@ from tests.support.gpu_server import ROOT, SLOT, Worker, running
 
 
 @pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[starting.Place]:
-    """Where a hub of ``tests.support.gpu_server_program`` is found; ended with the test."""
-    folder = Path(tempfile.mkdtemp(prefix="hub-", dir="/tmp"))
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[starting.Address]:
+    """Where a GPU server of ``tests.support.gpu_server_program`` is found; ended with the test."""
+    folder = Path(tempfile.mkdtemp(prefix="server-", dir="/tmp"))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(starting, "PROGRAM", "tests.support.gpu_server_program")
-    found = starting.Place(ROOT, "accelerated", 0, 1)
+    found = starting.Address(ROOT, "accelerated", 0, 1)
     yield found
     for pid in running(folder):
         os.kill(pid, signal.SIGKILL)
@@ -32,12 +32,12 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[starting.Place]:
 
 
 @pytest.fixture
-def worker(place: starting.Place) -> Iterator[Worker]:
-    """Makes clients of one hub, each as a worker of its own; closed with the test."""
+def worker(address: starting.Address) -> Iterator[Worker]:
+    """Makes clients of one GPU server, each as a worker of its own; closed with the test."""
     made: list[Client] = []
 
     def make() -> Client:
-        made.append(Client(place, SLOT))
+        made.append(Client(address, SLOT))
         return made[-1]
 
     yield make

@@ -1,4 +1,4 @@
-"""What goes through a hub: workers' jobs, their pictures, and the work that is done with them."""
+"""What goes through the GPU server: workers' jobs, their pictures, and the work done with them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Job:
     number: int
     answers: list[Rows]
     found: list[int]
-    places: list[Sequence[float]]
+    letterboxes: list[Sequence[float]]
     left: int
     stages: dict[str, float] = field(default_factory=dict)
     error: str = ""
@@ -48,7 +48,7 @@ class Job:
             "number": self.number,
             "error": self.error,
             "found": self.found,
-            "places": self.places,
+            "letterboxes": self.letterboxes,
             "stages": {k: round(v, 4) for k, v in self.stages.items()},
         }
 
@@ -63,14 +63,14 @@ class Picture(NamedTuple):
     """One picture of a job, as ``handlers.gpu.pictures.Source``.
 
     Attributes:
-        place: of the picture in its job.
+        number: of the picture in its job.
         data: the file's bytes, in the worker's memory.
         picture: where the worker decoded it: its pixels.
         every: look at all of its boxes.
     """
 
     job: Job
-    place: int
+    number: int
     height: int
     width: int
     data: memoryview
@@ -109,8 +109,8 @@ class Work(Protocol):
     def finish(
         self, pictures: Sequence[Picture], ticket: Any
     ) -> tuple[Sequence[Rows], Sequence[Sequence[float]], dict[str, float]]:
-        """Waits for what ``start`` gave, in another thread: the rows and the place of each
-        picture, and milliseconds per stage."""
+        """Waits for what ``start`` gave, in another thread: the rows and the letterbox of
+        each picture, and milliseconds per stage."""
         ...
 
 
@@ -126,8 +126,8 @@ def read(
     answers = [np.frombuffer(view[i * slot : (i + 1) * slot], np.float32) for i in range(len(rows))]
     if any(answer.nbytes != slot for answer in answers):
         raise ValueError("the answers do not fit into the memory")
-    places: list[Sequence[float]] = [()] * len(rows)
-    job = Job(connection, message["number"], answers, [0] * len(rows), places, len(rows))
+    letterboxes: list[Sequence[float]] = [()] * len(rows)
+    job = Job(connection, message["number"], answers, [0] * len(rows), letterboxes, len(rows))
     found = []
     for i, (begin, length, height, width, shape) in enumerate(rows):
         data = view[begin : begin + length]

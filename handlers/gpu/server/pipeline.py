@@ -1,23 +1,19 @@
-"""A batch of pictures through the hub: what ``handlers.gpu.pipeline`` does, by another process."""
+"""A batch of pictures through the GPU server, in place of ``handlers.gpu.pipeline``."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from handlers import boxes
-from handlers.images import Letterbox
+from handlers.gpu.server.client import Client, Found
+from handlers.images import Item, Letterbox
+from handlers.passport import Passport
 from handlers.stages import Stages
-
-if TYPE_CHECKING:
-    from handlers.detection import Item
-    from handlers.gpu.server.client import Client, Found
-    from handlers.passport import Passport
 
 
 class SharedPipeline:
-    """Asks the hub for candidates and suppresses them here; needs no PyTorch."""
+    """Asks the server for candidates and suppresses them here; needs no PyTorch."""
 
     def __init__(self, client: Client, passport: Passport, stages: Stages):
         self.client = client
@@ -30,8 +26,8 @@ class SharedPipeline:
         """Per item its boxes in pixels of the model's input, and where its picture lies there.
 
         Raises:
-            RuntimeError: nvJPEG does not take a picture, the GPU has no memory left, or the hub
-                ended.
+            RuntimeError: nvJPEG does not take a picture, the GPU has no memory left, or the
+                server ended.
         """
         found = self._asked(items, every=False)
         crowded = any(len(rows) >= boxes.CANDIDATES for rows in found.rows)
@@ -44,8 +40,7 @@ class SharedPipeline:
                     boxes.suppressed(rows[rows[:, 4] > self.confidence], self.iou, self.limit)
                     for rows in rest
                 ]
-        places = [Letterbox(*place) for place in found.places]
-        return list(zip(rest, places, strict=True))
+        return list(zip(rest, found.letterboxes, strict=True))
 
     def _asked(self, items: Sequence[Item], every: bool) -> Found:
         begin = time.perf_counter()
@@ -53,5 +48,5 @@ class SharedPipeline:
         waited = (time.perf_counter() - begin) * 1e3
         for stage, ms in found.stages.items():
             self.stages.add(stage, ms)
-        self.stages.add("hub", max(0.0, waited - sum(found.stages.values())))
+        self.stages.add("gpu_server", max(0.0, waited - sum(found.stages.values())))
         return found

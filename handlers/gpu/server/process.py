@@ -1,4 +1,4 @@
-"""The hub's program: ``python -m handlers.gpu.server.process``, started by ``client``.
+"""The GPU server's program: ``python -m handlers.gpu.server.process``, started by ``client``.
 
 Its standard input is the listening socket; its output goes into a log file beside the socket.
 """
@@ -19,10 +19,10 @@ from typing import Any
 from handlers import runtimes
 from handlers.errors import KitError, RuntimeUnfit
 from handlers.gpu.server.jobs import Work
-from handlers.gpu.server.queues import Hub
+from handlers.gpu.server.queues import Server
 from handlers.passport import Passport
 
-logger = logging.getLogger("hub")
+logger = logging.getLogger("gpu_server")
 
 SWITCH_S = 0.0005
 """Five threads hand work to each other: Python's own 5 ms would be two batches."""
@@ -30,7 +30,7 @@ SWITCH_S = 0.0005
 
 def main() -> int:
     """Loads the model, then serves workers until none is left."""
-    parser = argparse.ArgumentParser(prog="hub")
+    parser = argparse.ArgumentParser(prog="python -m handlers.gpu.server.process")
     parser.add_argument("--folder", type=Path, required=True, help="the unpacked archive")
     parser.add_argument("--artefact", required=True)
     parser.add_argument("--gpu", type=int, required=True)
@@ -43,11 +43,11 @@ def main() -> int:
         signal.signal(ignored, signal.SIG_IGN)  # the workers' going ends it
     sys.setswitchinterval(SWITCH_S)
     listener = socket.socket(fileno=os.dup(0))
-    with Path(os.devnull).open("rb") as nothing:  # what the hub starts must not hold its socket
+    with Path(os.devnull).open("rb") as nothing:  # what it starts must not hold the socket
         os.dup2(nothing.fileno(), 0)
     mine = _identity(given.path)
     greeting, work = load(given.folder, given.artefact, given.gpu, given.threads)
-    Hub(listener, greeting, work, lambda: may_go(listener, given.path, mine)).serve()
+    Server(listener, greeting, work, lambda: may_go(listener, given.path, mine)).serve()
     return 0
 
 
@@ -72,7 +72,7 @@ def may_go(listener: socket.socket, path: Path, mine: tuple[int, int] | None) ->
     """Takes the socket away, unless a worker is connecting: it holds the lock, or waits already.
 
     Args:
-        mine: what ``path`` was at the start; a later hub's socket is left there.
+        mine: what ``path`` was at the start; a later server's socket is left there.
     """
     try:
         with path.with_suffix(".lock").open("w") as lock:
@@ -103,7 +103,7 @@ if __name__ == "__main__":
     try:
         status = main()
     except BaseException:
-        logger.exception("the hub ends")
+        logger.exception("the GPU server ends")
     finally:
         logging.shutdown()
         os._exit(status)  # its threads wait for work that never comes

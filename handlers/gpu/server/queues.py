@@ -1,4 +1,4 @@
-"""The hub's threads: pictures of all workers -> decoded groups -> batches -> answers.
+"""The GPU server's threads: pictures of all workers -> decoded groups -> batches -> answers.
 
 One thread reads the workers' requests, two decode, one queues the model, one waits for the GPU and
 answers. Between them lie short queues, so that waiting pictures gather into full groups.
@@ -29,7 +29,7 @@ IN_FLIGHT = 3
 """Batches that are queued on the GPU or not yet answered."""
 FIRST_S = 60.0
 LINGER_S = 3.0
-"""Seconds that the hub waits for its first worker, and that it stays without any."""
+"""Seconds that the server waits for its first worker, and that it stays without any."""
 PATIENCE_S = 10.0
 """Seconds for the rest of a worker's message: one that stands still must not hold up the others."""
 BROKEN = 70
@@ -63,14 +63,14 @@ class Waiting:
             return taken
 
 
-class Hub:
+class Server:
     """Serves workers until the last one has gone.
 
     Args:
         listener: a listening Unix socket.
         greeting: what every worker is told first.
         work: None where this machine cannot run the model: the greeting says why.
-        may_go: whether nobody is about to connect; called before the hub ends.
+        may_go: whether nobody is about to connect; called before the server ends.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Hub:
             while True:
                 run(work)
         except BaseException:
-            logger.exception("the hub ends")
+            logger.exception("the GPU server ends")
             os._exit(1)
 
     def _decode(self, work: Work) -> None:
@@ -179,7 +179,7 @@ class Hub:
             self._failed([picture], e)
 
     def _model(self, work: Work) -> None:
-        """Queues one batch: the next decoded group, and those that are ready and fit beside it."""
+        """Queues one batch: the next decoded group, and those that are there and fit beside it."""
         pictures, decoded, ms = self._decoded.get()
         whole = [decoded]
         while len(pictures) < work.chunk:
@@ -206,24 +206,24 @@ class Hub:
     def _answer(self, work: Work) -> None:
         pictures, ticket, stages = self._started.get()
         try:
-            rows, places, later = work.finish(pictures, ticket)
+            rows, letterboxes, later = work.finish(pictures, ticket)
         except RuntimeError as e:
             self._failed(pictures, e)
             return
         finally:
             self._slots.release()
         share = {k: v / len(pictures) for k, v in {**stages, **later}.items()}
-        for picture, found, place in zip(pictures, rows, places, strict=True):
+        for picture, found, letterbox in zip(pictures, rows, letterboxes, strict=True):
             job, flat = picture.job, found.reshape(-1)
-            job.answers[picture.place][: len(flat)] = flat
-            job.found[picture.place] = len(found)
-            job.places[picture.place] = place
+            job.answers[picture.number][: len(flat)] = flat
+            job.found[picture.number] = len(found)
+            job.letterboxes[picture.number] = letterbox
             self._done(picture, share)
 
     def _failed(self, pictures: Sequence[Picture], error: RuntimeError) -> None:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "CUDA error" in said and "out of memory" not in said:
-            logger.error("the GPU's context cannot be used any more, the hub ends: %s", said)
+            logger.error("the GPU's context cannot be used any more, the GPU server ends: %s", said)
             os._exit(BROKEN)
         for picture in pictures:
             picture.job.error = picture.job.error or said

@@ -1,4 +1,4 @@
-"""Finds a model's hub, or starts it."""
+"""Finds a model's GPU server, or starts it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from handlers.gpu.server import wire
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[3]
-"""The folder that this package lies in: the hub runs the same code."""
+"""The folder that this package lies in: the server runs the same code."""
 
 PROGRAM = "handlers.gpu.server.process"
 
@@ -33,37 +33,37 @@ LONGEST_BASE = 48
 """Bytes of the folder for temporary files: a socket's path has at most 107 in all."""
 
 ENDING_S = 10.0
-"""Seconds for a hub that ends to let go of its socket."""
+"""Seconds for a server that ends to let go of its socket."""
 
 LOADING_S = 900.0
-"""Seconds for a hub to load its model: minutes, where it builds engines (``--rebuild-on-load``)."""
+"""Seconds for a server to load its model: minutes, where it builds engines again."""
 
 STARTS = 2
-"""Hubs that one worker starts at once before it gives up."""
+"""Servers that one worker starts at once before it gives up."""
 
 SHOWN = 20
-"""Lines of the hub's log that go into a worker's."""
+"""Lines of the server's log that go into a worker's."""
 
 
-class NoHub(KitError):
-    """A hub cannot be started, whatever its model: the worker can run the model itself."""
+class NoServer(KitError):
+    """A GPU server cannot be started, whatever its model: the worker can run the model itself."""
 
 
-class HubDied(KitError):
-    """A hub ends while it loads the model: as a worker's own end, the server's to try again."""
+class ServerDied(KitError):
+    """It ends while it loads the model: as a worker's own end, TorchServe's to try again."""
 
 
-class Place:
-    """Where the hub of one model on one GPU is found.
+class Address:
+    """Where the server of one model on one GPU is found.
 
     Args:
         folder: the unpacked archive.
-        artefact: the name in the passport of what the hub loads.
+        artefact: the name in the passport of what the server loads.
         gpu: number of the GPU.
-        threads: how many the hub's runtime may use.
+        threads: how many the server's runtime may use.
 
     Raises:
-        NoHub: there is no folder for sockets.
+        NoServer: there is no folder for sockets.
     """
 
     def __init__(self, folder: Path, artefact: str, gpu: int, threads: int):
@@ -75,12 +75,12 @@ class Place:
         self.path = own_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:20]}.sock"
 
     def connect(self) -> tuple[socket.socket, Mapping[str, Any]]:
-        """A connection to the hub, and its greeting, which comes once the model is loaded.
+        """A connection to the server, and its greeting, which comes once the model is loaded.
 
         Raises:
-            RuntimeUnfit: the hub says that the model cannot run here.
-            HubDied: it ends again and again.
-            NoHub: it cannot be started.
+            RuntimeUnfit: the server says that the model cannot run here.
+            ServerDied: it ends again and again.
+            NoServer: it cannot be started.
         """
         deaths, first = 0, math.inf
         while True:
@@ -97,7 +97,7 @@ class Place:
                 first = min(first, time.monotonic())
                 # One that is just ending may be reached for a while; others may start one, too.
                 if deaths >= STARTS or (not started and time.monotonic() - first > ENDING_S):
-                    raise HubDied(
+                    raise ServerDied(
                         f"the process that runs the model on the GPU ends ({e}): {self.last()}"
                     ) from None
                 time.sleep(0.02)
@@ -107,11 +107,14 @@ class Place:
             self._child.poll()  # one of ours that has ended is not kept as a zombie
         if "unfit" in greeting:
             connection.close()
+            if self._child is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._child.wait(ENDING_S)  # it ends once it has told every worker
             raise RuntimeUnfit(str(greeting["unfit"]))
         return connection, greeting
 
     def _there(self) -> tuple[socket.socket, bool]:
-        """A connection to the hub, and whether it was started for it."""
+        """A connection to the server, and whether it was started for it."""
         try:
             with self.path.with_suffix(".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -121,21 +124,21 @@ class Place:
                 self._start()
                 connection = self._reached()
         except OSError as e:
-            raise NoHub(f"no process can be started that listens at {self.path} ({e})") from None
+            raise NoServer(f"no process can be started that listens at {self.path} ({e})") from None
         if connection is None:
-            raise NoHub(f"nothing listens at {self.path}")
+            raise NoServer(f"nothing listens at {self.path}")
         return connection, True
 
     def show_log(self) -> None:
-        """What the hub has written goes into the worker's log."""
+        """What the server has written goes into the worker's log."""
         for line in self._log()[-SHOWN:]:
-            logger.info("hub: %s", line)
+            logger.info("gpu server: %s", line)
 
     def last(self) -> str:
         return (self._log() or ["it said nothing"])[-1]
 
     def _pid(self) -> int:
-        """Of the hub that was started last; 0 where that is not known."""
+        """Of the server that was started last; 0 where that is not known."""
         with contextlib.suppress(OSError, ValueError):
             return int(self.path.with_suffix(".pid").read_text())
         return 0
@@ -155,11 +158,11 @@ class Place:
         return connection
 
     def _start(self) -> None:
-        """Starts a hub on a socket that listens already, so that nobody has to wait for it."""
+        """Starts a server on a socket that listens already, so that nobody has to wait for it."""
         if self._child is not None:
             _reap(self._child)
         self.path.unlink(missing_ok=True)
-        # The paths are words of their own: by them a server finds its processes when it stops.
+        # The paths are words of their own: by them TorchServe's are found when it stops.
         command = [sys.executable, "-m", PROGRAM, "--path", str(self.path)]
         for name, value in self._options.items():
             command += [f"--{name}", str(value)]
@@ -171,7 +174,7 @@ class Place:
         ):
             listener.bind(str(self.path))
             listener.listen(128)
-            # Kept, so that a hub that this worker started is reaped.
+            # Kept, so that a server that this worker started is reaped.
             self._child = subprocess.Popen(
                 command,
                 stdin=listener.fileno(),
@@ -188,7 +191,7 @@ class Place:
 
 
 def _reap(child: subprocess.Popen[bytes]) -> None:
-    """Ends a hub that this worker started and that nobody reaches any more."""
+    """Ends a server that this worker started and that nobody reaches any more."""
     try:
         child.wait(ENDING_S)
     except subprocess.TimeoutExpired:
@@ -200,7 +203,7 @@ def own_folder() -> Path:
     """A folder for sockets that only this user can enter.
 
     Raises:
-        NoHub: it is somebody else's, others can enter it, or it cannot be made.
+        NoServer: it is somebody else's, others can enter it, or it cannot be made.
     """
     folder = Path()
     try:
@@ -211,14 +214,14 @@ def own_folder() -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         about = folder.lstat()
     except OSError as e:
-        raise NoHub(f"a folder for sockets, {folder}, cannot be made ({e.strerror})") from None
+        raise NoServer(f"a folder for sockets, {folder}, cannot be made ({e.strerror})") from None
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
-        raise NoHub(f"{folder} must be a folder that only this user can enter")
+        raise NoServer(f"{folder} must be a folder that only this user can enter")
     return folder
 
 
 def end(pid: int) -> None:
-    """Ends a hub that may hang; another program of this number is left alone."""
+    """Ends a server that may hang; another program of this number is left alone."""
     with contextlib.suppress(OSError):
         if pid > 0 and PROGRAM.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
             os.kill(pid, signal.SIGKILL)

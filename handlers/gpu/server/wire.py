@@ -1,4 +1,4 @@
-"""What a worker and its hub exchange: JSON over a Unix socket, pictures in shared memory."""
+"""What a worker and its GPU server exchange: JSON over a Unix socket, pictures in shared memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from handlers.boxes import CANDIDATES
+from handlers.boxes import CANDIDATES, COLUMNS
 
 LENGTH = struct.Struct("!I")
 MOST = 1 << 24
@@ -18,9 +18,6 @@ MOST = 1 << 24
 
 AT_ONCE = 1 << 16
 """Bytes that one call of the system reads: a batch of hundreds of pictures."""
-
-COLUMNS = 7
-"""Values of a row, float32: four edges, confidence and class come last."""
 
 
 def slot_bytes(settings: Mapping[str, Any]) -> int:
@@ -37,7 +34,7 @@ class Late(Gone):
 
 
 class Arena:
-    """Memory that a worker and its hub both see.
+    """Memory that a worker and its GPU server both see.
 
     Args:
         fd: of a file in memory; it is closed here, also where this fails.
@@ -83,7 +80,7 @@ def send(connection: socket.socket, message: Mapping[str, Any], fd: int | None =
 def receive(connection: socket.socket) -> tuple[dict[str, Any], int | None]:
     """One message, and the file descriptor that came with it.
 
-    Mostly in one call of the system: after each, a hub's thread waits for its turn in Python again.
+    Mostly in one call of the system: after each, the server's thread waits for its turn again.
 
     Raises:
         Gone: the connection has ended, or no message came.

@@ -29,7 +29,7 @@ class TensorRT(Backend):
     from_onnx = True
 
     def unavailable(self) -> str | None:
-        return gpu_missing(f"--backend {self.name}")
+        return gpu_missing(self.title)
 
     def takes(self, model: Model) -> str | None:
         return narrowed(model, self.title)
@@ -44,11 +44,12 @@ class TensorRT(Backend):
 
     def build(self, given: Conversion, precision: str, via: str, folder: str) -> Artefact:
         from repack.backends.tensorrt import engines, profiles, rebuild
+        from repack.backends.tensorrt.request import EngineRequest
 
         work = given.stage / "engine"
         work.mkdir(exist_ok=True)
         model, options = given.gpu_model, given.gpu
-        asked = engines.Plan(
+        asked = EngineRequest(
             model,
             via,
             precision,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from handlers.engines.build import Log, Recipe
+from handlers.engines.build import Job, Log
 from handlers.errors import RuntimeMissing
 
 
-def fill_by_torch2trt(
-    trt: Any, log: Log, module: Path, recipe: Recipe, outputs: Sequence[str]
-) -> Callable[[Any, Any], None]:
-    """What writes a module into an empty network.
+def by_torch2trt(trt: Any, log: Log, job: Job) -> Callable[[Any, Any], None]:
+    """What writes the job's module into an empty network.
 
     torch2trt follows a call of the module and adds a layer for each operator it knows. A tensor
     that it could not follow becomes a constant, and some of its layers are not the operator (it
@@ -21,7 +18,7 @@ def fill_by_torch2trt(
     The engine itself is built as every other one (``handlers.engines.build``).
 
     Args:
-        module: file of a whole module, written by the kit a moment ago in its own folder.
+        job: its module file holds a whole one, written a moment ago in the kit's own folder.
 
     Raises:
         RuntimeMissing: torch2trt is not installed.
@@ -32,12 +29,12 @@ def fill_by_torch2trt(
         from torch2trt.torch2trt import ConversionContext
     except ImportError as e:
         raise RuntimeMissing("torch2trt", e) from None
-    net = torch.load(module, weights_only=False).eval().cuda()
-    shapes = {name: usual for name, (_, usual, _) in recipe.profiles.items()}
+    net = torch.load(job.module, weights_only=False).eval().cuda()
+    shapes = {name: opt for name, (_, opt, _) in job.profiles.items()}
     given = [torch.rand(shape, device="cuda") for shape in shapes.values()]
     free = [
-        [i for i, (low, high) in enumerate(zip(least, most, strict=True)) if low != high]
-        for least, _, most in recipe.profiles.values()
+        [i for i, (a, b) in enumerate(zip(low, high, strict=True)) if a != b]
+        for low, _, high in job.profiles.values()
     ]
     settings = {
         "module": net,
@@ -58,6 +55,6 @@ def fill_by_torch2trt(
             context.add_inputs(given, list(shapes), dynamic_axes=free)
             result = net(*given)
             values = list(result) if isinstance(result, (tuple, list)) else [result]
-            context.mark_outputs(values, list(outputs))
+            context.mark_outputs(values, list(job.outputs))
 
     return fill

@@ -31,18 +31,3 @@ def named(model: GpuModel, given: Profiles) -> Profiles:
             if isinstance(own, int) and not least == most == own:
                 raise KitError(f"--min --max {name}: the model's own shape is {shape}")
     return given
-
-
-def fixed(model: GpuModel, batch: int) -> Profiles:
-    """A profile of one size.
-
-    Raises:
-        KitError: an axis besides the batch is of any length.
-    """
-    try:
-        shapes = model.sized(batch)
-    except ValueError as e:
-        raise KitError(
-            f"{e}: an axis besides the batch is of any length: give --min, --opt and --max"
-        ) from None
-    return {name: (shape, shape, shape) for name, shape in shapes.items()}

@@ -96,11 +96,3 @@ def _compare_accuracy(
             f"accuracy: {right[0]} of {count} right -> {right[1]}, more than one picture and "
             f"{POINTS[asked]} points lost"
         )
-
-
-def limits(precision: str) -> dict[str, float]:
-    """As ``Task.limits``."""
-    return {
-        "same_first_class": AGREE[precision],
-        "largest_probability_difference": SHIFT[precision],
-    }

@@ -30,3 +30,6 @@ class ClassificationLoadTest(PicturesLoadTest):
             f"the same first class for {same} of {len(ours)} pictures, "
             f"probabilities within {apart:.4f}"
         )
+
+
+HOOKS = ClassificationLoadTest()

@@ -68,7 +68,7 @@ def classifier(source: Source, shapes: Shapes, options: ClassifierOptions) -> Mo
     Raises:
         KitError: the model is no classifier of RGB pictures, or labels do not fit it.
     """
-    if source.task not in ("tensors", "classification"):
+    if source.task not in ("tensors", "classification") or source.engine is not None:
         raise KitError(
             f"{source.path}: {source.network} is made for {source.task}: leave --task and "
             "--labels out"

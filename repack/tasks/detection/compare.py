@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers import boxes
+from handlers import boxes, head
 from repack.model import Arrays, Model
 from repack.samples import Sample
 from repack.tasks.base import Comparison
 from repack.tasks.detection.metrics import match, mean_average_precision
-from repack.tasks.detection.model import decoded
 
 BORDER = {"f32": 1e-3, "f16": 0.02, "bf16": 0.05, "int8": 0.1, "best": 0.1}
 """A box whose confidence lies this close above the threshold may be missing on the other side."""
@@ -116,17 +115,22 @@ def both(
 
 
 def _for_map(model: Model, answer: Arrays) -> boxes.Boxes:
-    return boxes.nms(_boxes(model, answer)[0], MAP_CONFIDENCE, 0.6, 300)
+    ends = head.required(model.settings)
+    return boxes.nms(_boxes(model, answer)[0], ends, MAP_CONFIDENCE, 0.6, 300)
 
 
 def _boxes(model: Model, answer: Arrays) -> NDArray[Any]:
     """All boxes before suppression, decoded from the raw maps where the artefact ends in these."""
-    return answer["boxes"] if "boxes" in answer else decoded(model, answer)
+    if "boxes" in answer:
+        return answer["boxes"]
+    ends = head.required(model.settings)
+    return ends.boxes([answer[name] for name in ends.raw])
 
 
 def _suppressed(model: Model, prediction: NDArray[Any]) -> boxes.Boxes:
     s = model.settings
-    return boxes.nms(prediction, s["confidence"], s["iou"], s["max_detections"])
+    ends = head.required(s)
+    return boxes.nms(prediction, ends, s["confidence"], s["iou"], s["max_detections"])
 
 
 def _found(model: Model, answer: Arrays, i: int) -> boxes.Boxes:
@@ -135,12 +139,3 @@ def _found(model: Model, answer: Arrays, i: int) -> boxes.Boxes:
         return _suppressed(model, _boxes(model, answer)[i])
     rows = answer["detections"]
     return np.ascontiguousarray(rows[rows[:, 0] == i, 1:7])
-
-
-def limits(precision: str) -> dict[str, float]:
-    """As ``Task.limits``."""
-    return {
-        "boxes_matched": MATCHED[precision],
-        "largest_shift_px": PIXELS[precision],
-        "map_points_lost": MAP_POINTS[precision],
-    }

@@ -33,6 +33,7 @@ class DetectionLoadTest(PicturesLoadTest):
     """A detector's hooks."""
 
     holds = "detections"
+    usual_one = True
 
     def drawing(self, picture: Any, answer: Mapping[str, Any]) -> Any:
         from handlers import drawing
@@ -55,6 +56,9 @@ class DetectionLoadTest(PicturesLoadTest):
             f"{max(f.pixels for f in found):.2f} px, confidences within "
             f"{max(f.confidence for f in found):.4f}"
         )
+
+
+HOOKS = DetectionLoadTest()
 
 
 def compare(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> Agreement:

@@ -5,24 +5,19 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from handlers.errors import KitError
+from handlers.head import SETTING, Head
 from handlers.passport import TensorSpec
-from repack.model import Arrays, Export, GpuModel, Model, of_module
-from repack.networks.yolov5 import STRIDES, Detect, YOLOv5
+from repack.model import Export, GpuModel, Model, of_module
+from repack.networks.yolov5 import Detect, YOLOv5
 from repack.onnx import suppression
 from repack.options import MAX_SIDE, DetectorOptions, Options
 from repack.sources.source import Source
-from repack.tasks.detection.grids import Grid, decode, grids
-
-RAW = ("raw_8", "raw_16", "raw_32")
-"""A YOLOv5 detector's raw maps, by stride."""
 
 
 class PixelDetector(nn.Module):
@@ -90,20 +85,17 @@ def make(source: Source, options: Options) -> Model:
         )
     network = source.module
     raw = RawPixelDetector(network).eval()
-    head = cast(Detect, network.model[24])
-    where = grids(head, imgsz)
+    head, detect = network.head, cast(Detect, network.model[24])
     spec = TensorSpec("images", "uint8", ("batch", imgsz, imgsz, 3), (0, 255), "NHWC")
-    count = sum(math.prod(grid.shape[:3]) for grid in where)
-    boxes = TensorSpec("boxes", "float32", ("batch", count, 5 + network.classes))
-    raws = tuple(TensorSpec(name, "float32", ("batch", "any", "any", "any", "any")) for name in RAW)
+    count = sum(math.prod(g.shape[:3]) for g in head.grids(head.sides(imgsz, imgsz)))
+    boxes = TensorSpec("boxes", "float32", ("batch", count, head.values))
+    free = ("batch", "any", "any", "any", "any")
+    raws = tuple(TensorSpec(name, "float32", free) for name in head.raw)
 
     def both(pixels: Tensor) -> tuple[Tensor, ...]:
         maps = raw(pixels)
-        return torch.cat([head.decode(m, i) for i, m in enumerate(maps)], 1), *maps
+        return torch.cat([detect.decode(m, i) for i, m in enumerate(maps)], 1), *maps
 
-    pixels = (head.anchors * torch.tensor(STRIDES).view(3, 1, 1)).tolist()
-    ends: dict[str, Any] = {"name": "yolov5", "anchors": pixels, "strides": list(STRIDES)}
-    ends["classes"] = network.classes
     return Model(
         source,
         (spec,),
@@ -114,27 +106,20 @@ def make(source: Source, options: Options) -> Model:
             "confidence": asked.confidence,
             "iou": asked.iou,
             "max_detections": asked.max_detections,
-            "head": ends,
+            SETTING: head.to_setting(),
         },
         output="boxes",
-        export=Export(raw, RAW, partial(_finish, where, asked), "detections"),
+        export=Export(raw, head.raw, partial(_finish, head, asked), "detections"),
         on_gpu=GpuModel(
             Maps(network).eval(),
             {spec.name: ("batch", 3, imgsz, imgsz)},
             {spec.name: "float32"},
-            RAW,
+            head.raw,
             pixels=(spec.name,),
             channels_last=True,
         ),
     )
 
 
-def _finish(where: list[Grid], asked: DetectorOptions, exported: Path, finished: Path) -> None:
-    suppression.append(exported, finished, where, asked.confidence, asked.iou, asked.max_detections)
-
-
-def decoded(model: Model, answer: Arrays) -> NDArray[np.float32]:
-    """All boxes ``[N, boxes, 5 + classes]`` of an answer that ends in the raw maps."""
-    head = cast(Detect, cast(YOLOv5, model.source.module).model[24])
-    side = int(model.inputs[0].shape[1])
-    return decode([answer[name] for name in RAW], grids(head, side))
+def _finish(head: Head, asked: DetectorOptions, exported: Path, finished: Path) -> None:
+    suppression.append(exported, finished, head, asked.confidence, asked.iou, asked.max_detections)

@@ -163,8 +163,3 @@ def _collapse(asked: str, tallies: Mapping[str, Tally], converted: Sequence[Arra
         f"{cause}: every mask is background, the original marks {original:,} voxels{logits}: "
         "use bf16 or f32"
     )
-
-
-def limits(precision: str) -> dict[str, float]:
-    """As ``Task.limits``."""
-    return {"dice": DICE[precision], "hd95_steps": SURFACE_VOXELS[precision]}

@@ -62,6 +62,9 @@ class SegmentationLoadTest(LoadTest):
         return [*_agreements(read), f"masks: {path}"]
 
 
+HOOKS = SegmentationLoadTest()
+
+
 class _Seen(Exception):
     """Ends the reading of a volume once its header is known."""
 

@@ -28,6 +28,7 @@ def make(source: Source, options: Options) -> Model:
     """
     told = source.engine
     if told is None:
+        source = replace(source, task="tensors")
         return tensors(source, options.input_shapes, options.input_types)
     built = Built(source.path, _artefact(source, told), dict(told.options.engines[0]))
     if options.source.original is None:

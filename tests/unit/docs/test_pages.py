@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy.torchserve import settings as serving
-from qpstest import options as tester
+from qpstest import flags as tester
 from repack import cli
 from tests.support import pages
 from tests.support.pages import PAGES, ROOT
@@ -85,6 +85,8 @@ def test_every_flag_has_a_row_and_every_row_is_a_flag(program: str) -> None:
 def test_defaults_and_choices_are_the_parsers(program: str) -> None:
     rows, wrong = documented(program), []
     for flag, action in flags_of(PARSERS[program]).items():
+        if flag not in rows:
+            continue  # another test's finding
         _, cell, *_ = rows[flag]
         told = default_of(action)
         if told is not None and not same_default(told, cell):

@@ -16,7 +16,7 @@ from examples.vessels.cases import AIRWAY, HELD_OUT_SEED, LABELS, SPACING, TRAIN
 from examples.vessels.network import CHANNELS, Net
 from examples.vessels.trees import FAR, Tubes, depth, grow
 from handlers import windows
-from repack import sources
+from tests.support.loading import load
 
 SHAPE = (32, 64, 64)
 
@@ -178,11 +178,8 @@ def test_the_checkpoint_stays_small() -> None:
 def test_the_yaml_says_how_the_network_was_trained(tmp_path: Path) -> None:
     torch.manual_seed(1)
     train.save(Net(), CHANNELS, tmp_path / "net.pt")
-    source = sources.load(
-        tmp_path / "net.pt",
-        "examples.vessels.network:Net",
-        settings=evaluate.HERE / "volumes.yaml",
-    )
+    volumes = evaluate.HERE / "volumes.yaml"
+    source = load(tmp_path / "net.pt", "examples.vessels.network:Net", volumes=volumes)
     assert source.task == "segmentation"
     assert source.labels == LABELS
     said = source.settings

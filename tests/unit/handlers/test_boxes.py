@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from handlers import boxes, images
+from handlers.head import YOLOv5
 
 Rows = NDArray[np.float32]
+HEAD = YOLOv5(classes=3)
 
 
 def overlap(one: list[float], other: list[float]) -> float:
@@ -59,7 +61,7 @@ def test_nms_is_the_slow_one(prediction: Rows, confidence: float, iou: float) ->
     for few in (boxes.FEW, 0):  # both ways to the overlaps
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(boxes, "FEW", few)
-            found = boxes.nms(prediction, confidence, iou, 300)
+            found = boxes.nms(prediction, HEAD, confidence, iou, 300)
         np.testing.assert_allclose(found, want, rtol=1e-6)
         assert found.dtype == np.float32
 
@@ -67,22 +69,22 @@ def test_nms_is_the_slow_one(prediction: Rows, confidence: float, iou: float) ->
 @given(predictions(), st.integers(1, 4))
 @settings(max_examples=60, deadline=None)
 def test_the_limit_keeps_the_best(prediction: Rows, limit: int) -> None:
-    every = boxes.nms(prediction, 0.1, 0.45, 300)
+    every = boxes.nms(prediction, HEAD, 0.1, 0.45, 300)
     for few in (boxes.FEW, 0):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(boxes, "FEW", few)
-            best = boxes.nms(prediction, 0.1, 0.45, limit)
+            best = boxes.nms(prediction, HEAD, 0.1, 0.45, limit)
         np.testing.assert_array_equal(best, every[:limit])
 
 
 def test_thresholds_themselves_are_outside() -> None:
     at = np.array([[10, 10, 4, 4, 0.5, 0.5]], np.float32)
-    assert len(boxes.nms(at, 0.25, 0.45, 10)) == 0
-    assert len(boxes.nms(at, 0.2499, 0.45, 10)) == 1
+    assert len(boxes.nms(at, HEAD, 0.25, 0.45, 10)) == 0
+    assert len(boxes.nms(at, HEAD, 0.2499, 0.45, 10)) == 1
     # 20 x 20 and its half: overlap exactly 0.5, which is not larger than 0.5.
     half = np.array([[10, 10, 20, 20, 1, 0.9], [5, 10, 10, 20, 1, 0.8]], np.float32)
-    assert len(boxes.nms(half, 0.25, 0.5, 10)) == 2
-    assert len(boxes.nms(half, 0.25, 0.49, 10)) == 1
+    assert len(boxes.nms(half, HEAD, 0.25, 0.5, 10)) == 2
+    assert len(boxes.nms(half, HEAD, 0.25, 0.49, 10)) == 1
 
 
 def test_classes_are_kept_apart_up_to_the_last_of_coco() -> None:
@@ -90,18 +92,18 @@ def test_classes_are_kept_apart_up_to_the_last_of_coco() -> None:
     prediction[:, :5] = (50, 50, 40, 40, 1)
     prediction[0, 5 + 78] = 0.9
     prediction[1, 5 + 79] = 0.8
-    assert boxes.nms(prediction, 0.25, 0.45, 10)[:, 5].tolist() == [78, 79]
+    assert boxes.nms(prediction, HEAD, 0.25, 0.45, 10)[:, 5].tolist() == [78, 79]
 
 
 @pytest.mark.parametrize("rows", [0, 3])
 def test_nothing_found(rows: int) -> None:
-    found = boxes.nms(np.zeros((rows, 8), np.float32), 0.25, 0.45, 300)
+    found = boxes.nms(np.zeros((rows, 8), np.float32), HEAD, 0.25, 0.45, 300)
     assert (found.shape, found.dtype.name) == ((0, 6), "float32")
 
 
 def test_not_a_number_is_no_box() -> None:
     prediction = np.full((4, 8), np.nan, np.float32)
-    assert len(boxes.nms(prediction, 0.25, 0.45, 300)) == 0
+    assert len(boxes.nms(prediction, HEAD, 0.25, 0.45, 300)) == 0
 
 
 @given(st.integers(2, 3000), st.integers(2, 3000), st.data())

@@ -28,7 +28,7 @@ def turned(how: int) -> bytes:
 
 @pytest.mark.parametrize("data", [picture(), picture(progressive=True), picture(subsampling=0)])
 def test_plain_jpegs_are_left_to_the_gpu(data: bytes) -> None:
-    assert images.peek(data) == images.Head(40, 64, True)
+    assert images.peek(data) == images.Header(40, 64, True)
     assert images.peek(data + b"\0\0\0").plain_jpeg
 
 
@@ -38,7 +38,7 @@ def test_plain_jpegs_are_left_to_the_gpu(data: bytes) -> None:
     ids=["CMYK", "grey", "PNG", "no end", "truncated"],
 )
 def test_the_others_are_not(data: bytes) -> None:
-    assert images.peek(data) == images.Head(40, 64, False)
+    assert images.peek(data) == images.Header(40, 64, False)
 
 
 @pytest.mark.parametrize("how", range(2, 9))

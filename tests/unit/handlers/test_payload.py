@@ -90,11 +90,7 @@ VALUES = st.recursive(
 )
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(NAMES), VALUES, max_size=3
-    )
-)
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3))
 @settings(max_examples=200, deadline=None)
 def test_whatever_comes_gives_bytes_or_an_item_error(row: dict[str, Any]) -> None:
     try:

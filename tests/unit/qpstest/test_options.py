@@ -196,6 +196,7 @@ def test_the_named_task_wins_over_the_names_of_the_inputs(tmp_path: Path) -> Non
     (tmp_path / "a.jpg").rename(tmp_path / "a.bin")
     assert type(tasks.choose(None, tmp_path)) is LoadTest
     assert tasks.of_archive(tmp_path / "a.bin") is None
+    assert type(tasks.hooks("tensors")) is type(tasks.hooks("no such task")) is LoadTest
     assert tasks.described({"model": {"task": "detection"}}) == "detection"
     assert tasks.described({}) is None
 

@@ -123,3 +123,54 @@ def test_messages_are_kept_but_not_all() -> None:
     other.add(Reply("400", "reason 0"), 0.1, 0.0)
     tally.merge(other)
     assert tally.messages["400"]["reason 0"] == 3
+
+
+def answered(gaps: list[float], latency: float = 0.02) -> Tally:
+    """A caller's answers, each so many seconds after the last."""
+    tally, now = Tally(), 100.0
+    for gap in gaps:
+        now += gap
+        tally.add(Reply(""), max(gap, latency), now)
+    return tally
+
+
+def test_a_standstill_is_a_rare_gap_far_above_p99() -> None:
+    found = stats.standstill(answered([*[0.02] * 200, 1.0, *[0.02] * 200, 1.0, *[0.02] * 50]))
+    assert found is not None
+    assert (found.times, found.longest, found.total) == (2, 1.0, 2.0)
+    assert found.share == pytest.approx(2 / 11, rel=0.01)
+
+
+def test_slow_answers_are_no_standstill() -> None:
+    assert stats.standstill(answered([0.02] * 500)) is None
+    one_in_fifty = [0.3 if i % 50 == 0 else 0.02 for i in range(500)]
+    assert stats.standstill(answered(one_in_fifty)) is None
+    assert stats.standstill(answered([2.0] * 30)) is None  # volumes take seconds each
+    assert stats.standstill(answered([0.02, 1.0])) is None  # too few to tell
+
+
+def test_callers_that_all_wait_for_one_gap_show_it() -> None:
+    """16 callers: the gap is 8 % of their latencies, so p99 holds it, and still it is said."""
+    tally = Tally()
+    for i in range(200):
+        now = 100 + i * 0.002 + (1.0 if i >= 100 else 0.0)
+        tally.add(Reply(""), 1.02 if 100 <= i < 116 else 0.02, now)
+    found = stats.standstill(tally)
+    assert found is not None
+    assert found.times == 1
+
+
+def test_stability_is_of_throughput_and_of_latency() -> None:
+    assert stats.is_stable([100.0, 101.0, 99.0], [20.0, 20.5, 20.0])
+    assert not stats.is_stable([100.0, 101.0, 99.0], [20.0, 30.0, 20.0])
+
+
+def test_lateness_is_reported_for_open_loops_only() -> None:
+    assert "late" not in stats.summarise(tally_of([0.1]), 1.0)
+    tally = tally_of([0.1, 0.2])
+    tally.lateness.extend([0.0001, 0.02])
+    tally.late = 1
+    found = stats.summarise(tally, 1.0)
+    assert (found["late"], found["unsent"], found["cut"]) == (1, 0, False)
+    assert found["lateness_ms"]["max"] == 20.0
+    assert found["latency_ms"]["sd"] == pytest.approx(50.0)

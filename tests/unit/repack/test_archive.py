@@ -225,8 +225,8 @@ def test_an_encrypted_member_is_refused(good: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.mar").mkdir()
-    for name in ("folder.mar", "none.mar"):
-        assert "cannot be read" in refusal(tmp_path / name)
+    assert "a folder; expected a file" in refusal(tmp_path / "folder.mar")
+    assert "cannot be read" in refusal(tmp_path / "none.mar")
 
 
 def test_the_same_files_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:

@@ -1,298 +1,191 @@
-"""``model_repack.py`` as a user meets it: one line for a mistake, 3 for a model that differs."""
+"""The command line: its flags become options, its help says what there is, mistakes are a line."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 
-from handlers.passport import Passport
-from repack import archive, cli
-from tests.support import made
-from tests.support.nnunet import unpacked
-
-CASES = {
-    "missing file": (("--weights", "none.pt"), "none.pt: no such file"),
-    "a folder": (("--weights", "."), "a folder, expected a file"),
-    "an empty file": (("--weights", "{empty}"), "empty (0 bytes)"),
-    "a picture": (("--weights", "{picture}"), "a JPEG picture, expected"),
-    "wrong name": (("--name", "../fd1"), "--name '../fd1': expected letters, digits"),
-    "name with a slash": (("--name", "a/b"), "--name 'a/b': expected letters, digits"),
-    "both --trt and --backend": (
-        ("--trt", "0", "--backend", "openvino"),
-        "--trt 0 and --backend openvino both name what runs the model: give one",
-    ),
-    "--trt 1": (("--trt", "1"), "use --backend auto"),
-    "bf16 with torchscript": (
-        ("--backend", "torchscript", "--precision", "bf16"),
-        "--backend torchscript --precision bf16 is not to be had",
-    ),
-    "int8 without calibration": (
-        ("--weights", "{onnx}", "--backend", "openvino", "--precision", "int8"),
-        "--calibration",
-    ),
-    "imgsz": (("--imgsz", "100"), "--imgsz 100: expected a multiple of 32"),
-    "no imgsz": (("--imgsz", "0"), "--imgsz 0: expected a multiple of 32"),
-    "conf": (("--conf", "1.5"), "--conf 1.5: expected a number between 0 and 1"),
-    "iou": (("--iou", "0"), "--iou 0.0: expected a number between 0 and 1"),
-    "max-det": (("--max-det", "0"), "--max-det 0: expected at least 1"),
-    "input shape": (("--input-shape", "1x3x-4"), "--input-shape '1x3x-4': expected"),
-    "no samples folder": (("--samples", "none", "--imgsz", "64"), "--samples none: no such folder"),
-    "empty samples": (("--samples", "{nothing}", "--imgsz", "64"), "holds no .bmp, .jpeg, .jpg"),
-    "damaged sample": (("--samples", "{damaged}", "--imgsz", "64"), "a.jpg: the JPEG is damaged"),
-    "wrong labels": (
-        ("--samples", "{words}", "--imgsz", "64"),
-        "a.txt, line 1: 'circle 1 2'; expected: class cx cy w h",
-    ),
-    "labels of another model": (
-        ("--samples", "{classes}", "--imgsz", "64"),
-        "a.txt, line 2: class 80; the model has classes 0 to ",
-    ),
-    "labels that are no text": (("--samples", "{binary}", "--imgsz", "64"), "a.txt: no label file"),
-    "samples are the calibration": (
-        ("--samples", "{labelled}", "--calibration", "{labelled}", "--imgsz", "64"),
-        "--samples and --calibration hold the same files",
-    ),
-    "samples of another kind": (
-        ("--weights", "{onnx}", "--samples", "{labelled}"),
-        "holds no .npy, .npz file",
-    ),
-    "empty array": (("--weights", "{onnx}", "--samples", "{arrays}"), "a.npy: no array file"),
-    "pickled array": (("--weights", "{onnx}", "--samples", "{pickled}"), "a.npz: no array file"),
-    "array of another shape": (
-        ("--weights", "{onnx}", "--samples", "{shapes}"),
-        "x: shape [1, 2] came; expected ['batch', 3, 8, 8]",
-    ),
-    "no shape": (("--weights", "{torchscript}"), "add --input-shape 1x3x224x224"),
-    "a shape that does not run": (
-        ("--weights", "{torchscript}", "--input-shape", "1x4x8x8"),
-        "the model does not run on input_0=1x4x8x8",
-    ),
-    "a shape for another input": (
-        ("--weights", "{onnx}", "--input-shape", "z=1x3x8x8"),
-        "--input-shape names z; the model has x",
-    ),
-    "a classifier that is none": (
-        ("--task", "classification", "--weights", "{onnx}"),
-        "expected one output [2, classes]",
-    ),
-    "a detector as a classifier": (("--task", "classification"), "is a detector: leave --task out"),
-    "a segmentation net as a classifier": (
-        ("--task", "classification", "--weights", "{results}"),
-        "is a segmentation net: leave --task out",
-    ),
-    "symbolic that is no code": (
-        ("--symbolic", "{picture}", "--weights", "{onnx}"),
-        "shapes01.jpg: cannot be read",
-    ),
-    "folds that are none": (("--folds", "0;1"), "--folds '0;1': expected such as 0,1,2 or all"),
-    "folds of a detector": (("--folds", "0"), "no nnU-Net results folder: leave --folds out"),
-    "mirror of a detector": (("--mirror", "1"), "no nnU-Net results folder: leave --mirror out"),
-    "volumes that are not there": (
-        ("--weights", "{onnx}", "--volumes", "none.yaml"),
-        "none.yaml: cannot be read (No such file",
-    ),
-    "volumes of a folder": (
-        ("--weights", "{results}", "--volumes", "none.yaml"),
-        "an nnU-Net results folder: leave --volumes out",
-    ),
-    "a shape for a results folder": (
-        ("--weights", "{results}", "--input-shape", "1x1x8x8x8"),
-        "--input-shape: a segmentation net's input is its settings' patch",
-    ),
-    "torchscript from onnx": (
-        ("--weights", "{onnx}", "--backend", "torchscript"),
-        "is not to be had for a onnx source",
-    ),
-}
+from handlers.errors import KitError
+from repack import cli, pipeline
+from repack.backends import BACKENDS, PRECISIONS
+from repack.options import ROOT, ClassifierOptions, GpuOptions, Options, SourceOptions
+from repack.tasks import TASKS
 
 
-@pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The files and folders that the cases name."""
-    root = tmp_path_factory.mktemp("cases")
-    picture = sorted(made.PICTURES.glob("*.jpg"))[0]
-    for name in ("nothing", "damaged", "words", "classes", "binary", "labelled"):
-        (root / name).mkdir()
-        if name != "nothing":
-            shutil.copyfile(picture, root / name / "a.jpg")
-    (root / "damaged" / "a.jpg").write_bytes(picture.read_bytes()[:5000])
-    (root / "words" / "a.txt").write_text("circle 1 2\n")
-    (root / "classes" / "a.txt").write_text("0 .5 .5 .1 .1\n80 .5 .5 .1 .1\n")
-    (root / "binary" / "a.txt").write_bytes(b"\xff\xfe\x00\x81")
-    for name in ("arrays", "pickled", "shapes"):
-        (root / name).mkdir()
-    (root / "arrays" / "a.npy").write_bytes(b"")
-    np.savez(root / "pickled" / "a.npz", x=np.array([{}], dtype=object))
-    np.save(root / "shapes" / "a.npy", np.zeros((1, 2), np.float32))
-    (root / "empty").write_bytes(b"")
-    unpacked(root / "results")
-    return {
-        **{p.name: str(p) for p in root.iterdir()},
-        "picture": str(picture),
-        "onnx": str(made.tiny_onnx()),
-        "torchscript": str(made.tiny_torchscript()),
-    }
+def gpu(*words: str) -> GpuOptions:
+    return cli.parse(words).gpu
 
 
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs the command in this process: exit code, standard output, standard error."""
-    first = sys.path[0]
-    from repack import model_repack
-
-    sys.path[0] = first
-
-    def call(*flags: str) -> tuple[int, str, str]:
-        words = ["model_repack.py", *flags, "--model-store", str(tmp_path / "store")]
-        monkeypatch.setattr(sys, "argv", words)
-        monkeypatch.setattr("tempfile.tempdir", str(made.folder()))
-        code = model_repack.main()
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return call
-
-
-@pytest.mark.parametrize("case", sorted(CASES))
-def test_a_mistake_is_one_line(run: Run, places: dict[str, str], tmp_path: Path, case: str) -> None:
-    flags, words = CASES[case]
-    code, out, err = run(*(flag.format(**places) for flag in flags))
-    assert (code, out) == (1, "")
-    assert "Traceback" not in err
-    (line,) = (x for x in err.splitlines() if x.startswith("error: "))
-    assert err.endswith(f"{line}\n")
-    assert words in line
-    assert not (tmp_path / "store").exists()
-
-
-@pytest.mark.parametrize("flags", [("--backend", "magic"), ("--trt", "2"), ("--colour", "red")])
-def test_unknown_flags_exit_with_two(run: Run, flags: tuple[str, ...]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        run(*flags)
-    assert caught.value.code == 2
-
-
-def test_help_names_every_flag(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        run("--help")
-    assert caught.value.code == 0
-    shown = capsys.readouterr().out
-    for flag in (
-        "weights",
-        "name",
-        "imgsz",
-        "backend",
-        "precision",
-        "samples",
-        "model-store",
-        "trt",
-    ):
-        assert f"--{flag}" in shown
-
-
-TINY = ("--backend", "onnxruntime", "--precision", "f32", "--name", "tiny")
-
-
-def test_success_prints_the_path_alone(run: Run, tmp_path: Path) -> None:
-    code, out, err = run(*TINY, "--weights", str(made.tiny_onnx()))
-    assert (code, out) == (0, f"{tmp_path}/store/tiny.mar\n")
-    assert re.search(r"onnxruntime +f32 +f32 .* passed", err)
-    assert archive.verify(Path(out.strip())).name == "tiny"
-
-
-def test_weights_beside_an_onnx_file_come_along(run: Run, tmp_path: Path) -> None:
-    model = onnx.load(made.tiny_onnx())
-    path = tmp_path / "split.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="split.data", size_threshold=0)
-    assert (tmp_path / "split.data").stat().st_size > 1000
-    code, out, err = run(*TINY, "--weights", str(path))
-    assert code == 0, err
-    record = archive.unpack(Path(out.strip()), tmp_path / "out")
-    assert (tmp_path / "out" / record.artefacts["portable"].files[0]).stat().st_size > 4000
-
-
-def test_a_model_that_differs_exits_with_three_and_replaces_nothing(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The real conversion, with one weight of its result changed on the way."""
-    from repack import candidates
-
-    code, out, _ = run(*TINY, "--weights", str(made.tiny_onnx()))
-    assert code == 0
-    before = {p.name: p.read_bytes() for p in (tmp_path / "store").iterdir()}
-    build = candidates.Conversion.build
-
-    def damaged(conversion: candidates.Conversion, candidate: candidates.Candidate) -> object:
-        artefact = build(conversion, candidate)
-        path = conversion.stage / artefact.files[0]
-        model = onnx.load(path)
-        values = numpy_helper.to_array(model.graph.initializer[0]).copy()
-        values.flat[7] += 0.02
-        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(values, "first.weight"))
-        onnx.save(model, path)
-        return artefact
-
-    monkeypatch.setattr(candidates.Conversion, "build", damaged)
-    code, out, err = run(*TINY, "--version", "2.0", "--weights", str(made.tiny_onnx()))
-    assert (code, out) == (3, "")
-    assert "the gate failed:" in err
-    assert "output y: max_abs" in err
-    assert re.search(r"differs: y: [\d,]+ values outside rtol 0.0001, atol 0.0009", err)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "store").iterdir()} == before
+def test_without_flags_the_defaults() -> None:
+    assert cli.parse([]) == Options(command="python repack/model_repack.py")
+    assert Options().source.weights.is_file()
+    assert gpu().profile == {}
 
 
 def test_flags_become_options() -> None:
-    options = cli.parse(
-        ["--trt", "0", "--input-shape", "a=1x3", "--input-shape", "b=batchx4", "--conf", "0.3"]
-    )
+    words = ["--trt", "0", "--input-shape", "a=1x3", "--input-shape", "b=batchx4", "--conf", "0.3"]
+    options = cli.parse(words)
     assert options.backend == "torchscript"
     assert options.input_shapes == {"a": (1, 3), "b": ("batch", 4)}
-    assert (options.name, options.imgsz, options.confidence) == ("fd1", 640, 0.3)
-    assert options.command.startswith("python repack/model_repack.py --trt 0 ")
-    assert options.weights.is_file()
+    assert (options.name, options.detector.imgsz, options.detector.confidence) == ("fd1", 640, 0.3)
+    assert options.command == "python repack/model_repack.py " + " ".join(words)
+    assert cli.parse(["--precision", "fp16"]).precision == "f16"
 
 
-def test_show_prints_the_passport(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_where_the_model_comes_from() -> None:
+    words = ["--weights", "a.pt", "--original", "b.onnx", "--network", "m:C", "--folds", "0,2,0"]
+    more = ["--mirror", "1", "--volumes", "v.yaml", "--tensorflow-python", "p"]
+    assert cli.parse([*words, *more]).source == SourceOptions(
+        Path("a.pt"), Path("b.onnx"), "m:C", ("0", "2"), True, Path("v.yaml"), Path("p")
+    )
+
+
+def test_what_is_asked_of_a_classifier() -> None:
+    given = cli.parse(["--task", "classification", "--mean", "0.5", "--std", "1/255,1/255,0.5"])
+    assert given.classifier == ClassifierOptions(None, (0.5,) * 3, (1 / 255, 1 / 255, 0.5))
+    named = cli.parse(["--labels", "a.txt", "--top-k", "3", "--resize", "232", "--crop", "224"])
+    assert named.classifier == ClassifierOptions(Path("a.txt"), resize=232, crop=224, top_k=3)
+    assert (given.task, named.task) == ("classification", "classification")
+
+
+def test_batches_are_sorted_and_each_once() -> None:
+    assert gpu("--batch", "16,1,4,4").batches == (1, 4, 16)
+
+
+def test_a_profile_takes_the_place_of_batches() -> None:
+    found = gpu("--min", "x=1x3x16x16", "--opt", "x=2x3x32x32", "--max", "x=4x3x64x64")
+    assert found.batches == ()
+    assert found.profile == {"x": ((1, 3, 16, 16), (2, 3, 32, 32), (4, 3, 64, 64))}
+
+
+def test_the_gpus_others_are_taken_as_given(tmp_path: Path) -> None:
+    words = ["--via", "onnx", "--level", "5", "--workspace", "64", "--rebuild"]
+    found = gpu(*words, "--rebuild-on-load", "--engine-cache", str(tmp_path))
+    assert (found.via, found.level, found.workspace_mb) == ("onnx", 5, 64)
+    assert found.rebuild
+    assert found.rebuild_on_load
+    assert found.engine_cache == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--task", "tensors", "--labels", "a"], "--task tensors has no use for --labels"),
+        (["--task", "detection", "--labels", "a"], "--task detection has no use for --labels"),
+        (["--crop", "0"], "--crop 0: expected 1 to 4096 pixels"),
+        (["--resize", "9000"], "--resize 9000: expected 1 to 4096 pixels"),
+        (["--top-k", "0"], "--top-k 0: expected at least 1"),
+        (["--std", "0"], "--std 0,0,0: expected numbers above 0"),
+        (["--version", "1/0"], "--version '1/0': expected such as 1.0"),
+        (["--name", "a" * 101], "--name of 101 letters: expected at most 100"),
+        (["--batch", "0"], "--batch '0': expected sizes such as 1,4,16"),
+        (["--batch", "1,,4"], "--batch '1,,4': expected sizes"),
+        (["--batch", "99999"], "--batch '99999': expected sizes"),
+        (["--workspace", "0"], "--workspace 0: expected MiB, at least 1"),
+        (["--min", "1x3"], "--min, --opt and --max belong together"),
+        (
+            ["--min", "a=1x3", "--opt", "b=1x3", "--max", "a=1x3"],
+            "--min, --opt and --max name different inputs",
+        ),
+        (
+            ["--min", "2x3", "--opt", "1x3", "--max", "4x3"],
+            "--min --opt --max 2x3 1x3 4x3: expected each axis to grow or stay",
+        ),
+        (
+            ["--min", "1x3", "--opt", "1x3x8", "--max", "4x3"],
+            "--min --opt --max 1x3 1x3x8 4x3: expected each axis to grow or stay",
+        ),
+        (["--min", "1xx3", "--opt", "1x3", "--max", "1x3"], "--min '1xx3': expected [NAME=]1x3"),
+        (["--min", "0x3", "--opt", "1x3", "--max", "1x3"], "--min '0x3': expected [NAME=]1x3"),
+    ],
+)
+def test_a_wrong_value_is_one_line(words: list[str], says: str) -> None:
+    with pytest.raises(KitError) as refused:
+        cli.parse(words)
+    assert str(refused.value).startswith(says)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["1,2", "a", "1/0", "-1", "1/2/3"])
+def test_no_numbers_are_a_wrong_flag(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.parse(["--labels", "a", f"--mean={value}"])
+    assert caught.value.code == 2
+    assert "expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "known"),
+    [("--backend", BACKENDS), ("--precision", PRECISIONS), ("--task", TASKS)],
+)
+def test_what_is_not_there_is_answered_with_what_is(
+    flag: str, known: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from repack import inspect as show
+    with pytest.raises(SystemExit) as caught:
+        cli.parse([flag, "magic"])
+    assert caught.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {flag}: invalid choice: 'magic'" in line
+    assert all(name in line for name in known)
 
-    def shown(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["show", *words])
-        code = show.main()
-        found = capsys.readouterr()
-        return code, found.out, found.err
 
-    code, out, _ = shown(str(made.detector()))
-    assert code == 0
-    for words in (
-        "fd1.mar: fd1 1.0, detection, ",
-        "checksums right",
-        "made from   yolov5n_shapes.pt (yolov5 yolov5n, sha256 ",
-        "input       images: uint8 [batch, 320, 320, 3], 0 to 255 NHWC",
-        "confidence 0.25",
-        "runtime   onnxruntime, ends in detections",
-        "runtime   torchscript, ends in boxes",
-        "precision asked f32, found f32 (multiply-adds: f32 100%)",
-        "gate      passed on 3 random, 12 samples inputs",
-        "mAP50 ",
+def test_an_original_is_for_engines(tmp_path: Path) -> None:
+    options = cli.parse(["--original", "any.onnx", "--model-store", str(tmp_path)])
+    with pytest.raises(KitError, match="--original is for an engine of --weights"):
+        pipeline.repack(options)
+
+
+def helped(monkeypatch: pytest.MonkeyPatch, columns: int) -> dict[str, str]:
+    """By flag what ``--help`` says of it, in one line each."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, *parts = re.split(r"\n  (?=-)", cli.parser().format_help())
+    lines = [" ".join(part.split()) for part in parts]
+    return {re.split("[ ,]", line)[0]: line for line in lines}
+
+
+@pytest.mark.parametrize("columns", [80, 400])
+def test_help_names_every_flag_and_its_default(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = helped(monkeypatch, columns)
+    assert {a.option_strings[0] for a in cli.parser()._actions} == set(said)
+    assert {"-h", "--weights", "--backend", "--precision", "--samples", "--trt"} < set(said)
+    for line in said.values():
+        assert len(line.split(" ")) > 2, line
+        assert line.count("default") <= 1, line
+        assert "None" not in line
+        assert str(ROOT) not in line
+        assert not re.search(r"(^|\s|:)/\w", line), line
+    for flag, default in (
+        ("--name", "fd1"),
+        ("--imgsz", "640"),
+        ("--batch", "1,4,16"),
+        ("--mean", "0.485,0.456,0.406"),
+        ("--model-store", "model_store"),
+        ("--engine-cache", ".engines"),
+        ("--backend", "auto"),
+        ("--weights", "the shipped detector"),
+        ("--level", "3"),
     ):
-        assert words in out, words
-    code, out, _ = shown(str(made.tensors()), "--json")
-    assert Passport.from_json(out).name == "tiny"
-    (tmp_path / "cut.mar").write_bytes(made.tensors().read_bytes()[:-100])
-    code, out, err = shown(str(tmp_path / "cut.mar"))
-    assert (code, out) == (1, "")
-    assert err.startswith("error: cut.mar: no whole archive")
-    assert err.count("\n") == 1
+        assert said[flag].endswith(f"(default: {default})"), said[flag]
+    for flag in ("--rebuild", "--samples", "--info", "--input-shape", "--trt"):
+        assert "default" not in said[flag]
+
+
+def test_help_lists_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = helped(monkeypatch, 400)
+    assert f"{{auto,{','.join(BACKENDS)}}}" in said["--backend"]
+    assert f"{{auto,{','.join(TASKS)}}}" in said["--task"]
+    assert f"{{auto,{','.join(PRECISIONS)}" in said["--precision"]
+
+
+def test_info_shows_the_machine_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever else is asked."""
+    with pytest.raises(SystemExit) as caught:
+        cli.parse(["--info", "--weights", "none.pt"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for words in ("TensorRT", "torch2trt: ", "PyTorch ", "driver: ", "GPU"):
+        assert re.search(rf"^{words}", shown, re.M), shown

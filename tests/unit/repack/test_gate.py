@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,26 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
+from handlers.head import YOLOv5
 from handlers.passport import TensorSpec
-from repack.backends import precision
+from repack import backends
+from repack.backends.base import Found
 from repack.backends.conversion import Conversion
 from repack.candidates import Candidate, try_one
-from repack.gate import GateResult, Reference
-from repack.model import Arrays, Model
-from repack.onnx import export as onnx_from_module
+from repack.gate import GateResult, Reference, check
+from repack.model import Arrays, Model, tensors
+from repack.onnx import export
+from repack.samples import Sample
 from repack.sources import Source
-from repack.tasks.detection import compare as verify_detection
-from repack.tasks.tensors.model import tensors
-from repack.tolerances import TOLERANCES
+from repack.tasks.base import Comparison
+from repack.tasks.detection.compare import compare
+from repack.tolerances import TOLERANCES, shortfall
 from tests.support import made
 
 Damage = Callable[[Path], None]
 
 
-def subject() -> Model:
+def small() -> Model:
     torch.manual_seed(5)
     module = made.TinyNet().eval().requires_grad_(False)
     module.second.weight *= 20
@@ -46,15 +50,15 @@ def tried(
     asked: str = "f32",
 ) -> Candidate:
     """An ONNX Runtime candidate whose file was damaged between conversion and comparison."""
-    convert = onnx_from_module.convert
+    convert = export.convert
 
     def damaged(one: Model, path: Path) -> None:
         convert(one, path)
         damage(path)
 
-    monkeypatch.setattr(onnx_from_module, "convert", damaged)
+    monkeypatch.setattr(export, "convert", damaged)
     candidate = Candidate("onnxruntime", asked)
-    try_one(candidate, Conversion(given, folder, []), Reference.make(given, []))
+    try_one(candidate, Conversion(given, folder), Reference.make(given, []))
     return candidate
 
 
@@ -85,7 +89,7 @@ def swapped_channels(values: NDArray[Any]) -> None:
 
 
 def test_an_honest_conversion_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidate = tried(subject(), tmp_path, monkeypatch, lambda path: None)
+    candidate = tried(small(), tmp_path, monkeypatch, lambda path: None)
     assert candidate.passed, candidate.verdict
     gate = candidate.proven().gate
     assert gate.inputs == {"random": 3, "samples": 0}
@@ -106,7 +110,7 @@ def test_a_damaged_conversion_fails(
     change: Callable[[NDArray[Any]], None],
     words: str,
 ) -> None:
-    candidate = tried(subject(), tmp_path, monkeypatch, weights(change))
+    candidate = tried(small(), tmp_path, monkeypatch, weights(change))
     assert not candidate.passed
     assert words in candidate.verdict
     assert "\n" not in candidate.verdict
@@ -128,13 +132,11 @@ class Shifted:
 def gate(
     monkeypatch: pytest.MonkeyPatch, by: Callable[[Any], Any], asked: str = "f32"
 ) -> GateResult:
-    from repack.gate import check
-
-    given = subject()
-    report = {"label": asked, "layers": {asked: 1.0}, "flops": {asked: 1.0}}
-    monkeypatch.setattr(precision, "found", lambda runtime: report)
-    runtime: Any = Shifted(given.original, by)
-    return check(given, runtime, asked, Reference.make(given, []))
+    given, backend = small(), backends.named("torchscript")
+    found = Found(Counter([asked]), Counter([asked]), asked)
+    monkeypatch.setattr(backend, "found", lambda runtime: found)
+    runtime: Any = Shifted(given.ask, by)
+    return check(given, backend, runtime, asked, Reference.make(given, []))
 
 
 def test_the_border_of_the_f32_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,15 +173,13 @@ def test_another_shape_or_a_missing_output_is_named(monkeypatch: pytest.MonkeyPa
 
 def test_a_precision_that_does_not_run_is_named() -> None:
     report = {"label": "f32", "layers": {"f32": 1.0}, "flops": {"f32": 1.0}}
-    assert precision.shortfall("f32", report) is None
-    assert precision.shortfall("bf16", report) == (
-        "asked bf16, found f32 (multiply-adds: f32 100%)"
-    )
+    assert shortfall("f32", report) is None
+    assert shortfall("bf16", report) == ("asked bf16, found f32 (multiply-adds: f32 100%)")
     partly = {"label": "int8", "layers": {}, "flops": {"f32": 0.3, "int8": 0.7}}
-    assert precision.shortfall("int8", partly) == (
+    assert shortfall("int8", partly) == (
         "asked int8, found int8 (multiply-adds: f32 30%, int8 70%)"
     )
-    assert "none known" in str(precision.shortfall("int8", {**partly, "flops": {}}))
+    assert "none known" in str(shortfall("int8", {**partly, "flops": {}}))
 
 
 def detections(boxes: NDArray[Any]) -> Arrays:
@@ -198,18 +198,14 @@ BOXES: NDArray[np.float64] = np.array(
 
 def compared(
     other: NDArray[Any], asked: str = "f32", truth: NDArray[np.float32] | None = None
-) -> GateResult:
-    from repack.samples import Sample
-
+) -> Comparison:
     source = Source(nn.Identity(), "yolov5", "n", ("a", "b", "c"), Path(), "", "detection")
     spec = TensorSpec("images", "uint8", ("batch", 320, 320, 3))
-    settings = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
+    settings: dict[str, Any] = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
+    settings["head"] = YOLOv5(classes=3).to_setting()
     given = Model(source, (spec,), (), None, lambda x: x, settings)
     sample = Sample(Path("a.jpg"), {}, truth)
-    result = GateResult(asked)
-    reference = Reference([{}], [detections(BOXES)], [sample])
-    verify_detection.compare(given, asked, reference, [detections(other)], result)
-    return result
+    return compare(given, asked, [detections(BOXES)], [detections(other)], [sample])
 
 
 def moved(row: int, column: int, value: float) -> NDArray[Any]:
@@ -220,8 +216,8 @@ def moved(row: int, column: int, value: float) -> NDArray[Any]:
 
 def test_the_same_boxes_pass() -> None:
     result = compared(BOXES)
-    assert result.passed
-    assert result.task["boxes_compared"] == 3
+    assert result.failures == []
+    assert result.figures["boxes_compared"] == 3
 
 
 @pytest.mark.parametrize(
@@ -240,13 +236,13 @@ def test_other_boxes_fail(other: NDArray[Any], words: str) -> None:
 
 def test_a_box_near_the_threshold_may_be_missing() -> None:
     extra = [200, 200, 260, 260, 0.27, 0]
-    assert compared(np.vstack((BOXES, extra)), "bf16").passed
-    assert not compared(np.vstack((BOXES, extra)), "f32").passed
+    assert compared(np.vstack((BOXES, extra)), "bf16").failures == []
+    assert compared(np.vstack((BOXES, extra)), "f32").failures
 
 
 def test_a_loss_of_map_fails() -> None:
     truth = BOXES[:, [0, 1, 2, 3, 5]].astype(np.float32)
-    assert compared(BOXES, "bf16", truth).passed
+    assert compared(BOXES, "bf16", truth).failures == []
     wide = BOXES.copy()
     wide[:, 2] += 7
     result = compared(wide, "bf16", truth)
@@ -256,4 +252,4 @@ def test_a_loss_of_map_fails() -> None:
 
 
 def test_without_labels_the_gate_says_that_map_is_not_compared() -> None:
-    assert compared(BOXES).task["map"] == "not compared: no sample has a label file"
+    assert compared(BOXES).figures["map"] == "not compared: no sample has a label file"

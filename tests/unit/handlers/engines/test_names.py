@@ -1,8 +1,9 @@
 """Every name that the kit uses of TensorRT is in the published bindings of 10 and 11.
 
-There is no GPU for these versions here: what can be checked is that no call meets a name that is
-gone. The names are read from the source by its syntax tree, those of the bindings from the strings
-of their shared library, which holds each exported name.
+Their libraries are not published: what can be checked is that no call meets a name that is gone.
+TensorRT for RTX, whose library is (``tests/tensorrt_rtx``), is looked into as well: what runs an
+engine needs a GPU there, too. The names are read from the source by its syntax tree, those of the
+bindings from the strings of their shared library, which holds each exported name.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[4]
 VERSIONS = ("10.16.1.11", "11.4.0.106")
+RTX = "for RTX"
 FILES = (
     *sorted((ROOT / "handlers" / "engines").glob("*.py")),
     ROOT / "handlers" / "runtimes" / "tensorrt_.py",
@@ -28,7 +31,6 @@ FILES = (
         for path in sorted((ROOT / "repack" / "backends" / "tensorrt").glob("*.py"))
         if path.name != "from_module.py"  # torch2trt's own objects
     ),
-    ROOT / "repack" / "backends" / "precision.py",
     ROOT / "repack" / "sources" / "engine.py",
 )
 OBJECTS = {
@@ -40,7 +42,7 @@ OBJECTS = {
 ALSO = {"build.py": {"cache"}, "tensorrt_.py": {"model"}}
 """And in one file only: elsewhere the word means something else."""
 
-OURS = {"engines", "get", "split"}
+OURS = {"build", "engines", "get", "split"}
 """Attributes of these that are the kit's own or Python's."""
 
 NO_TRT_FILES = {"cache.py"}
@@ -90,12 +92,18 @@ def names() -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(shared), frozenset(flags - shared)
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(scope="module", params=[*VERSIONS, RTX])
 def bindings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bindings' shared library and Python files (1.3 MB a wheel, from the package index).
 
-    ``KIT_TEST_WHEELS`` keeps the wheels from run to run.
+    ``KIT_TEST_WHEELS`` keeps the wheels from run to run. Those for RTX are installed.
     """
+    if request.param == RTX:
+        installed = find_spec("tensorrt_rtx_bindings")
+        assert installed is not None
+        assert installed.origin is not None
+        files = sorted(Path(installed.origin).parent.glob("*"))
+        return b"\0".join(f.read_bytes() for f in files if f.suffix in (".so", ".py"))
     given = os.environ.get("KIT_TEST_WHEELS")
     folder = Path(given) if given else tmp_path_factory.mktemp("wheels")
     folder.mkdir(parents=True, exist_ok=True)

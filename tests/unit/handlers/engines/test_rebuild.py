@@ -6,32 +6,23 @@ import fcntl
 import json
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from repack.backends.gpu_model import device_form
 
-from handlers.artefact import Artefact, Rebuild, TensorRTOptions
-from handlers.engines import build, rebuild, versions
+from handlers.artefact import Rebuild
+from handlers.engines import rebuild
+from handlers.engines.build import Job
+from handlers.engines.job import Answer
 from handlers.errors import RuntimeUnfit
 from handlers.passport import TensorSpec, sha256
-from repack import cli_gpu
-from repack.backends.tensorrt import engines as engine_plan
-from repack.backends.tensorrt import int8
-from repack.backends.tensorrt import onnx_file as onnx_for_engine
-from repack.backends.tensorrt import rebuild as on_load
-from repack.backends.tensorrt.engines import SOURCE, Plan
-from repack.backends.tensorrt.reasons import ended, with_node
-from repack.model import Subject
-from repack.onnx import instance_norm
-from tests.support import built, made
+from tests.support.engines import MACHINE, SHAPE, artefact
 
-MACHINE = {"tensorrt": "8.6.0", "gpu": "NVIDIA H200", "compute_capability": "9.0", "cuda": "12"}
-RECIPE = Rebuild(
+HOW = Rebuild(
     weakly_typed="t/rebuild.onnx",
     strongly_typed=None,
     ranges=None,
@@ -40,19 +31,10 @@ RECIPE = Rebuild(
     level=0,
     workspace=1 << 20,
 )
-SHAPE = ((1, 3, 8, 8),) * 3
+ARTEFACT = artefact(rebuild=HOW)
 
 
-def artefact_of(precision: str = "f16", **options: Any) -> Artefact:
-    given = {"outputs": ("output",), "built": MACHINE, "engines": ({"x": SHAPE},), "via": "onnx"}
-    told = TensorRTOptions(**{**given, "batches": (1, 4), **options})
-    return Artefact("tensorrt", ("t/a.plan",), precision, {}, "tensors", told)
-
-
-ARTEFACT = artefact_of(rebuild=RECIPE)
-
-
-def place(folder: Path) -> Path:
+def rebuilt(folder: Path) -> Path:
     """Where the first call left its record."""
     (found,) = (folder / "rebuilt").iterdir()
     return found
@@ -62,7 +44,7 @@ def spent(folder: Path) -> Path:
     """A folder in which a worker built an engine."""
     with pytest.raises(RuntimeUnfit):
         rebuild.engines(folder, ARTEFACT, MACHINE, typed=False)
-    there = place(folder)
+    there = rebuilt(folder)
     (there / "model-0.plan").write_bytes(b"ftrt")
     record = {"engines": {"model-0.plan": sha256(there / "model-0.plan")}}
     (there / rebuild.RECORD).write_text(json.dumps(record))
@@ -76,8 +58,30 @@ def test_a_failed_build_is_one_line_and_is_not_tried_again(tmp_path: Path) -> No
         with pytest.raises(RuntimeUnfit, match="building it again failed") as refused:
             rebuild.engines(tmp_path, ARTEFACT, MACHINE, typed=False)
         assert "\n" not in str(refused.value)
-        (place(tmp_path) / "job.json").unlink(missing_ok=True)  # written by a build only
-    assert not (place(tmp_path) / "job.json").exists()
+        (rebuilt(tmp_path) / "job.json").unlink(missing_ok=True)  # written by a build only
+    assert not (rebuilt(tmp_path) / "job.json").exists()
+
+
+def test_the_job_is_what_the_archive_says_on_the_workers_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[Job] = []
+
+    def run(job: Job, folder: Path) -> Answer:
+        asked.append(job)
+        Path(job.out).write_bytes(b"ftrt")
+        return Answer(1.0, "no kernel")
+
+    monkeypatch.setattr(rebuild, "run", run)
+    given = artefact("int8", rebuild=replace(HOW, ranges="ranges.json"))
+    (found,) = rebuild.engines(tmp_path, given, MACHINE, typed=False, gpu=3)
+    (job,) = asked
+    assert (job.out, job.timing) == (str(found), str(found.with_name("timing.cache")))
+    packed = tmp_path / "t"
+    assert (job.onnx, job.int8) == (str(packed / "rebuild.onnx"), str(packed / "ranges.json"))
+    assert (job.precision, job.profiles) == ("int8", {"x": SHAPE})
+    assert (job.level, job.workspace, job.gpu) == (0, 1 << 20, 3)
+    assert "no kernel" in caplog.text
 
 
 def test_what_an_earlier_worker_built_is_taken(tmp_path: Path) -> None:
@@ -158,147 +162,3 @@ def test_every_batch_size_is_compared(tmp_path: Path) -> None:
     odd: Any = Answers(tmp_path, float("nan"), at=1)
     with pytest.raises(RuntimeUnfit, match="relative L2 error nan"):
         rebuild.check(odd)
-
-
-def plan(precision: str, calibration: list[Any], via: str = "onnx") -> Plan:
-    form: Any = None
-    return Plan(form, via, precision, (1,), {}, cli_gpu.GpuOptions(), calibration)
-
-
-class Of8:
-    """``tensorrt`` as far as its version is asked for."""
-
-    __version__ = "8.6.0"
-
-
-@pytest.mark.parametrize(("precision", "via"), [("int8", "torch2trt"), ("best", "onnx")])
-def test_what_tensorrt_calibrates_is_refused_with_8(
-    precision: str, via: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("handlers.engines.versions.library", lambda: Of8)
-    with pytest.raises(Exception, match=r"--rebuild-on-load: .* is calibrated on pictures"):
-        on_load.refuse(plan(precision, [1], via))
-    for fine in (plan("f16", []), plan("f32", [1]), plan("best", []), plan("int8", [1])):
-        on_load.refuse(fine)
-
-
-def on_its_way(
-    folder: Path, precision: str, calibrated: bool
-) -> tuple[Subject, Plan, Artefact, Path, Path]:
-    """A small network, its plan and its engine's record; the folders to work and to stage in."""
-    given = built.net()
-    work, stage = folder / "work", folder / "stage"
-    work.mkdir()
-    (stage / "t").mkdir(parents=True)
-    form = device_form(given, None)
-    onnx_for_engine.convert(form, work / SOURCE)
-    inputs = [given.random_inputs(i) for i in range(4)] if calibrated else []
-    asked = Plan(form, "onnx", precision, (1, 4), {}, cli_gpu.GpuOptions(level=0), inputs)
-    return given, asked, artefact_of(precision), work, stage
-
-
-def test_what_the_plugin_cannot_do_is_built_without_it_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = built.volume()
-    asked = Plan(device_form(given, None), "onnx", "f16", (1, 4), {}, cli_gpu.GpuOptions(), [])
-    monkeypatch.setattr("handlers.engines.versions.library", lambda: Of8)
-    monkeypatch.setattr("handlers.engines.versions.machine", lambda *_: MACHINE)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    refused = {engine_plan.PLUGINS}
-
-    def one(_: Plan, profiles: Any, source: Path, *__: Any) -> engine_plan.Engine:
-        assert source.is_file()
-        if source.name in refused:
-            raise build.BuildFailed("no cuDNN")
-        return engine_plan.Engine(f"{source.stem}-{profiles['x'][1][0]}.plan", "")
-
-    monkeypatch.setattr(engine_plan, "_one", one)
-    made_ = engine_plan.build(asked, "t", tmp_path, tmp_path)
-    assert made_.files == ("t/engine-1.plan", "t/engine-4.plan")
-    assert made_.options.plugins == ()
-    said = "".join(capsys.readouterr())
-    assert "no cuDNN; trying TensorRT's normalisation layer instead of its plugin" in said
-    assert "slower than its plugin" in said
-    refused.clear()
-    made_ = engine_plan.build(asked, "t", tmp_path, tmp_path)
-    assert made_.files == ("t/engine-plugins-1.plan", "t/engine-plugins-4.plan")
-    assert made_.options.plugins == (instance_norm.PLUGIN,)
-    assert "".join(capsys.readouterr()) == ""
-    refused.update((engine_plan.PLUGINS, SOURCE))
-    with pytest.raises(build.BuildFailed, match="no cuDNN"):
-        engine_plan.build(asked, "t", tmp_path, tmp_path)
-    assert "slower" not in "".join(capsys.readouterr())
-
-
-@pytest.mark.parametrize("plugins", [(), (instance_norm.PLUGIN,)])
-def test_the_file_that_was_built_from_is_the_one_to_build_again(
-    tmp_path: Path, plugins: tuple[str, ...]
-) -> None:
-    given = built.volume()
-    form = device_form(given, None)
-    work, stage = tmp_path / "work", tmp_path / "stage"
-    work.mkdir()
-    (stage / "t").mkdir(parents=True)
-    onnx_for_engine.convert(form, work / SOURCE, work / engine_plan.PLUGINS)
-    asked = Plan(form, "onnx", "f16", (1,), {}, cli_gpu.GpuOptions(), [])
-    artefact = artefact_of(batches=(1,), plugins=plugins)
-    found = on_load.pack(asked, artefact, given, "t", stage, work)
-    packed = (stage / found.options.rebuild.weakly_typed).read_bytes()
-    assert (instance_norm.PLUGIN.encode() in packed) == bool(plugins)
-
-
-def test_the_archive_gets_both_files_and_the_originals_answers(tmp_path: Path) -> None:
-    given, asked, artefact, work, stage = on_its_way(tmp_path, "f16", False)
-    found = on_load.pack(asked, artefact, given, "t", stage, work)
-    recipe = found.options.rebuild
-    assert all((stage / file).is_file() for file in found.files[1:])
-    assert (recipe.weakly_typed, recipe.strongly_typed) == ("t/rebuild.onnx", "t/rebuild-f16.onnx")
-    small, large = (stage / file for file in (recipe.strongly_typed, recipe.weakly_typed))
-    assert small.stat().st_size < large.stat().st_size
-    with np.load(stage / recipe.check) as data:
-        want = given.original({"x": data["in/x"]})["output"]
-        np.testing.assert_allclose(data["out/output"], want, rtol=1e-5)
-    json.dumps(asdict(found.options))
-
-
-def test_int8_travels_as_layers_and_as_ranges(tmp_path: Path) -> None:
-    given, asked, artefact, work, stage = on_its_way(tmp_path, "int8", True)
-    path = int8.ranges_file(asked, work / SOURCE, work, versions.Flags(None))
-    assert path == work / int8.RANGES
-    told = versions.Int8.read(path)
-    largest = max(float(np.abs(i["x"]).max()) for i in asked.calibration)
-    assert 0.9 * largest < told.ranges["x"] <= largest
-    assert not told.floats | told.between  # two layers: leaving out both ends would leave none
-    recipe = on_load.pack(asked, artefact, given, "t", stage, work).options.rebuild
-    assert (recipe.weakly_typed, recipe.ranges) == ("t/rebuild.onnx", int8.RANGES)
-    assert recipe.strongly_typed == "t/rebuild-int8.onnx"
-    assert versions.Int8.read(stage / "t" / recipe.ranges) == told
-
-
-def test_int8_made_with_10_can_be_built_again_with_8(tmp_path: Path) -> None:
-    """Nothing looked for ranges yet where TensorRT 10 was given int8 layers."""
-    given, asked, artefact, work, stage = on_its_way(tmp_path, "int8", True)
-    assert not (work / int8.RANGES).exists()
-    found = on_load.pack(asked, artefact, given, "t", stage, work)
-    recipe = found.options.rebuild
-    assert (stage / recipe.weakly_typed).is_file()
-    assert f"t/{recipe.ranges}" in found.files
-    assert versions.Int8.read(stage / "t" / recipe.ranges).ranges["x"] > 1
-
-
-def test_a_killed_build_is_one_line() -> None:
-    assert "killed: mostly by the kernel, for want of host memory" in ended(-9, "")
-    assert ended(-11, "a\nb").startswith("the building process was ended by signal 11 (b)")
-    assert "exit status 3 (nothing was said)" in ended(3, "")
-    assert all("\n" not in ended(code, "one\ntwo\n") for code in (-9, -11, 1))
-
-
-def test_a_reason_is_given_its_node_by_number_or_name() -> None:
-    path = made.tiny_onnx()
-    numbered = with_node(path, "TensorRT's ONNX parser: node 2: no importer")
-    assert numbered.endswith("operator Conv, node 'second' (fed by Relu 'relu' and weight "
-                             "'second.weight')")  # fmt: skip
-    assert "operator Relu, node 'relu'" in with_node(path, "no kernel for {relu}")
-    assert with_node(path, "out of luck") == "out of luck"
-    assert with_node(path, "node 99: who knows") == "node 99: who knows"

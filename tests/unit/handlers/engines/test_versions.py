@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from handlers.artefact import TensorRTOptions
 from handlers.engines.versions import foreign, written_by
-from repack.backends import precision
+from repack.backends.tensorrt import TensorRT
+from repack.tolerances import shortfall
 
 HEADER = bytes.fromhex("66747274000000000100000000000000 0458fb00000000000806000c00000000")
 """An engine's first 32 bytes: YOLOv5s in 16 bits, built by TensorRT 8.6.0.12 on an H200."""
@@ -57,7 +59,8 @@ class Told:
     precision = "f16"
 
     def __init__(self, layers: list[Any], floats: tuple[str, ...] = ()):
-        self.options = SimpleNamespace(float_layers=floats)
+        options = TensorRTOptions(outputs=(), built={}, engines=(), via="onnx", float_layers=floats)
+        self.artefact = SimpleNamespace(options=options)
         self.text = json.dumps({"Layers": layers})
         self.trt = self
         self.engines = [self]
@@ -81,9 +84,13 @@ def layers() -> list[Any]:
     return found
 
 
+def found_in(runtime: Any) -> dict[str, Any]:
+    return TensorRT().found(runtime).report(runtime)
+
+
 def test_the_precision_is_counted_by_multiplications() -> None:
     runtime: Any = Told(layers())
-    found = precision.found(runtime)
+    found = found_in(runtime)
     counts = [layer for layer in layers() if isinstance(layer, dict) and "Count" in str(layer)]
     kinds = [layer["Weights"]["Type"] for layer in counts]
     assert found["layers"]["f16"] == pytest.approx(kinds.count("Half") / len(kinds), abs=1e-3)
@@ -101,7 +108,7 @@ def test_one_convolutions_multiplications() -> None:
     runtime: Any = Told([first, second])
     a = n * h * w * first["Weights"]["Count"]
     b = n * h2 * w2 * second["Weights"]["Count"]
-    flops = precision.found(runtime)["flops"]
+    flops = found_in(runtime)["flops"]
     assert flops["f16"] == pytest.approx(a / (a + b), abs=1e-3)
     assert flops["int8"] == pytest.approx(b / (a + b), abs=1e-3)
 
@@ -112,21 +119,21 @@ def test_what_int8_leaves_in_floats_on_purpose_does_not_count_against_it() -> No
     first, second = {**first, "Name": "a + act"}, {**second, "Name": "b || c"}
     third["Name"] = "d"
     runtime: Any = Told([first, *[third] * 3])
-    found = precision.found(runtime)
+    found = found_in(runtime)
     assert "kept" not in found
-    assert "multiply-adds: f16 25%, int8 75%)" in str(precision.shortfall("int8", found))
+    assert "multiply-adds: f16 25%, int8 75%)" in str(shortfall("int8", found))
     runtime = Told([first, *[third] * 3], ("a", "act"))
-    found = precision.found(runtime)
+    found = found_in(runtime)
     assert found["kept"] == 0.25
-    assert precision.shortfall("int8", found) is None
+    assert shortfall("int8", found) is None
     # Named, but in int8 all the same: nothing was kept. And most must be in int8.
-    assert "kept" not in precision.found(Told([third, third], ("d",)))  # type: ignore[arg-type]
-    found = precision.found(Told([first, first, first, third], ("a",)))  # type: ignore[arg-type]
-    lack = precision.shortfall("int8", found)
+    assert "kept" not in found_in(Told([third, third], ("d",)))
+    found = found_in(Told([first, first, first, third], ("a",)))
+    lack = shortfall("int8", found)
     assert lack == (
         "asked int8, found f16 (multiply-adds: f16 75%, int8 25%; 75% left in floats on purpose)"
     )
-    found = precision.found(Told([first, third, second, third], ("c",)))  # type: ignore[arg-type]
+    found = found_in(Told([first, third, second, third], ("c",)))
     assert 0 < found["kept"] < 1
 
 
@@ -135,12 +142,12 @@ def test_a_transposed_convolution_multiplies_at_its_inputs_places() -> None:
     plain = {**transposed, "LayerType": "CaskConvolution"}
     plain["Weights"] = {**plain["Weights"], "Type": "Int8"}
     runtime: Any = Told([transposed, plain])
-    flops = precision.found(runtime)["flops"]
+    flops = found_in(runtime)["flops"]
     assert flops["int8"] / (1 - flops["int8"]) == pytest.approx(8, rel=0.01)
 
 
 def test_an_engine_that_tells_nothing_is_unknown_and_fails() -> None:
     runtime: Any = Told(["a name", "another"])
-    found = precision.found(runtime)
+    found = found_in(runtime)
     assert found["label"] == "unknown"
-    assert "none known" in str(precision.shortfall("f16", found))
+    assert "none known" in str(shortfall("f16", found))

@@ -16,14 +16,14 @@ from tests.support.detector_maps import OnTheCpu
 
 def decoder(**changed: Any) -> Decoder:
     settings = {**made.SETTINGS, **changed}
-    return OnTheCpu(made.ANCHORS, made.STRIDES, settings, torch.device("cpu"))
+    return OnTheCpu(made.HEAD, settings, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("objectness", [-30, -6, -3, 1])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_same_boxes_as_the_cpu(objectness: float, batch: int) -> None:
     maps = made.maps(7, batch, 160, objectness)
-    want = made.expected(maps, 160)
+    want = made.expected(maps)
     found = decoder().find(maps).numpy()
     assert objectness > -30 or len(found) == 0
     for picture, boxes in enumerate(want):

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from handlers.boxes import CANDIDATES
-from handlers.detection import Item
 from handlers.gpu import pictures
 from handlers.gpu.boxes import Decoder
 from handlers.gpu.pipeline import Pipeline
-from handlers.images import Letterbox
+from handlers.images import Item, Letterbox
 from handlers.runtimes.device import Size
 from handlers.stages import Stages
 from tests.support import detector_maps as made
@@ -142,7 +141,7 @@ def test_every_picture_gets_its_own_boxes(on_the_cpu: None, count: int) -> None:
         found = used.boxes(items(*range(first, first + count)))
         assert len(found) == count
         for number, (boxes, place) in enumerate(found, first):
-            (want,) = made.expected(network.maps(number), SIDE)
+            (want,) = made.expected(network.maps(number))
             made.same(want, boxes)
             assert place == Letterbox(1.0, number, 0)
         assert sum(network.ran) >= count
@@ -154,7 +153,7 @@ def test_a_crowd_is_looked_at_as_a_whole(on_the_cpu: None) -> None:
     assert sum(int((m[..., 4] > 0).sum()) for m in network.maps(1)) > CANDIDATES
     found = pipeline(network).boxes(items(1, 2, 3, 4, 5))
     for number, (boxes, _) in enumerate(found, 1):
-        (want,) = made.expected(network.maps(number), SIDE)
+        (want,) = made.expected(network.maps(number))
         made.same(want, boxes)
     assert len(network.ran) == 4  # each of the two chunks twice
 
@@ -168,7 +167,7 @@ def test_without_a_graph_the_boxes_are_the_same(
     monkeypatch.setattr(Network, "captured", refused)
     network = Network(-5)
     for number, (boxes, _) in enumerate(pipeline(network).boxes(items(10, 11, 12)), 10):
-        (want,) = made.expected(network.maps(number), SIDE)
+        (want,) = made.expected(network.maps(number))
         made.same(want, boxes)
 
 

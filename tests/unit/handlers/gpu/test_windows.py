@@ -16,7 +16,7 @@ from handlers.context import LocalContext
 from handlers.errors import TooLarge
 from handlers.gpu import masks as on_device
 from handlers.gpu import windows as gpu
-from handlers.gpu.volumes import Road
+from handlers.gpu.volumes import Segmenter
 from handlers.runtimes import Loaded
 from handlers.runtimes.device import DeviceRuntime, Size
 from handlers.segmentation import SegmentationHandler
@@ -158,16 +158,16 @@ def test_values_that_are_not_finite_are_named() -> None:
 
 def test_memory_of_the_device_is_stated_and_kept() -> None:
     one = made()
-    road = one.handler._road
-    assert road is not None
+    used = one.handler._segmenter
+    assert used is not None
     context, _ = answered(one)
     assert context.statuses == [200]
     assert context.metrics.totals["handler_windows", "Model"] > 1
     stated = int(context.response_headers[0]["X-Device-Memory-Bytes"])
-    assert stated == sum(road.needs) > road.needs.accumulators > 0
-    road._free = lambda device: road.needs.least
+    assert stated == sum(used.needs) > used.needs.accumulators > 0
+    used._free = lambda device: used.needs.least
     assert answered(one)[0].statuses == [200]
-    road._free = lambda device: road.needs.least - 1
+    used._free = lambda device: used.needs.least - 1
     context, body = answered(one)
     assert context.statuses == [TooLarge.status]
     assert "MiB of the GPU's memory" in volumes.message(body)
@@ -185,5 +185,5 @@ def test_out_of_memory_of_the_device_is_told() -> None:
 
 def test_windows_go_in_the_largest_batch() -> None:
     one = made()
-    road = Road(one.runtime, "INPUT__0", replace(one.handler.recipe))
-    assert road._windows.batch == 2
+    used = Segmenter(one.runtime, "INPUT__0", replace(one.handler.recipe))
+    assert used._windows.batch == 2

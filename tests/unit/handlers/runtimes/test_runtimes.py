@@ -219,6 +219,12 @@ def test_an_archive_may_bring_a_runtime_along(tmp_path: Path) -> None:
     assert runtime.infer({"x": np.ones(2)})["x"].tolist() == [3, 3]
 
 
+def test_what_a_runtime_of_the_archive_needs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "multiplier_runtime.py").write_text("import abacus_of_wood\n" + FOREIGN)
+    with pytest.raises(RuntimeMissing, match="pip install abacus_of_wood"):
+        load(tmp_path, foreign("multiplier_runtime:Multiplier", factor=3), "accelerated", 1)
+
+
 @pytest.mark.parametrize(
     ("where", "options", "said"),
     [

@@ -10,12 +10,14 @@ import pytest
 
 from handlers.passport import Passport
 from handlers.runtimes import openvino_
-from repack import archive, sources
-from repack import model as models
-from repack.candidates import Candidate, Workshop, try_one
+from repack import archive
+from repack.backends.conversion import Conversion
+from repack.candidates import Candidate, try_one
 from repack.gate import Reference
+from repack.model import tensors
 from tests.support import made
 from tests.support.isa import REASON, environment, has_bf16, without_bf16
+from tests.support.loading import load
 
 OPENVINO = ("--backend", "openvino", "--name", "tiny")
 
@@ -35,7 +37,7 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def packed(store: Path, precision: str, isa: str, *flags: str | Path) -> Passport:
     given = (*OPENVINO, "--precision", precision, "--weights", made.tiny_onnx(), *flags)
-    made.repacked(*given, "--model-store", store, **environment(isa))
+    made.repacked(*given, "--model-store", store, variables=environment(isa))
     return archive.verify(store / "tiny.mar")
 
 
@@ -46,7 +48,7 @@ def test_int8_is_asked_and_found(tmp_path: Path, arrays: tuple[Path, Path], isa:
     assert (fast.runtime, fast.precision_asked) == ("openvino", "int8")
     assert fast.precision_found["label"] == "int8"
     assert fast.precision_found["flops"]["int8"] >= 0.8
-    assert fast.options["execution_type"] == ("bf16" if has_bf16(isa) else "f32")
+    assert fast.options.execution_type == ("bf16" if has_bf16(isa) else "f32")
     assert record.gate["accelerated"]["passed"]
     assert record.gate["accelerated"]["inputs"] == {"random": 3, "samples": 6}
     error = record.gate["accelerated"]["outputs"]["y"]["relative_l2"]
@@ -60,9 +62,9 @@ def test_f32_is_f32_where_openvino_would_choose_bf16(tmp_path: Path, isa: str) -
     assert (found["label"], found["flops"]) == ("f32", {"f32": 1.0})
 
 
-@pytest.mark.skipif(not has_bf16(), reason="bf16 cannot be seen to run: this CPU has none")
+@pytest.mark.skipif(not has_bf16("ALL"), reason="bf16 cannot be seen to run: this CPU has none")
 def test_bf16_is_found_as_asked(tmp_path: Path) -> None:
-    found = packed(tmp_path, "bf16", "").artefacts["accelerated"].precision_found
+    found = packed(tmp_path, "bf16", "ALL").artefacts["accelerated"].precision_found
     assert (found["label"], found["flops"]) == ("bf16", {"bf16": 1.0})
 
 
@@ -70,17 +72,17 @@ def test_bf16_is_found_as_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("isa", without_bf16(), ids=lambda isa: isa or "as it is")
 def test_bf16_that_the_cpu_lacks_is_no_archive(tmp_path: Path, isa: str, backend: str) -> None:
     flags = ("--backend", backend, "--precision", "bf16", "--weights", made.tiny_onnx())
-    done = made.repack(*flags, "--model-store", tmp_path / "store", **environment(isa))
+    done = made.repack(*flags, "--model-store", tmp_path / "store", variables=environment(isa))
     assert done.returncode == 1
     (line,) = (x for x in done.stderr.splitlines() if x.startswith("error: "))
-    words = f"error: --backend {backend} --precision bf16: {REASON}: use --backend auto .*"
+    words = f"error: --backend {backend} --precision bf16: {REASON}: use --precision auto"
     assert re.fullmatch(words, line), line
     assert not (tmp_path / "store").exists()
 
 
 def test_auto_tries_bf16_only_where_the_cpu_has_it(tmp_path: Path, isa: str) -> None:
     flags = (*OPENVINO, "--weights", made.tiny_onnx(), "--model-store", tmp_path)
-    said = made.repacked(*flags, **environment(isa))
+    said = made.repacked(*flags, variables=environment(isa))
     left_out = [x for x in said.splitlines() if "note: openvino bf16 is left out: " in x]
     assert ("converting to openvino bf16" in said) == has_bf16(isa)
     assert len(left_out) == (0 if has_bf16(isa) else 1)
@@ -90,8 +92,8 @@ def test_auto_tries_bf16_only_where_the_cpu_has_it(tmp_path: Path, isa: str) -> 
 def test_the_gate_stands_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even a bf16 artefact that was built is not taken where f32 is what runs."""
     monkeypatch.setattr(openvino_, "lacks", lambda p: "it has none" if p == "bf16" else None)
-    model = models.tensors(sources.load(made.tiny_onnx()), {})
+    model = tensors(load(made.tiny_onnx()), {})
     candidate = Candidate("openvino", "bf16")
-    try_one(candidate, Workshop(model, tmp_path, []), Reference.make(model, []))
+    try_one(candidate, Conversion(model, tmp_path), Reference.make(model, []))
     expected = "precision: asked bf16, found f32 (multiply-adds: f32 100%)"
     assert candidate.verdict.startswith(expected), candidate.verdict

@@ -24,9 +24,9 @@ def test_convolutions_asked_in_f32_are_not_rounded_to_tf32(
         return net, (torch.rand(1, 1, 4, 4, 4),)
 
     monkeypatch.setattr(converter, "prepared", on_the_cpu)
-    form = GpuModel(net, None, {"x": ("batch", 1, 4, 4, 4)}, {"x": "float32"}, ("y",))
+    given = GpuModel(net, {"x": ("batch", 1, 4, 4, 4)}, {"x": "float32"}, ("y",))
     assert torch.backends.cudnn.allow_tf32  # PyTorch's default
-    converter.convert(form, precision, tmp_path / "model.pt")
+    converter.convert(given, precision, tmp_path / "model.pt")
     assert torch.backends.cudnn.allow_tf32
     with warnings.catch_warnings():  # PyTorch would rather have torch.export
         warnings.simplefilter("ignore")

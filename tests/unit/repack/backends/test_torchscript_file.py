@@ -34,12 +34,12 @@ import sys
 from pathlib import Path
 import torch
 from network import Net
-from repack import model
 from repack.backends import torchscript
 from repack.sources.source import Source
+from repack.model import tensors
 torch.manual_seed(0)
 source = Source(Net(), "state_dict", "Net", (), Path("net.pt"), "", "tensors")
-given = model.tensors(source, {"x": ("batch", 3, 8, 8)})
+given = tensors(source, {"x": ("batch", 3, 8, 8)})
 torchscript.convert(given, Path(sys.argv[1]))
 """
 

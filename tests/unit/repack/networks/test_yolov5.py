@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from handlers.boxes import nms
-from repack.sources import Source, load
+from handlers.head import YOLOv5
+from repack.sources import Source
 from tests.parity.compare_yolov5 import RAW_LIMIT, box_error, raw_error
+from tests.support.loading import load
 
+HEAD = YOLOv5(classes=3)
 DATA = Path(__file__).parents[3] / "data"
 
 
@@ -35,7 +38,7 @@ def test_answers_equal_those_of_the_real_package(official: Source) -> None:
     with torch.no_grad():
         ours = official.module(batch).numpy()
     assert raw_error(ours, theirs) <= RAW_LIMIT
-    found = [nms(rows, float(confidence), float(iou), int(limit)) for rows in ours]
+    found = [nms(rows, HEAD, float(confidence), float(iou), int(limit)) for rows in ours]
     expected = np.split(boxes, np.cumsum(counts)[:-1])
     for mine, real in zip(found, expected, strict=True):
         assert len(real) > 0

@@ -14,35 +14,13 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 from torch import Tensor, nn
 from torch.nn import functional
 
-from repack.backends.tensorrt import engines as plan
-from repack.backends.tensorrt import int8
-from repack.backends.tensorrt import onnx_file as onnx_for_engine
+from repack.backends.tensorrt import onnx_file
+from repack.backends.tensorrt.request import EngineRequest
 from repack.model import Arrays, GpuModel
-from repack.onnx import float_layers as kept_floats
-from repack.onnx import typed as typed_onnx
+from repack.onnx import float_layers, nodes, typed
 from repack.options import GpuOptions
+from tests.support.engines import CHAIN
 
-
-class Chain(nn.Module):
-    """14 convolutions, and a branch after the ninth that ends in a second output."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(2)
-        self.layers = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(14))
-        self.side = nn.Conv2d(3, 2, 1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = x * 2
-        for layer in self.layers[:9]:
-            x = torch.relu(layer(x))
-        side = self.side(functional.max_pool2d(x, 2))
-        for layer in self.layers[9:]:
-            x = torch.relu(layer(x))
-        return x.sigmoid(), side
-
-
-FORM = GpuModel(Chain().eval(), None, {"x": ("batch", 3, 8, 8)}, {"x": "float32"}, ("a", "b"))
 FLOATS = {*(f"layers.{i}" for i in (0, 8, 12, 13)), "side"}
 
 
@@ -53,8 +31,8 @@ def calibration() -> list[Arrays]:
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Path:
-    onnx_for_engine.convert(FORM, tmp_path / "chain.onnx")
-    return tmp_path / "chain.onnx"
+    onnx_file.convert(CHAIN, tmp_path / onnx_file.SOURCE)
+    return tmp_path / onnx_file.SOURCE
 
 
 def short(name: str) -> str:
@@ -68,32 +46,32 @@ def given_by(graph: GraphProto, tensors: list[str]) -> list[str]:
     return sorted(short(giver[name]) for name in tensors)
 
 
-def test_layers_beside_inputs_and_outputs_keep_their_floats(
+def test_layers_beside_inputs_and_outputs_are_left_in_floats(
     chain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = onnx.load(chain).graph
-    floats = kept_floats.ends(graph)
+    floats = float_layers.ends(graph)
     assert {short(name) for name in floats} == FLOATS
     # The convolutions and their activations; what layer 0 gives goes to a layer in int8.
     held = ["MaxPool", "Mul", "Relu_12", "Relu_13", "Relu_8", "Sigmoid"]
     held += ["layers.12", "layers.13", "layers.8", "side"]
-    assert given_by(graph, kept_floats.between(graph, floats)) == held
-    monkeypatch.setattr(kept_floats, "KEPT_AT_INPUTS", 5)
+    assert given_by(graph, float_layers.between(graph, floats)) == held
+    monkeypatch.setattr(float_layers, "AT_INPUTS", 5)
     # With the branch nine of 15 would be left out, more than half: then none is.
-    assert kept_floats.ends(graph) == []
+    assert float_layers.ends(graph) == []
 
 
-def test_only_what_all_comes_from_kept_layers_is_between(chain: Path) -> None:
+def test_only_what_all_comes_from_layers_in_floats_is_between(chain: Path) -> None:
     graph = onnx.load(chain).graph
     layers = [f"/layers.{i}/Conv" for i in (3, 8, 9)]
-    assert given_by(graph, kept_floats.between(graph, layers)) == ["Relu_8", "layers.8"]
+    assert given_by(graph, float_layers.between(graph, layers)) == ["Relu_8", "layers.8"]
     add = helper.make_node("Add", ["/Relu_8_output_0", "/Relu_5_output_0"], ["sum"], "add")
     place = next(i for i, node in enumerate(graph.node) if node.name == "/layers.9/Conv")
     graph.node[place].input[0] = "sum"
     graph.node.insert(place, add)
-    assert given_by(graph, kept_floats.between(graph, layers)) == ["Relu_8", "layers.8"]
+    assert given_by(graph, float_layers.between(graph, layers)) == ["Relu_8", "layers.8"]
     graph.node[place].input[1] = "/layers.8/Conv_output_0"
-    assert given_by(graph, kept_floats.between(graph, layers)) == ["Relu_8", "add", "layers.8"]
+    assert given_by(graph, float_layers.between(graph, layers)) == ["Relu_8", "add", "layers.8"]
 
 
 def test_one_of_a_nodes_results_may_lead_on() -> None:
@@ -110,7 +88,7 @@ def test_one_of_a_nodes_results_may_lead_on() -> None:
         [tensors["c"]],
         [helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])],
     )
-    assert kept_floats.between(graph, ["b", "c"]) == ["b", "c", "left"]
+    assert float_layers.between(graph, ["b", "c"]) == ["b", "c", "left"]
 
 
 class Ending(nn.Module):
@@ -154,13 +132,13 @@ def test_what_the_last_layer_reads_is_held_in_floats(
 ) -> None:
     net = Ending(made, 6 if made is joined else 4).eval().requires_grad_(False)
     shapes: dict[str, tuple[int | str, ...]] = {"x": ("batch", 2, "height", "width")}
-    form = GpuModel(net, None, shapes, {"x": "float32"}, ("y",))
-    onnx_for_engine.convert(form, tmp_path / "m.onnx")
+    model = GpuModel(net, shapes, {"x": "float32"}, ("y",))
+    onnx_file.convert(model, tmp_path / "m.onnx")
     graph = onnx.load(tmp_path / "m.onnx").graph
-    floats = kept_floats.ends(graph)
+    floats = float_layers.ends(graph)
     assert {name.split("/")[1] for name in floats} == {"first.0", "first.4", "last"}
     (last,) = (node for node in graph.node if node.name == "/last/Conv")
-    assert last.input[0] in kept_floats.between(graph, floats)
+    assert last.input[0] in float_layers.between(graph, floats)
 
 
 def test_a_size_is_no_way_to_the_output(tmp_path: Path) -> None:
@@ -175,11 +153,9 @@ def test_a_size_is_no_way_to_the_output(tmp_path: Path) -> None:
                     seen = y
             return self.last(functional.interpolate(y, size=seen.shape[-2:]))  # type: ignore[no-any-return]
 
-    form = GpuModel(
-        Sized(resized).eval(), None, {"x": ("batch", 2, "h", "w")}, {"x": "float32"}, ("y",)
-    )
-    onnx_for_engine.convert(form, tmp_path / "m.onnx")
-    names = kept_floats.ends(onnx.load(tmp_path / "m.onnx").graph)
+    model = GpuModel(Sized(resized).eval(), {"x": ("batch", 2, "h", "w")}, {"x": "float32"}, ("y",))
+    onnx_file.convert(model, tmp_path / "m.onnx")
+    names = float_layers.ends(onnx.load(tmp_path / "m.onnx").graph)
     assert {name.split("/")[1] for name in names} == {"first.0", "first.4", "last"}
 
 
@@ -189,15 +165,15 @@ def test_every_node_has_a_name_of_its_own(chain: Path) -> None:
     for node in graph.node[::2]:
         node.name = ""
     graph.node[1].name = f"{graph.node[0].op_type}_0"
-    onnx_for_engine.name_all(graph)
+    nodes.name_all(graph)
     now = [node.name for node in graph.node]
     assert len(set(now)) == len(names)
     assert all(now)
     assert now[3::2] == names[3::2]
 
 
-def test_kept_layers_read_values_that_were_not_rounded(chain: Path, tmp_path: Path) -> None:
-    typed_onnx.quantised(chain, tmp_path / "q.onnx", calibration())
+def test_layers_in_floats_read_values_that_were_not_rounded(chain: Path, tmp_path: Path) -> None:
+    typed.quantised(chain, tmp_path / "q.onnx", calibration())
     graph = onnx.load(tmp_path / "q.onnx").graph
     giver = {name: node for node in graph.node for name in node.output}
     reads = {
@@ -205,9 +181,9 @@ def test_kept_layers_read_values_that_were_not_rounded(chain: Path, tmp_path: Pa
         for node in graph.node
         if node.op_type == "Conv"
     }
-    kept = {name: kind for name, kind in reads.items() if name in FLOATS}
+    found = {name: kind for name, kind in reads.items() if name in FLOATS}
     # What layer 8 reads comes from a layer in int8, and is not rounded again.
-    assert kept == dict.fromkeys(FLOATS, "Relu") | {"layers.0": "Mul", "side": "MaxPool"}
+    assert found == dict.fromkeys(FLOATS, "Relu") | {"layers.0": "Mul", "side": "MaxPool"}
     (pooled,) = (node for node in graph.node if node.op_type == "MaxPool")
     assert giver[pooled.input[0]].op_type == "Relu"
     rest = [kind for name, kind in reads.items() if name not in FLOATS]
@@ -215,12 +191,11 @@ def test_kept_layers_read_values_that_were_not_rounded(chain: Path, tmp_path: Pa
 
 
 def test_the_file_for_tensorrt_8_holds_layers_and_tensors(chain: Path, tmp_path: Path) -> None:
-    asked = plan.Plan(FORM, "onnx", "int8", (1,), {}, GpuOptions(), calibration())
-    int8.write_ranges(asked, chain, tmp_path / "ranges.json")
-    told = json.loads((tmp_path / "ranges.json").read_text())
+    asked = EngineRequest(CHAIN, "onnx", "int8", (1,), {}, GpuOptions(), calibration())
+    told = json.loads(onnx_file.int8_ranges(asked, tmp_path).read_text())
     graph = onnx.load(chain).graph
-    assert told["floats"] == kept_floats.ends(graph)
-    assert told["between"] == kept_floats.between(graph, told["floats"])
+    assert told["floats"] == float_layers.ends(graph)
+    assert told["between"] == float_layers.between(graph, told["floats"])
     assert "/Relu_8_output_0" in told["between"]
     assert set(told["between"]) <= set(told["ranges"])
 
@@ -232,9 +207,8 @@ def test_a_tensor_without_a_range_is_not_demanded(chain: Path, tmp_path: Path) -
     model.graph.node.append(cast)
     model.graph.output.append(helper.make_tensor_value_info("whole", TensorProto.INT64, None))
     onnx.save(model, chain)
-    asked = plan.Plan(FORM, "onnx", "int8", (1,), {}, GpuOptions(), calibration())
-    int8.write_ranges(asked, chain, tmp_path / "ranges.json")
-    told = json.loads((tmp_path / "ranges.json").read_text())
-    assert "whole" in kept_floats.between(model.graph, told["floats"])
+    asked = EngineRequest(CHAIN, "onnx", "int8", (1,), {}, GpuOptions(), calibration())
+    told = json.loads(onnx_file.int8_ranges(asked, tmp_path).read_text())
+    assert "whole" in float_layers.between(model.graph, told["floats"])
     assert "whole" not in told["between"]
     assert "b" in told["between"]

@@ -79,7 +79,7 @@ def test_a_node_without_a_name_and_its_likes(tmp_path: Path) -> None:
 
 def test_auto_goes_on_with_the_runtimes_that_take_it(path: Path, isa: str) -> None:
     flags = ("--weights", path, "--name", "det", "--model-store", path.parent)
-    done = made.repack(*flags, **environment(isa))
+    done = made.repack(*flags, variables=environment(isa))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(DET) == (2 if has_bf16(isa) else 1)  # OpenVINO in f32 and bf16
     assert done.stdout.strip().endswith("det.mar")

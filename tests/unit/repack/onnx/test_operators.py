@@ -11,17 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from repack.onnx import export as onnx_from_module
-from repack.onnx import operators
+from repack.model import tensors
+from repack.onnx import export, operators
 from repack.sources import Source
-from repack.tasks.tensors.model import tensors
 from tests.support.reports import GroupNormNet
 
 
 def exported(module: nn.Module, folder: Path) -> tuple[dict[str, Any], onnx.ModelProto]:
     source = Source(module, "state_dict", "Net", (), folder / "net", "0" * 64, "tensors")
     path = folder / "exported.onnx"
-    onnx_from_module.convert(tensors(source, {"x": ("batch", 3, 16, 16)}), path)
+    export.convert(tensors(source, {"x": ("batch", 3, 16, 16)}), path)
     found = operators.read(path)
     assert found is not None
     return found, onnx.load(path)

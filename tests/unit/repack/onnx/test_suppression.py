@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from handlers import boxes
-from handlers.artefact import Artefact
+from handlers.artefact import OPTIONS, Artefact
+from handlers.head import HEADS, YOLOv5
 from handlers.passport import TensorSpec
 from handlers.runtimes import RUNTIMES, make
-from repack.networks.yolov5 import Detect, YOLOv5
 from repack.onnx import suppression
-from repack.tasks.detection.grids import Grid, decode, grids
 
 CONFIDENCE, IOU, LIMIT = 0.25, 0.45, 20
-ANCHORS, CLASSES = 2, 5
+ANCHORS, CLASSES, CELLS = 2, 5, (8, 4)
+HEAD = YOLOv5(
+    classes=CLASSES,
+    anchors=tuple(tuple((float(n * s), float(n * s)) for n in (2, 3)) for s in (16, 32)),
+    strides=(16, 32),
+)
+NAMES = ["near", "far"]
 
 Raw = list[NDArray[np.float32]]
 Run = Callable[[Raw], NDArray[np.float32]]
@@ -31,31 +34,18 @@ def raw_maps(seed: int, pictures: int) -> Raw:
     """Random raw maps of two scales; boxes overlap, and no two scores are the same."""
     rng = np.random.default_rng(seed)
     found = []
-    for grid in GRIDS:
-        y = rng.normal(0, 1.5, (pictures, *grid.shape[:3], 5 + CLASSES)).astype(np.float32)
+    for cells in CELLS:
+        y = rng.normal(0, 1.5, (pictures, ANCHORS, cells, cells, 5 + CLASSES)).astype(np.float32)
         y[..., 4] = rng.normal(-1.5, 2, y.shape[:-1])
         found.append(y)
     return found
-
-
-def grid(cells: int, stride: int) -> Grid:
-    found = np.zeros((ANCHORS, cells, cells, 5), np.float32)
-    found[..., 0] = np.arange(cells)[None, None, :] - 0.5
-    found[..., 1] = np.arange(cells)[None, :, None] - 0.5
-    found[..., 2] = stride
-    found[..., 3:] = np.arange(2, 2 + ANCHORS)[:, None, None, None] * stride
-    return found
-
-
-GRIDS = [grid(8, 16), grid(4, 32)]
-NAMES = ["near", "far"]
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
 def detect(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A graph of nothing but decoding and suppression, run as an archive would have it."""
     folder = tmp_path_factory.mktemp(str(request.param))
-    shapes = [["batch", *g.shape[:3], 5 + CLASSES] for g in GRIDS]
+    shapes: list[list[str | int]] = [["batch", ANCHORS, n, n, 5 + CLASSES] for n in CELLS]
 
     def values(prefix: str) -> list[onnx.ValueInfoProto]:
         return [
@@ -67,12 +57,13 @@ def detect(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     graph = helper.make_graph(nodes, "raw", values("given_"), values("raw_"))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, folder / "plain.onnx")
-    suppression.append(folder / "plain.onnx", folder / "model.onnx", GRIDS, CONFIDENCE, IOU, LIMIT)
+    suppression.append(folder / "plain.onnx", folder / "model.onnx", HEAD, CONFIDENCE, IOU, LIMIT)
     specs = tuple(
         TensorSpec("given_" + n, "float32", tuple(s)) for n, s in zip(NAMES, shapes, strict=True)
     )
-    artefact = Artefact(str(request.param), ("model.onnx",), "f32", {}, "detections")
-    assert request.param in RUNTIMES
+    name = str(request.param)
+    artefact = Artefact(name, ("model.onnx",), "f32", {}, "detections", OPTIONS[name]())
+    assert name in RUNTIMES
     runtime = make(folder, specs, artefact, threads=1)
     runtime.activate()
 
@@ -90,9 +81,9 @@ def test_the_graph_gives_the_handlers_boxes(detect: Run, seed: int, pictures: in
     given = raw_maps(seed, pictures)
     found = detect(given)
     assert found.shape[1] == 7
-    decoded = decode(given, GRIDS)
+    decoded = HEAD.boxes(given)
     for picture in range(pictures):
-        expected = boxes.nms(decoded[picture], CONFIDENCE, IOU, LIMIT)
+        expected = boxes.nms(decoded[picture], HEAD, CONFIDENCE, IOU, LIMIT)
         mine = found[found[:, 0] == picture, 1:]
         mine = mine[np.argsort(-mine[:, 4], kind="stable")][:LIMIT]
         np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-2)
@@ -110,12 +101,5 @@ def test_pictures_without_boxes_stay_apart(detect: Run) -> None:
     assert detect(given).shape == (0, 7)
 
 
-def test_the_grids_decode_as_the_network_does() -> None:
-    torch.manual_seed(3)
-    network = YOLOv5("yolov5n", CLASSES).eval()
-    x = torch.rand(2, 3, 96, 96)
-    with torch.inference_mode():
-        raw = [r.numpy() for r in network.raw(x)]
-        expected = cast(torch.Tensor, network(x)).numpy()
-    head = cast(Detect, network.model[24])
-    np.testing.assert_allclose(decode(raw, grids(head, 96)), expected, rtol=1e-5, atol=1e-4)
+def test_every_family_has_its_tail() -> None:
+    assert set(suppression.TAILS) == set(HEADS)

@@ -14,7 +14,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from repack.sources import NetworkMismatch, SourceError, UnreadableFile, UnsupportedLayout, load
+from repack.sources import NetworkMismatch, SourceError, UnreadableFile, UnsupportedLayout
+from tests.support.loading import load
 
 NETS = '''
 import torch

@@ -15,11 +15,12 @@ import pytest
 import torch
 from torch import nn
 
-from repack.sources import SourceError, load
+from repack.options import Options
+from repack.sources import SourceError
 from repack.sources.bundle import Config
-from repack.tasks.segmentation import model as segmentation
-from repack.tasks.segmentation.model import INPUT, OUTPUT
+from repack.tasks.segmentation.model import INPUT, OUTPUT, make
 from tests.parity import monai_configs
+from tests.support.loading import load
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of MONAI's optional packages
@@ -54,11 +55,11 @@ def bundle(folder: Path, name: str = "unet", change: Change | None = None) -> Pa
 def test_the_network_answers_like_monais(tmp_path: Path, name: str) -> None:
     source = load(bundle(tmp_path / "bundle", name))
     assert (source.task, source.family) == ("segmentation", "monai")
-    subject = segmentation.segmentation_net(source)
-    windows = subject.random_inputs(1, 2)
+    model = make(source, Options())
+    windows = model.random_inputs(1, 2)
     with torch.no_grad():
         expected = network(name)(torch.from_numpy(windows[INPUT])).numpy()
-    assert np.array_equal(subject.original(windows)[OUTPUT], expected)
+    assert np.array_equal(model.ask(windows)[OUTPUT], expected)
 
 
 def test_transforms_become_settings(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_without_a_known_network_its_torchscript_is_taken(tmp_path: Path) -> Non
         torch.jit.save(traced, str(folder / "models" / "model.ts"))
     source = load(folder)
     assert source.network == "MyNet (TorchScript)"
-    assert segmentation.segmentation_net(source).outputs[0].shape == ("batch", 3, 32, 32, 16)
+    assert make(source, Options()).outputs[0].shape == ("batch", 3, 32, 32, 16)
 
 
 def test_without_monai_the_message_says_what_to_install(

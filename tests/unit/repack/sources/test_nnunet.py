@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from repack.networks.ensemble import Mean
-from repack.sources import Source, SourceError, UnsafePickle, UnsupportedLayout, load, nnunet
+from repack.sources import Source, SourceError, UnsafePickle, UnsupportedLayout, nnunet
 from repack.sources import nnunet_plans as plans_of
 from repack.sources.facts import Facts
 from repack.tasks.segmentation import model as segmentation
+from tests.support.loading import load
 from tests.support.nnunet import DATA, changed, fullres, older, unpacked
 from tests.support.pickles import Attack, zip_with
 
@@ -38,7 +39,7 @@ def answer(source: Source) -> Any:
 def test_logits_equal_those_of_the_real_package(results: Path, fold: str) -> None:
     with np.load(DATA / "nnunet_tiny.npz") as data:
         expected = data[f"logits{fold}"]
-    found = answer(load(results, folds=[fold]))
+    found = answer(load(results, folds=(fold,)))
     assert found.shape == expected.shape == (1, 3, 4, 16, 16)
     assert expected.std() > 0.1
     assert np.abs(found - expected).max() < 1e-4
@@ -48,13 +49,13 @@ def test_several_folds_answer_with_their_mean(results: Path) -> None:
     source = load(results)
     assert isinstance(source.module, Mean)
     assert source.network == "PlainConvUNet 3d_fullres, fold_0, fold_1"
-    each = [answer(load(results, folds=[fold])) for fold in ("0", "1")]
+    each = [answer(load(results, folds=(fold,))) for fold in ("0", "1")]
     assert np.abs(each[0] - each[1]).max() > 0.1
     assert np.allclose(answer(source), (each[0] + each[1]) / 2, atol=1e-5)
 
 
 def test_what_the_plans_say_becomes_the_settings(results: Path) -> None:
-    source = load(results, folds=["0"])
+    source = load(results, folds=("0",))
     assert (source.task, source.family) == ("segmentation", "nnunet")
     assert source.labels == ("background", "ball", "rod")
     plans = json.loads((results / "plans.json").read_text())
@@ -103,7 +104,7 @@ def test_loading_needs_neither_nnunet_nor_random_numbers(results: Path) -> None:
 
 
 def test_the_hash_covers_every_file_that_is_read(results: Path, tmp_path: Path) -> None:
-    assert load(results).sha256 == load(results).sha256 != load(results, folds=["0"]).sha256
+    assert load(results).sha256 == load(results).sha256 != load(results, folds=("0",)).sha256
     other = changed(tmp_path / "other", lambda p, d: d.update(note="changed"))
     assert load(other).sha256 != load(results).sha256
 
@@ -132,7 +133,7 @@ def test_a_network_with_residual_encoder(results: Path, tmp_path: Path) -> None:
     torch.save(
         fold | {"network_weights": network.state_dict()}, folder / "fold_0" / nnunet.CHECKPOINT
     )
-    source = load(folder, folds=["0"])
+    source = load(folder, folds=("0",))
     assert source.network.startswith("ResidualEncoderUNet 3d_fullres")
     network.decoder.deep_supervision = False
     with np.load(DATA / "nnunet_tiny.npz") as data, torch.no_grad():
@@ -230,7 +231,7 @@ def test_what_the_kit_does_not_do_is_one_line(tmp_path: Path, change: Any, words
 
 def test_folds_that_are_not_there_are_named(results: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no fold_3/checkpoint_final.pth; there is fold_0, fold"):
-        load(results, folds=["0", "3"])
+        load(results, folds=("0", "3"))
     empty = unpacked(tmp_path / "empty")
     for fold in ("fold_0", "fold_1"):
         shutil.rmtree(empty / fold)
@@ -242,7 +243,7 @@ def test_flags_of_other_sources_are_refused(results: Path) -> None:
     with pytest.raises(SourceError, match="an nnU-Net results folder: leave --network out"):
         load(results, network="a:B")
     with pytest.raises(SourceError, match="no nnU-Net results folder: leave --folds out"):
-        load(DATA / "yolov5n_official.npz", folds=["0"])
+        load(DATA / "yolov5n_official.npz", folds=("0",))
 
 
 def test_damaged_plans_are_named(results: Path, tmp_path: Path) -> None:
@@ -269,8 +270,8 @@ def test_an_unknown_trainer_is_said(tmp_path: Path, capsys: pytest.CaptureFixtur
     folder = unpacked(tmp_path / "own")
     file = folder / "fold_0" / nnunet.CHECKPOINT
     content = torch.load(file, weights_only=False)
-    load(folder, folds=["0"])
+    load(folder, folds=("0",))
     assert "note" not in capsys.readouterr().err
     torch.save(content | {"trainer_name": "nnUNetTrainerMine"}, file)
-    load(folder, folds=["0"])
+    load(folder, folds=("0",))
     assert "trained by nnUNetTrainerMine, which the kit does not know" in capsys.readouterr().err

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from repack.sources import SourceError, UnreadableFile, UnsafePickle, load
+from repack.sources import SourceError, UnreadableFile, UnsafePickle
 from repack.sources.checkpoint import read_checkpoint
 from repack.sources.pickle_names import Inert
+from tests.support.loading import load
 from tests.support.pickles import Attack, pickled, stack_global, text, zip_with
 
 PROTOCOL_4 = b"\x80\x04"

@@ -13,10 +13,10 @@ import onnxruntime as ort
 import pytest
 
 from handlers.errors import KitError
-from repack import sources
 from repack.sources import savedmodel, savedmodel_graph
 from repack.sources.errors import UnreadableFile, UnsupportedLayout
 from tests.support import made
+from tests.support.loading import load
 
 MAKER = made.ROOT / "tests" / "support" / "savedmodel_maker.py"
 
@@ -113,20 +113,20 @@ def test_without_tensorflow_one_line_says_what_to_install(
     path = folder(tmp_path, model(CALL))
     if not importlib.util.find_spec("tensorflow"):
         with pytest.raises(KitError, match=r"pip install -r requirements-tensorflow\.txt"):
-            sources.load(path)
+            load(path)
     with pytest.raises(KitError, match="no program there"):
-        sources.load(path, tensorflow_python=tmp_path / "none")
+        load(path, tensorflow_python=tmp_path / "none")
     with pytest.raises(KitError, match="no --network"):
-        sources.load(path, "a:B")
+        load(path, "a:B")
     monkeypatch.setenv(savedmodel.VARIABLE, sys.executable)
     if not importlib.util.find_spec("tf2onnx"):
         with pytest.raises(KitError, match=r"has no tf2onnx: install requirements-tensorflow"):
-            sources.load(path)
+            load(path)
 
 
 def test_a_folder_without_a_saved_model_is_still_a_folder(tmp_path: Path) -> None:
     with pytest.raises(KitError, match="a folder, expected a file"):
-        sources.load(tmp_path)
+        load(tmp_path)
 
 
 def tensorflow_python() -> str:
@@ -148,7 +148,7 @@ def save(kind: str, target: Path) -> Path:
 @pytest.mark.slow
 def test_a_real_saved_model_answers_like_tensorflow(tmp_path: Path) -> None:
     path = save("plain", tmp_path / "plain")
-    source = sources.load(path, tensorflow_python=Path(tensorflow_python()))
+    source = load(path, tensorflow_python=Path(tensorflow_python()))
     assert (source.family, source.network, source.module) == ("savedmodel", "plain", None)
     assert source.path == path
     session = ort.InferenceSession(source.graph, providers=["CPUExecutionProvider"])
@@ -168,11 +168,11 @@ def test_a_real_saved_model_answers_like_tensorflow(tmp_path: Path) -> None:
 def test_a_real_saved_model_that_reaches_outside(tmp_path: Path, kind: str) -> None:
     path = save(kind, tmp_path / "bad")
     with pytest.raises(UnsupportedLayout, match=rf"operator (Eager)?{kind} \(node '.*reaches outs"):
-        sources.load(path, tensorflow_python=Path("/bin/false"))
+        load(path, tensorflow_python=Path("/bin/false"))
 
 
 @pytest.mark.slow
 def test_an_operator_without_an_onnx_form_is_named(tmp_path: Path) -> None:
     path = save("Bessel", tmp_path / "bessel")
     with pytest.raises(UnsupportedLayout, match=r"no ONNX form of operator BesselI0 \(node '"):
-        sources.load(path, tensorflow_python=Path(tensorflow_python()))
+        load(path, tensorflow_python=Path(tensorflow_python()))

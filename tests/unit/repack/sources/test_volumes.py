@@ -12,11 +12,12 @@ import torch
 import yaml
 from torch import nn
 
-from repack import model as subjects
-from repack.onnx import export as onnx_from_module
-from repack.sources import SourceError, load
-from repack.tasks.segmentation import model as segmentation
-from repack.tasks.segmentation.model import INPUT, OUTPUT
+from repack.model import tensors
+from repack.onnx import export
+from repack.options import Options
+from repack.sources import SourceError
+from repack.tasks.segmentation.model import INPUT, OUTPUT, make
+from tests.support.loading import load
 
 GOOD: dict[str, Any] = {
     "channels": [
@@ -73,7 +74,7 @@ def written(folder: Path, content: Any) -> Path:
 
 
 def test_a_state_dict_with_network_and_yaml(tmp_path: Path, net: Net, state_dict: Path) -> None:
-    source = load(state_dict, f"{__name__}:Net", settings=written(tmp_path, GOOD))
+    source = load(state_dict, f"{__name__}:Net", volumes=written(tmp_path, GOOD))
     assert (source.task, source.labels) == ("segmentation", ("background", "ball"))
     settings = source.settings
     assert settings["framework"] == "plain"
@@ -82,11 +83,11 @@ def test_a_state_dict_with_network_and_yaml(tmp_path: Path, net: Net, state_dict
     assert settings["channels"][1]["normalisation"]["clip"] is False
     assert settings["windows"] == {"overlap": 0.5, "gaussian": True, "sigma": 0.125, "mirror": []}
     assert settings["answer"] == {"kind": "argmax"}
-    subject = segmentation.segmentation_net(source)
-    windows = subject.random_inputs(1, 3)
+    model = make(source, Options())
+    windows = model.random_inputs(1, 3)
     with torch.no_grad():
         expected = net(torch.from_numpy(windows[INPUT])).numpy()
-    assert np.array_equal(subject.original(windows)[OUTPUT], expected)
+    assert np.array_equal(model.ask(windows)[OUTPUT], expected)
 
 
 def test_every_key_arrives(tmp_path: Path, state_dict: Path) -> None:
@@ -101,7 +102,7 @@ def test_every_key_arrives(tmp_path: Path, state_dict: Path) -> None:
         "gaussian": False,
         "mirror": [2, 0],
     }
-    settings = load(state_dict, f"{__name__}:Net", settings=written(tmp_path, more)).settings
+    settings = load(state_dict, f"{__name__}:Net", volumes=written(tmp_path, more)).settings
     assert (settings["orientation"], settings["transpose_forward"]) == ("LPS", [2, 1, 0])
     assert settings["crop"] == "nonzero"
     assert settings["answer"] == {"kind": "sigmoid_threshold", "threshold": 0.4}
@@ -113,15 +114,15 @@ def test_every_key_arrives(tmp_path: Path, state_dict: Path) -> None:
 
 def test_onnx_gets_the_kits_names(tmp_path: Path, net: Net, state_dict: Path) -> None:
     path = tmp_path / "net.onnx"
-    plain = subjects.tensors(load(state_dict, f"{__name__}:Net"), {"scan": ("batch", 2, 4, 8, 8)})
-    onnx_from_module.convert(plain, path)
-    subject = segmentation.segmentation_net(load(path, settings=written(tmp_path, GOOD)))
-    windows = subject.random_inputs(1, 3)
+    plain = tensors(load(state_dict, f"{__name__}:Net"), {"scan": ("batch", 2, 4, 8, 8)})
+    export.convert(plain, path)
+    model = make(load(path, volumes=written(tmp_path, GOOD)), Options())
+    windows = model.random_inputs(1, 3)
     with torch.no_grad():
         expected = net(torch.from_numpy(windows[INPUT])).numpy()
-    assert np.allclose(subject.original(windows)[OUTPUT], expected, atol=1e-5)
-    assert subject.write_onnx is not None
-    subject.write_onnx(tmp_path / "named.onnx")
+    assert np.allclose(model.ask(windows)[OUTPUT], expected, atol=1e-5)
+    assert model.write_onnx is not None
+    model.write_onnx(tmp_path / "named.onnx")
     named = onnx.load(tmp_path / "named.onnx")
     onnx.checker.check_model(named)
     assert [i.name for i in named.graph.input] == [INPUT]
@@ -172,7 +173,7 @@ def test_a_mistake_in_the_yaml_is_one_line(
     tmp_path: Path, state_dict: Path, content: Any, words: str
 ) -> None:
     with pytest.raises(SourceError) as refusal:
-        load(state_dict, f"{__name__}:Net", settings=written(tmp_path, content))
+        load(state_dict, f"{__name__}:Net", volumes=written(tmp_path, content))
     message = str(refusal.value)
     assert message.startswith(f"{tmp_path}/volumes.yaml: ")
     assert words in message
@@ -181,4 +182,4 @@ def test_a_mistake_in_the_yaml_is_one_line(
 
 def test_a_yaml_that_is_not_there(tmp_path: Path, state_dict: Path) -> None:
     with pytest.raises(SourceError, match=r"none.yaml: cannot be read \(No such file"):
-        load(state_dict, f"{__name__}:Net", settings=tmp_path / "none.yaml")
+        load(state_dict, f"{__name__}:Net", volumes=tmp_path / "none.yaml")

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from repack.networks.yolov5 import SIZES, YOLOv5
-from repack.sources import Source, SourceError, UnsupportedLayout, load
+from repack.sources import Source, SourceError, UnsupportedLayout
+from tests.support.loading import load
 from tests.support.pickles import network, save_whole
 
 NAMES = ["cat", "dog"]

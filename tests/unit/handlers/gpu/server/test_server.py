@@ -1,4 +1,4 @@
-"""The hub's process, sockets, shared memory and threads, without a GPU: the work stands aside."""
+"""The GPU server's process, sockets, memory and threads, without a GPU: the work stands aside."""
 
 from __future__ import annotations
 
@@ -14,36 +14,35 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.detection import Item
 from handlers.gpu.server import client, starting, wire
 from handlers.gpu.server.client import Client
 from handlers.gpu.server.pipeline import SharedPipeline
 from handlers.gpu.server.queues import IN_FLIGHT
-from handlers.images import Letterbox, Picture
+from handlers.images import Item, Letterbox, Picture
 from handlers.stages import Stages
-from tests.support import gpu_server_program as hub_program
+from tests.support import gpu_server_program as program
 from tests.support.gpu_server import SLOT, Worker, numbers, running, words
 
 
-def test_every_worker_gets_its_own_answers(place: starting.Place, worker: Worker) -> None:
+def test_every_worker_gets_its_own_answers(address: starting.Address, worker: Worker) -> None:
     def work(first: int) -> None:
         mine = worker()
         for begin in range(first, first + 2000, 40):
             count = 1 + begin % 37
             found = mine.ask(words(*range(begin, begin + count)))
             assert numbers(found) == [[n] for n in range(begin, begin + count)]
-            assert [p[1] for p in found.places] == list(range(begin, begin + count))
+            assert [p[1] for p in found.letterboxes] == list(range(begin, begin + count))
 
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(work, n) for n in (1, 10_000, 20_000, 30_000)]:
             done.result()
-    assert len(running(place.path.parents[1])) == 1
+    assert len(running(address.path.parents[1])) == 1
 
 
 def test_pictures_of_several_workers_share_a_batch(
-    place: starting.Place, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    address: starting.Address, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(hub_program.SLOW, "0.1")
+    monkeypatch.setenv(program.SLOW, "0.1")
     workers = [worker() for _ in range(12)]
     with ThreadPoolExecutor(12) as pool:
         asked = [pool.submit(w.ask, words(n)) for n, w in enumerate(workers, 1)]
@@ -53,7 +52,7 @@ def test_pictures_of_several_workers_share_a_batch(
 
 
 def test_a_picture_decoded_by_the_worker_comes_as_pixels(
-    place: starting.Place, worker: Worker
+    address: starting.Address, worker: Worker
 ) -> None:
     pixels = np.full((40, 50, 3), 3, np.uint8)
     pixels[20, 20] = 77
@@ -63,7 +62,7 @@ def test_a_picture_decoded_by_the_worker_comes_as_pixels(
 
 
 def test_memory_grows_with_the_pictures_and_is_let_go(
-    place: starting.Place, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    address: starting.Address, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "KEPT_BYTES", 3 << 20)
     mine = worker()
@@ -75,9 +74,9 @@ def test_memory_grows_with_the_pictures_and_is_let_go(
 
 
 def test_a_bad_picture_fails_its_own_batch_only(
-    place: starting.Place, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    address: starting.Address, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(hub_program.SLOW, "0.05")
+    monkeypatch.setenv(program.SLOW, "0.05")
     workers = [worker() for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         given = [words("bad", n) if n == 3 else words(n, n) for n in range(6)]
@@ -92,16 +91,16 @@ def test_a_bad_picture_fails_its_own_batch_only(
 
 
 def test_what_is_not_the_protocol_closes_the_connection_only(
-    place: starting.Place, worker: Worker
+    address: starting.Address, worker: Worker
 ) -> None:
     mine = worker()
     for message in ({"number": 1}, {"pictures": [[0, 5, 1, 1, None]], "number": 1, "every": False}):
-        connection, _ = place.connect()
+        connection, _ = address.connect()
         wire.send(connection, message)
         with pytest.raises(wire.Gone):
             wire.receive(connection)
         connection.close()
-    connection, _ = place.connect()
+    connection, _ = address.connect()
     connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
     with pytest.raises(wire.Gone):
         wire.receive(connection)
@@ -158,8 +157,8 @@ def test_memory_that_comes_with_half_a_message_is_kept_or_closed(rest: bytes, fi
         os.close(fd)
 
 
-def test_boxes_are_suppressed_by_the_worker(place: starting.Place, worker: Worker) -> None:
-    passport: Any = SimpleNamespace(settings=hub_program.SETTINGS)
+def test_boxes_are_suppressed_by_the_worker(address: starting.Address, worker: Worker) -> None:
+    passport: Any = SimpleNamespace(settings=program.SETTINGS)
     stages = Stages()
     pipeline = SharedPipeline(worker(), passport, stages)
     (boxes, lies), (other, _) = pipeline.boxes(words(30, 40))
@@ -167,9 +166,9 @@ def test_boxes_are_suppressed_by_the_worker(place: starting.Place, worker: Worke
     np.testing.assert_allclose(boxes, [[30, 30, 40, 40, 0.9, 0]])
     assert other[0, 0] == 40
     assert stages._ms["infer"] > 0
-    assert stages._ms["hub"] >= 0
+    assert stages._ms["gpu_server"] >= 0
     (boxes, _), (other, _) = pipeline.boxes(words("crowd", 40))
-    assert len(boxes) == len(other) == 3  # all of them, which the hub suppresses
+    assert len(boxes) == len(other) == 3  # all of them, which the server suppresses
 
 
 @pytest.mark.parametrize("word", ["fails to start", "fails to finish"])
@@ -184,7 +183,7 @@ def test_what_fails_on_the_gpu_leaves_room_for_the_next(worker: Worker, word: st
 def test_crowds_and_others_are_never_in_one_batch(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(hub_program.SLOW, "0.02")
+    monkeypatch.setenv(program.SLOW, "0.02")
     workers = [worker() for _ in range(6)]
 
     def work(mine: Client, every: bool) -> None:
@@ -237,9 +236,11 @@ def test_a_question_that_was_not_sent_leaves_no_memory_behind(
     assert numbers(mine.ask(words(3, 4))) == [[3], [4]]
 
 
-def test_a_worker_that_stands_still_holds_up_nobody(place: starting.Place, worker: Worker) -> None:
+def test_a_worker_that_stands_still_holds_up_nobody(
+    address: starting.Address, worker: Worker
+) -> None:
     mine = worker()
-    half, _ = place.connect()
+    half, _ = address.connect()
     half.sendall(b"\0")
     before = mine.greeting["pid"]
     assert numbers(mine.ask(words(1))) == [[1]]

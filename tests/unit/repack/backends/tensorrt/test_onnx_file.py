@@ -13,10 +13,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from repack.backends.tensorrt import onnx_file as onnx_for_engine
+from repack.backends.tensorrt import onnx_file
 from repack.model import GpuModel, Model
-from repack.onnx import instance_norm
-from repack.onnx import typed as typed_onnx
+from repack.onnx import instance_norm, typed
 from tests.support import built
 
 RANKS: list[tuple[type[nn.Module], type[nn.Module]]] = [
@@ -36,8 +35,8 @@ def normed(conv: type[nn.Module], norm: type[nn.Module], affine: bool = True) ->
     return nn.Sequential(conv(2, 6, 3, padding=1), layer, nn.ReLU(), conv(6, 4, 1)).eval()
 
 
-def form(module: nn.Module, *shape: int | str) -> GpuModel:
-    return GpuModel(module, None, {"x": shape}, {"x": "float32"}, ("y",))
+def gpu_model(module: nn.Module, *shape: int | str) -> GpuModel:
+    return GpuModel(module, {"x": shape}, {"x": "float32"}, ("y",))
 
 
 def answer(path: Path, **given: Any) -> Any:
@@ -52,7 +51,7 @@ def test_instance_norm_is_rewritten_to_the_same_numbers(
 ) -> None:
     module = normed(conv, norm, affine)
     sides = (8, 10, 12)[: 2 if conv is nn.Conv2d else 3]
-    onnx_for_engine.convert(form(module, "batch", 2, *sides), tmp_path / "m.onnx")
+    onnx_file.convert(gpu_model(module, "batch", 2, *sides), tmp_path / "m.onnx")
     graph = onnx.load(tmp_path / "m.onnx").graph
     kinds = {node.op_type for node in graph.node}
     assert "InstanceNormalization" not in kinds
@@ -79,7 +78,7 @@ def test_volumes_are_normalised_by_the_plugin_with_the_relu_after_it(
     torch.nn.init.normal_(norm.bias)
     whole = nn.Sequential(nn.Conv3d(2, 8, 3, padding=1), norm, after, nn.Conv3d(8, 4, 1)).eval()
     target, plugins = tmp_path / "m.onnx", tmp_path / "p.onnx"
-    onnx_for_engine.convert(form(whole, "batch", 2, 4, 6, 8), target, plugins)
+    onnx_file.convert(gpu_model(whole, "batch", 2, 4, 6, 8), target, plugins)
     graph = onnx.load(plugins).graph
     (node,) = [n for n in graph.node if n.op_type == instance_norm.PLUGIN]
     fields = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -121,10 +120,8 @@ class Norms(nn.Module):
 
 
 def test_norms_without_weights_and_norms_that_others_read_are_told_too(tmp_path: Path) -> None:
-    given = GpuModel(
-        Norms().eval(), None, {"x": ("batch", 8, 4, 4, 4)}, {"x": "float32"}, ("a", "z")
-    )
-    onnx_for_engine.convert(given, tmp_path / "m.onnx", tmp_path / "p.onnx")
+    given = GpuModel(Norms().eval(), {"x": ("batch", 8, 4, 4, 4)}, {"x": "float32"}, ("a", "z"))
+    onnx_file.convert(given, tmp_path / "m.onnx", tmp_path / "p.onnx")
     graph = onnx.load(tmp_path / "p.onnx").graph
     found = [n for n in graph.node if n.op_type == instance_norm.PLUGIN]
     fields = [{a.name: helper.get_attribute_value(a) for a in n.attribute} for n in found]
@@ -159,7 +156,7 @@ def test_what_the_plugin_would_hand_to_cudnn_is_left_to_layer_norm(
 ) -> None:
     net = nn.Sequential(conv(2, channels, 1), norm(channels, affine=True)).eval()
     sides = (4, 6, 8)[: 2 if conv is nn.Conv2d else 3]
-    onnx_for_engine.convert(form(net, "batch", 2, *sides), tmp_path / "m.onnx", tmp_path / "p.onnx")
+    onnx_file.convert(gpu_model(net, "batch", 2, *sides), tmp_path / "m.onnx", tmp_path / "p.onnx")
     assert not (tmp_path / "p.onnx").exists()
 
 
@@ -169,7 +166,7 @@ def test_group_norm_answers_the_same(tmp_path: Path, conv: type[nn.Module]) -> N
     torch.manual_seed(6)
     net = nn.Sequential(conv(2, 8, 1), nn.GroupNorm(4, 8), nn.ReLU(), conv(8, 3, 1)).eval()
     sides = (4, 6, 8)[: 2 if conv is nn.Conv2d else 3]
-    onnx_for_engine.convert(form(net, "batch", 2, *sides), tmp_path / "m.onnx", tmp_path / "p.onnx")
+    onnx_file.convert(gpu_model(net, "batch", 2, *sides), tmp_path / "m.onnx", tmp_path / "p.onnx")
     assert not (tmp_path / "p.onnx").exists()
     x = np.random.default_rng(7).normal(1, 2, (3, 2, *sides)).astype(np.float32)
     with torch.no_grad():
@@ -213,8 +210,10 @@ def test_bytes_are_widened_and_their_values_stay(tmp_path: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, tmp_path / "given.onnx")
-    given = GpuModel(None, tmp_path / "given.onnx", {"x": ("batch", 4)}, {"x": "uint8"}, ("y",))
-    onnx_for_engine.convert(given, tmp_path / "m.onnx")
+    given = GpuModel(
+        None, {"x": ("batch", 4)}, {"x": "uint8"}, ("y",), onnx=tmp_path / "given.onnx"
+    )
+    onnx_file.convert(given, tmp_path / "m.onnx")
     bytes_ = np.array([[0, 1, 200, 255]], np.uint8)
     found = answer(tmp_path / "m.onnx", x=bytes_.astype(np.float32))
     np.testing.assert_array_equal(found, bytes_)
@@ -223,9 +222,9 @@ def test_bytes_are_widened_and_their_values_stay(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
     """A 3-D network with InstanceNorm, as its engine's ONNX file in 32 bits."""
-    given = built.subject(built.Volume, "batch", 1, 16, 16, 16)
+    given = built.model(built.Volume, "batch", 1, 16, 16, 16)
     path = tmp_path_factory.mktemp("typed") / "engine.onnx"
-    onnx_for_engine.convert(device_form(given, None), path)
+    onnx_file.convert(given.for_gpu(), path)
     return given, path
 
 
@@ -233,19 +232,19 @@ def test_16_bits_are_in_the_file_and_close_enough(
     whole: tuple[Model, Path], tmp_path: Path
 ) -> None:
     given, path = whole
-    typed_onnx.half(path, tmp_path / "half.onnx")
+    typed.half(path, tmp_path / "half.onnx")
     graph = onnx.load(tmp_path / "half.onnx").graph
     kinds = {t.data_type for t in graph.initializer if len(t.dims) == 5}
     assert kinds == {TensorProto.FLOAT16}
     assert graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
     x = given.random_inputs(4, batch=2)
-    want = given.original(x)["output"]
+    want = given.ask(x)["output"]
     assert 0 < built.relative_l2(want, answer(tmp_path / "half.onnx", **x)) < 1e-2
 
 
 def test_int8_is_in_the_file_and_close_enough(whole: tuple[Model, Path], tmp_path: Path) -> None:
     given, path = whole
-    typed_onnx.quantised(path, tmp_path / "q.onnx", [given.random_inputs(i) for i in range(8)])
+    typed.quantised(path, tmp_path / "q.onnx", [given.random_inputs(i) for i in range(8)])
     graph = onnx.load(tmp_path / "q.onnx").graph
     kinds = [node.op_type for node in graph.node]
     assert kinds.count("QuantizeLinear") >= 2
@@ -253,12 +252,12 @@ def test_int8_is_in_the_file_and_close_enough(whole: tuple[Model, Path], tmp_pat
     assert zeros
     assert all(t.data_type == TensorProto.INT8 for t in zeros)  # TensorRT takes no others
     x = given.random_inputs(40)
-    want = given.original(x)["output"]
+    want = given.ask(x)["output"]
     assert 0 < built.relative_l2(want, answer(tmp_path / "q.onnx", **x)) < 0.15
-    typed_onnx.half(tmp_path / "q.onnx", tmp_path / "both.onnx")
+    typed.half(tmp_path / "q.onnx", tmp_path / "both.onnx")
     assert built.relative_l2(want, answer(tmp_path / "both.onnx", **x)) < 0.15
 
 
 def test_int8_without_calibration_is_refused(whole: tuple[Model, Path], tmp_path: Path) -> None:
     with pytest.raises(Exception, match="int8 needs inputs to calibrate on"):
-        typed_onnx.quantised(whole[1], tmp_path / "q.onnx", [])
+        typed.quantised(whole[1], tmp_path / "q.onnx", [])

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from handlers.runtimes import make
-from repack import model as subjects
-from repack import samples, sources
+from repack import backends
 from repack.backends.conversion import Conversion
-from repack.candidates import Candidate
 from repack.gate import GateResult, Reference, check
-from repack.model import Model
-from repack.options import ClassifierOptions
+from repack.model import Arrays, Model
+from repack.samples import Sample
 from repack.tasks.classification import compare as gate
-from repack.tasks.classification import model as classifier
 from repack.tolerances import TOLERANCES
 from tests.support import classifiers
-
-ORT = Candidate("onnxruntime", "f32")
+from tests.support.loading import classifier, load
 
 
 def small() -> Model:
-    return classifier.subject(sources.load(classifiers.resnet_onnx()), {}, ClassifierOptions())
+    return classifier(load(classifiers.resnet_onnx()))
 
 
-def _labelled(subject: Model, count: int = 8) -> list[samples.Sample]:
+def _labelled(model: Model, count: int = 8) -> list[Sample]:
     """Random pictures whose truth is what the original answers."""
     found = []
     for seed in range(count):
-        given = subject.random_inputs(seed)
-        (answer,) = subject.original(given).values()
+        given = model.random_inputs(seed)
+        (answer,) = model.ask(given).values()
         truth = answer[0].argmax(keepdims=True).astype(np.float32)
-        found.append(samples.Sample(Path(f"{seed}.jpg"), given, truth))
+        found.append(Sample(Path(f"{seed}.jpg"), given, truth))
     return found
 
 
@@ -46,23 +41,24 @@ class Changed:
         self.__dict__.update(runtime.__dict__)
         self.name, self._runtime, self._change = runtime.name, runtime, change
 
-    def infer(self, inputs: subjects.Arrays, every: bool = False) -> subjects.Arrays:
+    def infer(self, inputs: Arrays, every: bool = False) -> Arrays:
         return {k: self._change(np.array(v)) for k, v in self._runtime.infer(inputs).items()}
 
 
-def _checked(subject: Model, tmp_path: Path, asked: str, change: Any) -> GateResult:
-    conversion = Conversion(subject, tmp_path / "work", [])
-    artefact = conversion.build(ORT)
-    runtime = make(conversion.stage, subject.inputs, replace(artefact, precision_asked="f32"), 1)
+def _checked(model: Model, tmp_path: Path, asked: str, change: Any) -> GateResult:
+    backend, stage = backends.named("onnxruntime"), tmp_path / "work"
+    (stage / "t").mkdir(parents=True)
+    artefact = backend.build(Conversion(model, stage), "f32", "", "t")
+    runtime = make(stage, model.inputs, artefact, threads=1)
     runtime.activate()
-    reference = Reference.make(subject, _labelled(subject))
+    reference = Reference.make(model, _labelled(model))
     changed: Any = Changed(runtime, change)
-    return check(subject, changed, asked, reference)
+    return check(model, backend, changed, asked, reference)
 
 
 def test_the_gate_counts_classes_and_accuracy(tmp_path: Path) -> None:
-    subject = small()
-    result = _checked(subject, tmp_path, "f32", lambda v: v)
+    model = small()
+    result = _checked(model, tmp_path, "f32", lambda v: v)
     assert result.failures == []
     assert result.task["pictures_compared"] == 12
     assert result.task["same_first_class"] == 1
@@ -71,7 +67,7 @@ def test_the_gate_counts_classes_and_accuracy(tmp_path: Path) -> None:
 
 def test_the_gate_fails_on_other_classes_within_the_tolerance(tmp_path: Path) -> None:
     """Two classes exchanged: the kind of damage that a tensor's relative error hides."""
-    subject = small()
+    model = small()
 
     def exchanged(values: Any) -> Any:
         order = np.argsort(-values, axis=1)
@@ -80,15 +76,15 @@ def test_the_gate_fails_on_other_classes_within_the_tolerance(tmp_path: Path) ->
         values[rows, order[:, 0]], values[rows, order[:, 1]] = second, first
         return values
 
-    result = _checked(subject, tmp_path, "int8", exchanged)
+    result = _checked(model, tmp_path, "int8", exchanged)
     words = "; ".join(result.failures)
     assert "pictures keep their first class" in words
     assert "accuracy: 8 of 8 right -> " in words
 
 
 def test_the_gate_fails_on_a_shifted_probability(tmp_path: Path) -> None:
-    subject = small()
-    result = _checked(subject, tmp_path, "f32", lambda v: v * np.float32(1.05))
+    model = small()
+    result = _checked(model, tmp_path, "f32", lambda v: v * np.float32(1.05))
     assert any("a probability moved by" in f for f in result.failures)
 
 

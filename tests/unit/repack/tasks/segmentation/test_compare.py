@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from torch import nn
 
-from repack.gate import GateResult, Reference
 from repack.model import Arrays
+from repack.options import Options
 from repack.sources import Source
-from repack.tasks.segmentation import compare as verify_segmentation
-from repack.tasks.segmentation import model as segmentation
-from repack.tasks.segmentation.compare import DICE, hausdorff95
-from repack.tasks.segmentation.model import INPUT, OUTPUT
+from repack.tasks.base import Comparison
+from repack.tasks.segmentation.compare import DICE, compare, hausdorff95
+from repack.tasks.segmentation.model import INPUT, OUTPUT, make
 
 ARGMAX = {"kind": "argmax"}
 REGIONS = {"kind": "regions", "order": [1, 2], "names": ["whole", "core"]}
@@ -56,23 +56,20 @@ ROD = box(slice(0, 8), slice(12, 14), slice(4, 12))
 
 def compared(
     other: Arrays, asked: str = "f32", answer: dict[str, Any] = ARGMAX, spacing: Any = SPACING
-) -> GateResult:
-    subject = segmentation.segmentation_net(source(answer, 3 if answer is ARGMAX else 2, spacing))
-    reference = Reference([{}], [logits([BALL, ROD], answer)], [])
-    result = GateResult(asked)
-    verify_segmentation.compare(subject, asked, reference, [other], result)
-    return result
+) -> Comparison:
+    model = make(source(answer, 3 if answer is ARGMAX else 2, spacing), Options())
+    return compare(model, asked, [logits([BALL, ROD], answer)], [other])
 
 
 def test_the_same_masks_pass_and_are_shown() -> None:
     result = compared(logits([BALL, ROD]))
-    assert result.passed
-    assert result.task["labels"] == {
+    assert result.failures == []
+    assert result.figures["labels"] == {
         "ball": {"dice": 1.0, "hd95_mm": 0.0, "voxels": 256},
         "rod": {"dice": 1.0, "hd95_mm": 0.0, "voxels": 128},
     }
-    assert result.task["grid"] == "3 x 1 x 1 mm"
-    assert result.task["limits"] == {"dice": 0.999, "hd95_mm": 3.0}
+    assert result.figures["grid"] == "3 x 1 x 1 mm"
+    assert result.figures["limits"] == {"dice": 0.999, "hd95_mm": 3.0}
 
 
 @pytest.mark.parametrize("asked", sorted(DICE))
@@ -85,7 +82,7 @@ def test_the_border_of_dice(asked: str) -> None:
         return logits([mask, ROD])
 
     allowed = next(n for n in range(256) if 2 * (256 - n) / (512 - n) < DICE[asked]) - 1
-    assert compared(without(allowed), asked).passed
+    assert compared(without(allowed), asked).failures == []
     (line,) = compared(without(allowed + 1), asked).failures
     assert line.startswith("ball: Dice 0.9")
     assert line.endswith(f"at least {DICE[asked]}")
@@ -106,14 +103,12 @@ def test_a_label_that_is_gone_is_named_whatever_its_size() -> None:
 
 def test_a_few_voxels_decide_nothing() -> None:
     small = box(slice(0, 1), slice(0, 1), slice(0, 10))
-    subject = segmentation.segmentation_net(source(ARGMAX, 3))
-    reference = Reference([{}], [logits([BALL, small])], [])
-    result = GateResult("f32")
     less = small.copy()
     less[0, 0, 9] = False
-    verify_segmentation.compare(subject, "f32", reference, [logits([BALL, less])], result)
-    assert result.passed
-    assert result.task["labels"]["rod"]["dice"] == pytest.approx(0.94737)
+    original, converted = logits([BALL, small]), logits([BALL, less])
+    result = compare(make(source(ARGMAX, 3), Options()), "f32", [original], [converted])
+    assert result.failures == []
+    assert result.figures["labels"]["rod"]["dice"] == pytest.approx(0.94737)
 
 
 @pytest.mark.parametrize(
@@ -136,17 +131,17 @@ def test_masks_that_are_all_background_are_named(asked: str, words: str, value: 
 
 def test_regions_are_compared_each_on_its_own() -> None:
     result = compared(logits([BALL, ROD], REGIONS), answer=REGIONS)
-    assert result.passed
-    assert list(result.task["labels"]) == ["whole", "core"]
+    assert result.failures == []
+    assert list(result.figures["labels"]) == ["whole", "core"]
     (line,) = compared(logits([BALL & False, ROD], REGIONS), "int8", REGIONS).failures
     assert line.startswith("whole: gone")
 
 
 def test_without_spacing_distances_are_in_voxels() -> None:
     result = compared(logits([BALL, ROD]), spacing=None)
-    assert result.task["labels"]["ball"]["hd95_voxels"] == 0.0
-    assert result.task["limits"]["hd95_voxels"] == 1.0
-    assert result.task["grid"] == "1 x 1 x 1 voxels"
+    assert result.figures["labels"]["ball"]["hd95_voxels"] == 0.0
+    assert result.figures["limits"]["hd95_voxels"] == 1.0
+    assert result.figures["grid"] == "1 x 1 x 1 voxels"
 
 
 def test_the_hausdorff_distance_of_known_masks() -> None:
@@ -158,17 +153,17 @@ def test_the_hausdorff_distance_of_known_masks() -> None:
     assert hausdorff95(a, lone, [1.0, 1.0, 1.0]) == 0.0, "one voxel of 33 is within the 5 %"
 
 
-def test_the_subject_and_its_made_up_windows() -> None:
-    subject = segmentation.segmentation_net(source(ARGMAX, 3))
-    (taken,), (given,) = subject.inputs, subject.outputs
+def test_the_model_and_its_made_up_windows() -> None:
+    model = make(source(ARGMAX, 3), Options())
+    (taken,), (given,) = model.inputs, model.outputs
     assert (taken.name, taken.shape, taken.layout) == (INPUT, ("batch", 1, 8, 16, 16), "NCDHW")
     assert (given.name, given.shape) == (OUTPUT, ("batch", 3, 8, 16, 16))
-    windows = subject.random_inputs(5, 2)[INPUT]
+    windows = model.random_inputs(5, 2)[INPUT]
     assert windows.shape == (2, 1, 8, 16, 16)
     assert windows.dtype == np.float32
     assert abs(float(windows.mean())) < 1e-3
     assert float(windows.std()) == pytest.approx(1, abs=1e-3)
-    assert np.array_equal(windows, subject.random_inputs(5, 2)[INPUT])
+    assert np.array_equal(windows, model.random_inputs(5, 2)[INPUT])
     neighbours = np.corrcoef(windows[0, 0, :, :, 1:].ravel(), windows[0, 0, :, :, :-1].ravel())
     assert neighbours[0, 1] > 0.5, "white noise would have no shapes"
 
@@ -179,7 +174,7 @@ def test_a_net_that_answers_otherwise_is_one_line() -> None:
     with pytest.raises(
         KitError, match="answers 1x2x8x16x16 for a 1x1x8x16x16 window; expected 1x3x"
     ):
-        segmentation.segmentation_net(source(ARGMAX, 2))
+        make(source(ARGMAX, 2), Options())
     with pytest.raises(KitError, match="does not run on a 1x1x8x16x16 window"):
         other = source(ARGMAX, 3)
-        segmentation.segmentation_net(Source(nn.Conv2d(1, 3, 1), *list(vars(other).values())[1:]))
+        make(replace(other, module=nn.Conv2d(1, 3, 1)), Options())

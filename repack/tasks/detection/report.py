@@ -1,0 +1,122 @@
+"""A detector's part of the report: its limits, what was not compared, and its boxes as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers import images
+from handlers.boxes import Boxes
+from handlers.drawing import draw
+from handlers.runtimes.base import Runtime
+from repack.model import Arrays, Model
+from repack.tasks import reporting
+from repack.tasks.detection import compare
+from repack.tasks.detection.metrics import match
+
+if TYPE_CHECKING:
+    from repack.gate import Reference
+
+SIDE = 480
+"""Longest side of a shown picture, pixels."""
+
+
+def limits(precision: str) -> dict[str, dict[str, Any]]:
+    """The gate's limits by figure, see ``repack.report.facts``."""
+    return {
+        "boxes_matched": {"least": compare.MATCHED[precision]},
+        "largest_shift_px": {"most": compare.PIXELS[precision]},
+        "map50_95": {"points_lost": compare.MAP_POINTS[precision]},
+    }
+
+
+def unchecked(figures: Mapping[str, Any], samples: int) -> list[dict[str, Any]]:
+    """What the gate could not compare.
+
+    Args:
+        figures: the task's part of the gate's result.
+        samples: how many were compared.
+    """
+    found = []
+    if samples and not isinstance(figures.get("map"), dict):
+        why = (
+            "the samples have no label files, so mean average precision was measured for neither "
+            "model; only their agreement was."
+        )
+        found.append(reporting.note("Accuracy", why, serious=True))
+    if not isinstance(figures.get("boxes_matched"), float):
+        why = "the original found none on the gate's inputs, so none was compared."
+        found.append(reporting.note("Boxes", why, serious=True))
+    return found
+
+
+def headline(figures: Mapping[str, Any]) -> dict[str, str] | None:
+    """The figure that says most: ``{"name", "value", "note"}``; None where there is none."""
+    scores = figures.get("map")
+    if isinstance(scores, dict):
+        before, after = (scores[side]["map50_95"] for side in ("original", "converted"))
+        note = f"original {before:.4f}, {scores['labelled_samples']} samples"
+        return {"name": "accuracy", "value": f"mAP50-95 {after:.4f}", "note": note}
+    if isinstance(figures.get("boxes_matched"), float):
+        note = f"{figures['boxes_compared']} compared"
+        matched = f"{figures['boxes_matched']:.1%} of boxes"
+        return {"name": "agreement", "value": matched, "note": note}
+    return None
+
+
+def pictures(model: Model, runtime: Runtime, reference: Reference) -> dict[str, Any]:
+    """Both models' boxes side by side, see ``repack.tasks.reporting.most_differing``."""
+
+    def compared(given: Arrays, want: Arrays, have: Arrays) -> dict[str, Any]:
+        one, two = compare.both(model, want["boxes"][0], have, 0)
+        m = match(one, two, iou=0.5)
+        alone = len(one) + len(two) - 2 * m.matched
+        pixels = given[model.inputs[0].name][0]
+        return {
+            "differs": alone * 1e6 + m.box_px + m.confidence,
+            "note": f"{len(one)} boxes by the original, {len(two)} by the converted model, "
+            f"{m.matched} matched; corners differ by at most {m.box_px:.2f} px, confidences by "
+            f"{m.confidence:.3f}. Model input of {len(pixels)} x {len(pixels)} px",
+            "pictures": [
+                {
+                    "label": label,
+                    "note": f"{len(found)} boxes",
+                    "pixels": _drawn(pixels, found, model.source.labels),
+                }
+                for label, found in (("original", one), ("converted", two))
+            ],
+        }
+
+    return reporting.most_differing("boxes", compared, runtime, reference)
+
+
+def _drawn(pixels: NDArray[np.uint8], found: Boxes, labels: tuple[str, ...]) -> NDArray[np.uint8]:
+    picture, (left, top) = _without_border(pixels)
+    scale = min(1.0, SIDE / max(picture.shape[:2]))
+    size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
+    small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    shift = np.array([left, top, left, top])
+    rows = [
+        {
+            "class": labels[int(row[5])],
+            "class_id": int(row[5]),
+            "confidence": float(row[4]),
+            "box": ((row[:4] - shift) * scale).tolist(),
+        }
+        for row in found
+    ]
+    return draw(small, rows)
+
+
+def _without_border(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The picture without the letterbox around it, and how much went at the left and the top."""
+    filled = (picture != images.PADDING).any(2)
+    rows, columns = np.flatnonzero(filled.any(1)), np.flatnonzero(filled.any(0))
+    if not len(rows):
+        return picture, (0, 0)
+    top, left = int(rows[0]), int(columns[0])
+    return picture[top : rows[-1] + 1, left : columns[-1] + 1], (left, top)
