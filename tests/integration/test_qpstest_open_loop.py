@@ -100,7 +100,7 @@ class Handler:
     assert "requests/s are the most within p95=250 ms" in done.stdout
     report = json.loads(figures.read_text())
     (run,) = report["runs"]
-    assert 20 < run["rate"] < 49  # one worker, 20 ms a request
+    assert 20 < run["rate"] <= 50  # one worker, 20 ms a request
     assert run["latency_ms"]["p95"] <= 250
     assert len(report["tried"]) >= 4
     assert report["limit"] == "p95=250"

@@ -97,10 +97,12 @@ class Handler:
 """
     folder = tmp_path / "store"
     folder.mkdir()
-    write_archive(folder, "fd1", code)
+    write_archive(folder, "fd1", code, task="segmentation")
     server = server_factory(folder)
-    url = f"http://127.0.0.1:{server.settings.port}"
-    done = qpstest("--input", scans / "a.nii.gz", "--url", url, "--requests", 2)
+    done = qpstest(
+        "--input", scans / "a.nii.gz", "--url", f"http://127.0.0.1:{server.settings.port}",
+        "--model-store", folder, "--requests", 2,
+    )  # fmt: skip
     assert done.returncode == 1
     assert "wrong_answer" in done.stderr
     assert "a mask of 6x5x4 voxels on another grid than the scan's 33x40x21" in done.stderr
