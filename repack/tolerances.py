@@ -46,7 +46,8 @@ def shortfall(
 ) -> str | None:
     """Why the precision asked is not the one that runs, or None where it is.
 
-    What cannot be counted is no shortfall: then the runtime's own word holds.
+    A model without multiplications that can be counted is f32 by its label alone; for every other
+    precision that is no proof.
 
     Args:
         report: as ``repack.backends.base.Found.report`` gives it.
@@ -57,8 +58,8 @@ def shortfall(
     flops, kept = report["flops"], report.get("kept", 0.0)
     fine = {asked, *((*WIDER, *own) if asked == "f32" else ())}
     share = sum(v for k, v in flops.items() if k in fine)
-    label = report["label"] in fine or (not flops and asked == report["label"])
-    if label and (not flops or share >= PROVEN[asked] * (1 - kept) - ROUNDING):
+    proven = share >= PROVEN[asked] * (1 - kept) - ROUNDING
+    if report["label"] in fine and (proven or (asked == "f32" and not flops)):
         return None
     shown = ", ".join(f"{k} {v:.0%}" for k, v in flops.items()) or "none known"
     purpose = f"; {kept:.0%} left in floats on purpose" if kept else ""

@@ -82,7 +82,7 @@ def pooled(
     ]
     last = "logits"
     if fixed_inside:
-        constants["shift"] = np.linspace(0, 1, int(batch) * 5).reshape(-1, 5).astype(np.float32)
+        constants["shift"] = np.tile(np.linspace(0, 1, 5, dtype=np.float32), (int(batch), 1))
         nodes.append(helper.make_node("Add", [last, "shift"], ["shifted"], "shift_each"))
         last = "shifted"
     if end:

@@ -76,7 +76,7 @@ CASES = {
     "no shape": (("--weights", "{torchscript}"), "add --input-shape 1x3x224x224"),
     "a shape that does not run": (
         ("--weights", "{torchscript}", "--input-shape", "1x4x8x8"),
-        "the model does not run on input_0=1x4x8x8",
+        "the model does not run on input_0=float32:1x4x8x8",
     ),
     "a shape for another input": (
         ("--weights", "{onnx}", "--input-shape", "z=1x3x8x8"),

@@ -133,7 +133,6 @@ def test_a_batch_fixed_inside_stays_and_is_filled_up(
     rows = [{"body": p.read_bytes()} for p in sorted(made.PICTURES.glob("*.jpg"))[:4]]
     answers = [json.loads(a)["classes"] for a in entry.handle(rows, context)]
     assert context.statuses == [200] * 4
-    # This graph adds another value to each place of its batch: alone, a picture is in the first.
     context.begin()
     assert json.loads(entry.handle(rows[3:], context)[0])["classes"] == answers[3]
 
