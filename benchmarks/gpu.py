@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --archives DIR [--kit s-onnx] [--seconds 6] [--out benchmarks/results]
 
-``--archives`` holds what the kit's own command made: ``NAME.mar`` of one model, by several roads
+``--archives`` holds what the kit's own command made: ``NAME.mar`` of one model, by several ways
 and precisions. Every archive's accelerated form is timed at each of its batch sizes by graph
 replays, and scored on held-out scenes beside its checkpoint, where that is the shipped one or
 ``--weights`` (without it: ``benchmarks.grown``). Then three servers, one after the other, are asked

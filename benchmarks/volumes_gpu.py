@@ -7,7 +7,7 @@
     python benchmarks/volumes_gpu.py --archives STORE --volume FOLDER/scan.nii.gz --out DIR
 
 Every archive of ``STORE`` is timed alone (one window, graph replays) and end to end: the bytes of
-the ``.nii.gz`` to those of the mask, through the handler in this process. The plain road is the
+the ``.nii.gz`` to those of the mask, through the handler in this process. The plain way is the
 same handler with ``net.pt`` beside the scan in PyTorch's eager mode, f32 as PyTorch comes (its
 convolutions may use TF32), so that the factor is the network's own. Writes ``volumes_gpu.json`` and
 ``volumes_gpu.md``.
@@ -67,7 +67,7 @@ class Eager(TorchScriptCuda):
 
 
 def main() -> None:
-    """Times every archive of the store and the plain road, then compares their masks."""
+    """Times every archive of the store and the plain way, then compares their masks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archives", type=Path, metavar="STORE", required=True)
     parser.add_argument("--volume", type=Path, required=True, help="the scan, net.pt beside it")
@@ -130,7 +130,7 @@ def machine() -> dict[str, Any]:
 def timed(
     name: str, handler: SegmentationHandler, context: LocalContext, body: bytes
 ) -> tuple[dict[str, Any], NDArray[Any]]:
-    """One road: its network alone, and the volume end to end; and the mask ``[z, y, x]``."""
+    """One way: its network alone, and the volume end to end; and the mask ``[z, y, x]``."""
     runtime = handler.runtime
     assert isinstance(runtime, DeviceRuntime)
     row: dict[str, Any] = {
@@ -197,7 +197,7 @@ def table(result: Mapping[str, Any]) -> str:
         f"- {x}x{y}x{z} int16 voxels, .nii.gz of {result['volume']['file_mb']} MB; windows of "
         + "x".join(map(str, PATCH)),
         "",
-        "| road | precision | ms a window | faster | windows | volume, s | faster | decode "
+        "| way | precision | ms a window | faster | windows | volume, s | faster | decode "
         "| preprocess | infer | postprocess | encode | Dice with eager f32 |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
     ]

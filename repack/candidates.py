@@ -161,8 +161,8 @@ def asked(
         raise KitError(f"--backend {backend} --precision {precision}: {reasons[0]}")
     offered = "; ".join(f"{b.name} offers {', '.join(b.precisions)}" for b in tried)
     raise KitError(
-        f"--backend {backend} --precision {precision}: no backend builds that from a "
-        f"{model.source.family} source here; {offered}"
+        f"--backend {backend} --precision {precision}: no backend builds that from "
+        f"{model.source.called} here; {offered}"
     )
 
 

@@ -243,7 +243,7 @@ def tensors(source: Source, shapes: Shapes, types: Mapping[str, str] | None = No
         return _of_onnx(source, shapes)
     if not shapes:
         raise KitError(
-            f"{source.path}: a {source.family} file does not carry its input's shape: "
+            f"{source.path}: {source.called} does not carry its input's shape: "
             "add --input-shape 1x3x224x224 (or batchx3x224x224)"
         )
     module = source.module.eval()

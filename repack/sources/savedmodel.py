@@ -50,7 +50,7 @@ def load(path: Path, python: Path | None = None) -> Source:
             this one.
 
     Raises:
-        KitError: no TensorFlow to be had, or a model that tf2onnx or the check refuses.
+        KitError: no TensorFlow, or a model that tf2onnx or the check refuses.
     """
     try:
         data = (path / MODEL).read_bytes()

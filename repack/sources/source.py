@@ -28,6 +28,18 @@ class EngineFile:
     options: TensorRTOptions
 
 
+CALLED = {
+    "yolov5": "a YOLOv5 checkpoint",
+    "nnunet": "an nnU-Net folder",
+    "monai": "a MONAI bundle",
+    "torchscript": "a TorchScript file",
+    "onnx": "an ONNX file",
+    "state_dict": "a state dict",
+    "savedmodel": "a SavedModel",
+    "engine": "a TensorRT engine",
+}
+
+
 @dataclass(frozen=True)
 class Source:
     """A checkpoint, ready to be converted.
@@ -59,6 +71,11 @@ class Source:
     made_onnx: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     engine: EngineFile | None = None
+
+    @property
+    def called(self) -> str:
+        """The family in a sentence: "an ONNX file"."""
+        return CALLED.get(self.family, f"a checkpoint of {self.family}")
 
     @property
     def graph(self) -> Path:

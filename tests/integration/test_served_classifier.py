@@ -110,7 +110,7 @@ def test_one_bad_picture_of_a_batch_does_not_touch_the_others(served: Bench) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_resnet50_from_onnx_at_batch_64(tmp_path: Path) -> None:
-    """The whole road of a published classifier: ONNX at a fixed batch, repacked, served."""
+    """The whole way of a published classifier: ONNX at a fixed batch, repacked, served."""
     model = tmp_path / "resnet50.onnx"
     make = made.ROOT / "examples" / "resnet50" / "make.py"
     subprocess.run([sys.executable, str(make), str(model), "--batch", "64"], check=True)

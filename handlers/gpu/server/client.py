@@ -90,7 +90,7 @@ class Client:
         """Ends the server, if it is still there, and connects to another one.
 
         Raises:
-            SystemExit: there is none like it to be had. The server starts this worker anew, and
+            SystemExit: there is no other like it. The server starts this worker anew, and
                 what serves then is announced.
         """
         logger.warning("the GPU server ended (%s): another one is started", reason)

@@ -142,7 +142,7 @@ def arena(message: Mapping[str, Any], fd: int) -> wire.Arena:
     """The memory whose file came with a message.
 
     Raises:
-        KeyError, ValueError, TypeError, OverflowError, OSError: no size, or not to be had.
+        KeyError, ValueError, TypeError, OverflowError, OSError: no size, or there is no such block.
     """
     size = message.get("arena")
     return wire.Arena(fd, size if isinstance(size, int) else -1)

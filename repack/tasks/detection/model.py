@@ -80,7 +80,7 @@ def make(source: Source, options: Options) -> Model:
         raise KitError(f"--imgsz {imgsz}: expected a multiple of 32 up to {MAX_SIDE}, such as 640")
     if not isinstance(source.module, YOLOv5):
         raise KitError(
-            f"{source.path}: a {source.family} file holds no detector that the kit knows: "
+            f"{source.path}: {source.called} holds no detector that the kit knows: "
             "expected a YOLOv5 checkpoint; --task tensors serves any model"
         )
     network = source.module

@@ -101,7 +101,7 @@ def test_what_is_not_there_is_one_line_that_lists_what_is() -> None:
         f"no backend 'magic'; there is {', '.join(backends.BACKENDS)}"
     )
     assert refusal(of_onnx(), "openvino", "f99") == (
-        "--backend openvino --precision f99: no backend builds that from a onnx source here; "
+        "--backend openvino --precision f99: no backend builds that from an ONNX file here; "
         "openvino offers f32, bf16, int8"
     )
     assert refusal(of_module(), "torchscript", "bf16").endswith("torchscript offers f32")

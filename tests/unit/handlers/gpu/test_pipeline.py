@@ -1,4 +1,4 @@
-"""The order of work of a detector's GPU road, on the CPU: what waits for a GPU stands aside."""
+"""The order of work of a detector's GPU pipeline, on the CPU: what waits for a GPU stands aside."""
 
 from __future__ import annotations
 

@@ -43,7 +43,11 @@ def test_an_unknown_task_is_one_line_that_lists_what_there_is() -> None:
 @pytest.mark.parametrize(
     ("task", "path", "words"),
     [
-        ("detection", made.tiny_onnx, "a onnx file holds no detector that the kit knows: expected"),
+        (
+            "detection",
+            made.tiny_onnx,
+            "an ONNX file holds no detector that the kit knows: expected",
+        ),
         ("segmentation", made.tiny_onnx, "says nothing of volumes: add --volumes YAML"),
         ("classification", made.tiny_onnx, "expected one output [2, classes]"),
         ("classification", lambda: SHIPPED, "yolov5n is made for detection: leave --task and"),
