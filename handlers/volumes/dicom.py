@@ -85,8 +85,8 @@ def _slices(files: Files) -> tuple[list[Slice], list[str]]:
     pixels, a slice that is there twice to the byte.
 
     Raises:
-        BadInput: a damaged file; one without DICOM's preamble, which may be a slice.
-        UnsupportedFormat: no file is a slice.
+        BadInput: a damaged file; one without DICOM's preamble, which may be a slice; no file is a
+            slice.
     """
     found: list[Slice] = []
     left_out: list[str] = []
@@ -109,8 +109,8 @@ def _slices(files: Files) -> tuple[list[Slice], list[str]]:
         seen[uid] = data
         found.append(_slice(name, header))
     if files.names and not found:
-        raise UnsupportedFormat(
-            f"{left_out[0]} is no slice of a DICOM series, nor is any other of {len(left_out)} "
+        raise BadInput(
+            f"{left_out[0]} is no DICOM file with a slice, nor is any other of {len(left_out)} "
             "files of the zip; expected the slices of one series"
         )
     return found, left_out

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from handlers.errors import BadInput, Unprocessable, UnsupportedFormat
+from handlers.errors import BadInput, Unprocessable
 from handlers.volumes import dicom_seg, reading
 from handlers.volumes.geometry import Volume
 from tests.support import volumes
@@ -110,7 +110,7 @@ def test_files_that_are_something_else_are_told_apart() -> None:
     stripped = {name: data[meta_length:] for name, data in bare.items()}
     with pytest.raises(BadInput, match="has no preamble"):
         read(volumes.zipped(stripped))
-    with pytest.raises(UnsupportedFormat, match="no slice of a DICOM series"):
+    with pytest.raises(BadInput, match="is no DICOM file with a slice"):
         read(volumes.zipped({"a.txt": b"hello", "b.txt": b"you"}))
     files = series()
     for dataset in files.values():
