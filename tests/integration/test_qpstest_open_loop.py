@@ -93,7 +93,7 @@ class Handler:
     url = f"http://127.0.0.1:{server.settings.port}"
     figures, plot, table = (tmp_path / n for n in ("a.json", "a.png", "a.csv"))
     done = qpstest(
-        "--url", url, "--latency-limit", "p95=250", "--duration", 4, "--json", figures, "--plot",
+        "--url", url, "--latency-limit", "p95=250", "--duration", 1.5, "--json", figures, "--plot",
         plot, "--csv", table,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -106,7 +106,7 @@ class Handler:
     assert report["limit"] == "p95=250"
     assert plot.read_bytes()[:4] == b"\x89PNG"
     assert next(csv.DictReader(table.read_text().splitlines()))["arrivals"] == "constant"
-    none = qpstest("--url", url, "--latency-limit", "p50=5", "--duration", 2)
+    none = qpstest("--url", url, "--latency-limit", "p50=5", "--duration", 1)
     assert none.returncode == 1
     assert "no rate meets p50=5 ms; the closest was" in none.stdout
 

@@ -197,6 +197,7 @@ def test_no_product_file_names_a_backend_beside_its_module_and_the_tables() -> N
 
 
 FAMILIES = {
+    "repack/sources/source.py": {"torchscript"},
     "repack/sources/torchscript.py": {"torchscript"},
     "handlers/passport.py": {"torchscript"},
 }

@@ -34,7 +34,7 @@ CASES = {
     "--trt 1": (("--trt", "1"), "use --backend auto"),
     "bf16 with torchscript": (
         ("--backend", "torchscript", "--precision", "bf16"),
-        "--backend torchscript --precision bf16: no backend builds that from a yolov5 source "
+        "--backend torchscript --precision bf16: no backend builds that from a YOLOv5 checkpoint "
         "here; torchscript offers f32",
     ),
     "int8 without calibration": (

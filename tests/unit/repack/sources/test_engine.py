@@ -185,7 +185,7 @@ def test_an_engine_is_judged_by_what_it_runs_in(
 def test_an_engine_is_served_as_raw_tensors(stand_in: Make) -> None:
     for task, words in (
         ("classification", "mine is made for tensors: leave --task and --labels out"),
-        ("detection", "a engine file holds no detector"),
+        ("detection", "a TensorRT engine holds no detector"),
         ("segmentation", "says nothing of volumes"),
     ):
         with pytest.raises(KitError, match=words):
