@@ -74,6 +74,7 @@ def test_a_closed_loop_says_that_the_server_stood_still(tmp_path: Path) -> None:
     assert "closed loop waits" not in done.stdout  # slow answers are no standstill
 
 
+@pytest.mark.slow
 def test_the_highest_rate_within_a_limit(
     server_factory: Callable[..., Server], tmp_path: Path
 ) -> None:
