@@ -1,4 +1,4 @@
-"""Fixtures of several unit tests."""
+"""Fixtures of several tests of the GPU server."""
 
 from __future__ import annotations
 
