@@ -20,6 +20,7 @@ REQUESTS = 20_000
 """Simulated requests per machine."""
 CHECKS = 10
 """Simulations with other work for the same arrivals, when held against a measurement."""
+PERCENTILES = ("p50", "p95", "p99")
 MOST_MACHINES = 10_000
 LEAST_WORK = 0.05
 """Of a request's latency alone, the least that is taken to be work in a worker."""
@@ -117,6 +118,46 @@ def _batches(full: Sequence[Run], size: int, workers: int, relative: float) -> t
 
 
 @dataclass(frozen=True)
+class Check:
+    """A measured open loop and its simulation.
+
+    Attributes:
+        measured: the run.
+        simulated: all simulations of its arrivals together, each with other work.
+        apart: how far the p95 of these are apart, against their middle.
+    """
+
+    measured: Run
+    simulated: Simulated
+    apart: float
+
+    def __str__(self) -> str:
+        run = self.measured
+        parts = (
+            f"{name} {run['latency_ms'][name]:.4g} and {_ms(self.simulated, name)}"
+            for name in PERCENTILES
+        )
+        return (
+            f"{run['rate']:g}/s {run['arrivals']}: {', '.join(parts)} (p95 of the simulations "
+            f"{self.apart:.0%} apart)"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """For a JSON file."""
+        run = self.measured
+        return {
+            "rate": run["rate"],
+            "arrivals": run["arrivals"],
+            "measured_ms": {name: run["latency_ms"][name] for name in PERCENTILES},
+            "simulated_ms": {
+                name: round(self.simulated.ms(name), 3) if self.simulated.latencies else None
+                for name in PERCENTILES
+            },
+            "p95_apart": round(self.apart, 4),
+        }
+
+
+@dataclass(frozen=True)
 class Plan:
     """What was found.
 
@@ -126,7 +167,7 @@ class Plan:
         headroom: the share of each machine that is kept free, 0 to below 1.
         machines: how many are enough; 0 where the limit is not met by any number.
         rows: what was simulated, by number of machines.
-        checks: measured and simulated figures side by side, lines.
+        checks: measured open loops beside their simulations.
     """
 
     rate: float
@@ -134,7 +175,7 @@ class Plan:
     headroom: float
     machines: int
     rows: tuple[Row, ...]
-    checks: tuple[str, ...]
+    checks: tuple[Check, ...]
     machine: Machine
     measured: Run
 
@@ -206,9 +247,9 @@ def _alone(machine: Machine, limit: Limit) -> float:
     return simulate(machine, [i * apart for i in range(2000)], 1).ms(limit.percentile)
 
 
-def check(machine: Machine, runs: Sequence[Run], seed: int) -> list[str]:
-    """Each measured open loop beside the simulation of the very same arrivals, in ms."""
-    lines = []
+def check(machine: Machine, runs: Sequence[Run], seed: int) -> list[Check]:
+    """Each measured open loop beside simulations of the very same arrivals."""
+    found = []
     for run in runs:
         schedule = run.get("schedule")
         if not schedule or not run["latency_ms"]["p50"] or run["arrivals"] == "recorded":
@@ -217,18 +258,11 @@ def check(machine: Machine, runs: Sequence[Run], seed: int) -> list[str]:
         due = [d for d, number in again.schedule() if d < 0 or number >= 0]
         lead = sum(d < 0 for d in due)
         tries = [simulate(machine, due, seed + i, lead) for i in range(CHECKS)]
-        whole = sorted(latency for found in tries for latency in found.latencies)
-        found = Simulated(whole if all(t.latencies for t in tries) else (), 0.0)
-        parts = (
-            f"{name} {run['latency_ms'][name]:.4g} and {_ms(found, name)}"
-            for name in ("p50", "p95", "p99")
-        )
-        apart = spread([t.ms("p95") for t in tries]) if found.latencies else 0.0
-        lines.append(
-            f"{run['rate']:g}/s {run['arrivals']}: {', '.join(parts)} (p95 of the simulations "
-            f"{apart:.0%} apart)"
-        )
-    return lines
+        whole = sorted(latency for one in tries for latency in one.latencies)
+        together = Simulated(whole if all(t.latencies for t in tries) else (), 0.0)
+        apart = spread([t.ms("p95") for t in tries]) if together.latencies else 0.0
+        found.append(Check(run, together, apart))
+    return found
 
 
 def page(found: Plan) -> str:
@@ -254,7 +288,7 @@ def page(found: Plan) -> str:
         "its speed alone",
         "",
     ]
-    names: tuple[str, ...] = ("p50", "p95", "p99")
+    names: tuple[str, ...] = PERCENTILES
     if limit and limit.percentile not in names:
         names = (*names, limit.percentile)
     head = ("machines", "each", "busy", *names, *(f"{n} *" for n in names), "")
@@ -291,9 +325,7 @@ def record(found: Plan) -> dict[str, Any]:
     """The same for a JSON file."""
 
     def figures(of: Simulated) -> dict[str, float | None]:
-        return {
-            n: round(of.ms(n), 3) if of.latencies else None for n in ("mean", "p50", "p95", "p99")
-        }
+        return {n: round(of.ms(n), 3) if of.latencies else None for n in ("mean", *PERCENTILES)}
 
     return {
         "plan": True,
@@ -312,5 +344,5 @@ def record(found: Plan) -> dict[str, Any]:
             }
             for row in found.rows
         ],
-        "checks": list(found.checks),
+        "checks": [each.record() for each in found.checks],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import re
 import select
 import socket
 import time
@@ -88,4 +89,5 @@ def serve(report: Connection) -> None:
 def _length(data: bytes) -> int:
     """Bytes of the request that begins with ``data``, whose head the tester sends in one piece."""
     head, _, _ = data.partition(b"\r\n\r\n")
-    return len(head) + 4 + int(head.rpartition(b"Content-Length: ")[2].split(b"\r")[0])
+    found = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    return len(head) + 4 + (int(found[1]) if found else 0)

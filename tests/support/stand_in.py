@@ -21,7 +21,8 @@ class StandIn:
     """One server; times in seconds.
 
     Args:
-        mode: "const", "tail" (one in ten is slow, one in a hundred very slow) or "stall".
+        mode: "const", "tail" (one in ten is slow, one in a hundred very slow), "spread" (no two
+            alike, 10 ms in the middle) or "stall".
         period: of a standstill.
     """
 
@@ -58,6 +59,8 @@ class StandIn:
         if self._mode == "tail":
             draw = self._dice.random()
             return 0.01 if draw < 0.9 else 0.05 if draw < 0.99 else 0.2
+        if self._mode == "spread":
+            return 0.01 * self._dice.lognormvariate(0.0, 0.5)
         spent = (time.monotonic() - self._began) % self._period
         still = self._mode == "stall" and spent > 0.8 * self._period
         return 0.02 + (self._period - spent if still else 0.0)
@@ -84,9 +87,9 @@ class StandIn:
 
 
 @contextmanager
-def stand_in(mode: str) -> Iterator[str]:
+def stand_in(mode: str, period: float = 2.5) -> Iterator[str]:
     """The address of a server in a thread of this process."""
-    server, ready = StandIn(mode), threading.Event()
+    server, ready = StandIn(mode, period), threading.Event()
     thread = threading.Thread(target=server.run, args=(ready,), daemon=True)
     thread.start()
     ready.wait(10)

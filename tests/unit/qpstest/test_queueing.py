@@ -163,8 +163,8 @@ def test_the_simulation_is_held_against_the_very_arrivals() -> None:
                 "arrivals": "poisson",
                 "schedule": {"seed": 9, "seconds": 40.0, "count": 0},
                 "latency_ms": {name: truth.ms(name) for name in ("p50", "p95", "p99")}}  # fmt: skip
-    (line,) = capacity.check(machine, [measured], 1)
-    pairs = [part.split()[-3::2] for part in line.split(": ")[1].split(" (")[0].split(", ")]
-    assert len(pairs) == 3
-    for ours, simulated in pairs:
-        assert float(ours) == pytest.approx(float(simulated), rel=0.15)
+    (found,) = capacity.check(machine, [measured], 1)
+    figures = found.record()
+    assert str(found).startswith("120/s poisson: p50 ")
+    for name, real in figures["measured_ms"].items():
+        assert real == pytest.approx(figures["simulated_ms"][name], rel=0.15)
