@@ -1,10 +1,13 @@
 """Holds ``qpstest --plan`` against measured points: three rates, one worker and several.
 
     python benchmarks/plan.py [--archive model_store/fd1.mar] [--workers 1,2]
+    python benchmarks/plan.py --sleep
 
 Each number of workers (one thread, batch 1) is served and asked in closed loops, from which the
 plan is made, then by Poisson arrivals at shares of the throughput that they reached. The plan
-simulates the same arrivals. Writes ``plan.json`` and ``plan.md``.
+simulates the same arrivals. ``--sleep`` serves a handler that sleeps for times of a known spread:
+what a machine computes in drifts by more than the queue's own error, what it sleeps does not.
+Writes ``plan.json`` and ``plan.md``.
 """
 
 from __future__ import annotations
@@ -24,7 +27,18 @@ sys.path[0] = str(ROOT)
 
 from benchmarks.bench import serving  # noqa: E402
 from qpstest.capacity import PERCENTILES  # noqa: E402
+from tests.support.archives import write_archive  # noqa: E402
 
+SLEEPER = """
+import random
+import time
+class Handler:
+    def initialize(self, context):
+        self.dice = random.Random(1)
+    def handle(self, rows, context):
+        time.sleep(0.015 * self.dice.lognormvariate(0.0, 0.3))
+        return [b"{}"] * len(rows)
+"""
 SHARES = (0.3, 0.55, 0.8)
 """Of the throughput in closed loops."""
 
@@ -33,6 +47,7 @@ def main() -> None:
     """Measures, plans and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archive", type=Path, default=ROOT / "model_store" / "fd1.mar")
+    parser.add_argument("--sleep", action="store_true", help="serve a handler that sleeps")
     parser.add_argument("--workers", default="1,2")
     parser.add_argument("--seconds", type=float, default=60, help="of each open loop")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
@@ -43,7 +58,13 @@ def main() -> None:
     }
     for workers in map(int, given.workers.split(",")):
         with tempfile.TemporaryDirectory(prefix="kp-") as tmp:
-            found["plans"].append(planned(given.archive, Path(tmp), workers, given.seconds))
+            store = Path(tmp) / "store"
+            store.mkdir()
+            if given.sleep:
+                archive = write_archive(store, "sleeper", SLEEPER)
+            else:
+                archive = Path(shutil.copy(given.archive, store))
+            found["plans"].append(planned(archive, Path(tmp), workers, given.seconds))
     found["machine"] = found["plans"][0].pop("machine")
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "plan.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -53,16 +74,13 @@ def main() -> None:
 
 def planned(archive: Path, folder: Path, workers: int, seconds: float) -> dict[str, Any]:
     """What was measured with so many workers, and what the plan made of it."""
-    store = folder / "store"
-    store.mkdir()
-    shutil.copy(archive, store)
     values = {"workers": str(workers), "threads": "1", "batch_size": "1", "max_batch_delay": "1"}
     port = 18700 + 10 * workers
-    with serving(store, folder, archive.stem, port, values):
+    with serving(archive.parent, folder, archive.stem, port, values):
         asked = ("--name", archive.stem, "--url", f"http://127.0.0.1:{port}")
         callers = ",".join(str(n) for n in range(1, workers + 1)) + f",{2 * workers}"
         closed = figures(folder / "closed.json", *asked, "--concurrency", callers,
-                         "--duration", seconds / 3)  # fmt: skip
+                         "--duration", seconds / 4)  # fmt: skip
         most = max(run["throughput"] for run in closed["runs"])
         files = [folder / "closed.json"]
         for share in SHARES:
