@@ -100,8 +100,7 @@ class Runtime(ABC):
                 return
             shape = tuple(n if isinstance(n, int) else 1 for n in spec.shape)
             low, high = spec.range or (0, 1)
-            feed[spec.name] = np.full(
-                shape, (low + high) // 2 if high > 1 else high / 2, spec.dtype
-            )
+            value = spec.values[0] if spec.values else (low + high) / 2
+            feed[spec.name] = np.full(shape, value, spec.dtype)
         for _ in range(2):
             self.infer(feed)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.artefact import Artefact, OnnxRuntimeOptions
+from repack import inputs
 from repack.backends.base import Backend, Found
 
 if TYPE_CHECKING:
@@ -64,10 +65,7 @@ class OnnxRuntime(Backend):
             path = str(Path(tmp) / "named.onnx")
             onnx.save(file, path)
             session = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
-            feed = {
-                s.name: np.zeros([n if isinstance(n, int) else 1 for n in s.shape], s.dtype)
-                for s in runtime.inputs
-            }
+            feed = inputs.made_up(runtime.inputs, np.random.default_rng(0), 1)
             with contextlib.suppress(Exception):  # sizes that the model does not take: see below
                 session.run(None, feed)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -173,12 +174,45 @@ def test_tiny_answers_are_not_judged_by_their_own_size() -> None:
     [
         (odd.not_finite, "weights 'w' hold NaN or infinity"),
         (odd.answers_infinity, "the model answers NaN or infinity in y"),
+        (odd.answers_nan_somewhere, r"answers NaN in y, whatever comes \(33.33% of its values\)"),
     ],
-    ids=["weights", "answers"],
+    ids=["weights", "answers", "a part of the answers"],
 )
 def test_what_is_not_finite_is_refused_by_name(tmp_path: Path, make: Make, words: str) -> None:
     with pytest.raises(KitError, match=words):
         Reference.make(loaded(make(tmp_path / "m.onnx")), [])
+
+
+def test_a_mask_of_infinities_is_no_broken_weight(tmp_path: Path) -> None:
+    model = loaded(odd.masked_by_infinity(tmp_path / "m.onnx"))
+    assert tried(model, tmp_path / "work", "onnxruntime").verdict == "passed"
+
+
+def test_nodes_in_disorder_are_sorted(tmp_path: Path) -> None:
+    model = loaded(odd.unsorted(tmp_path / "m.onnx"))
+    for backend in ("onnxruntime", "openvino"):
+        assert tried(model, tmp_path / backend, backend).verdict == "passed"
+    assert model.source.path == tmp_path / "m.onnx"
+
+
+def test_of_nodes_without_names_the_one_that_fails_is_found(tmp_path: Path) -> None:
+    path = odd.fixed_inside(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    before = onnx.helper.make_node("Reshape", ["x", "same"], ["first"])
+    same = onnx.numpy_helper.from_array(np.array([0, -1], np.int64), "same")
+    model.graph.initializer.append(same)
+    model.graph.node[0].input[0] = "first"
+    model.graph.node.insert(0, before)
+    onnx.save(model, path)
+    with pytest.raises(KitError, match=r"operator Reshape, node '-> y' \(fed by Reshape 'first'"):
+        Reference.make(loaded(path), [])
+
+
+def test_layers_are_counted_where_their_sizes_are_not_known_before(tmp_path: Path) -> None:
+    model = loaded(odd.product_of_what_is_not_zero(tmp_path / "m.onnx"))
+    candidate = tried(model, tmp_path / "work", "openvino")
+    assert candidate.verdict == "passed"
+    assert candidate.proven().gate.precision_found["layers"] == {"f32": 1.0}
 
 
 def test_a_classifier_that_looks_at_its_batch_is_refused(tmp_path: Path) -> None:
