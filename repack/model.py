@@ -437,8 +437,12 @@ ONNX_TYPES = {
     "tensor(float16)": "float16",
     "tensor(uint8)": "uint8",
     "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
     "tensor(bool)": "bool",
 }
 

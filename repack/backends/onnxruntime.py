@@ -71,6 +71,8 @@ class OnnxRuntime(Backend):
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
             graph = onnx.load(Path(tmp) / "optimised.onnx", load_external_data=False).graph
         sizes = {t.name: list(t.dims) for t in graph.initializer}
+        other = {onnx.TensorProto.DOUBLE: "f64", onnx.TensorProto.FLOAT16: "f16"}
+        kinds = {t.name: other[t.data_type] for t in graph.initializer if t.data_type in other}
         shapes = {
             e["name"].removesuffix("_kernel_time"): e["args"].get("output_type_shape")
             for e in events
@@ -80,7 +82,8 @@ class OnnxRuntime(Backend):
         for node in graph.node:
             if node.op_type not in HEAVY | QUANTISED:
                 continue
-            kind = "int8" if node.op_type in QUANTISED else "f32"
+            own = next((kinds[i] for i in node.input if i in kinds), "f32")
+            kind = "int8" if node.op_type in QUANTISED else own
             output = shapes.get(node.name) or []
             out = math.prod(next(iter(output[0].values()))) if output else 0
             weights = [sizes[i] for i in node.input if len(sizes.get(i, ())) >= 2]
@@ -90,4 +93,4 @@ class OnnxRuntime(Backend):
                 else 1
             )
             found.add(kind, out * depth)
-        return found
+        return found.named()

@@ -17,6 +17,9 @@ WORDS = {"And", "Cast", "Constant", "If", "Identity", "Loop", "Max", "Mean", "Mi
 WORDS |= {"Range", "Shape", "Size", "Split", "Sum", "Where"}
 """Operators whose names also begin English sentences: they count only in quotes or as a call."""
 
+WHERE = re.compile(r".*Status Message: (?:\S+\.(?:h|cc):\d+ (?:onnxruntime::[^)]*\)|\w+) )?")
+"""What ONNX Runtime says before its reason: the node, and a place in its own code."""
+
 
 def describe(path: Path, which: str) -> str:
     """One line about a node: ``operator Det, node '/head/det' (fed by MatMul '/head/matmul')``.
@@ -58,7 +61,7 @@ def reason(path: Path, error: Exception, again: Callable[[bytes], object] | None
         again: does what failed with a file's bytes, where nodes without names are to be told apart.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    last = printable(lines[-1]) if lines else type(error).__name__
+    last = printable(WHERE.sub("", lines[-1])) if lines else type(error).__name__
     named = (again and _nameless(path, again)) or named_in(path, str(error))
     return f"{last}: {named}" if named else last
 

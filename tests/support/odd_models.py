@@ -83,6 +83,23 @@ def lookup(path: Path) -> Path:
     )
 
 
+def lookup_further_on(path: Path) -> Path:
+    """Looks up the place after the one that came, which no limit of the input tells."""
+    table = np.random.default_rng(2).normal(size=(7, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("Add", ["ids", "one"], ["places"], "next"),
+        helper.make_node("Gather", ["table", "places"], ["y"], "gather"),
+    ]
+    return saved(
+        path,
+        nodes,
+        [("ids", INT64, ["batch", 6])],
+        [("y", FLOAT, ["batch", 6, 4])],
+        table=table,
+        one=np.array(1, np.int64),
+    )
+
+
 def nameless(path: Path) -> Path:
     """A product whose node has no name."""
     weights = np.random.default_rng(3).normal(size=(5, 2)).astype(np.float32)
@@ -380,6 +397,13 @@ class Positive(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.relu()
+
+
+class OnGpu(nn.Module):
+    """Makes a tensor on the GPU that it was written for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.ones(3, device="cuda:0")
 
 
 def scripted(path: Path, module: nn.Module) -> Path:

@@ -67,7 +67,9 @@ def test_a_node_without_a_name_is_counted(tmp_path: Path) -> None:
 def test_a_quantised_file_is_packed_as_it_is(tmp_path: Path) -> None:
     model = loaded(odd.quantised(tmp_path / "m.onnx"))
     assert "int8" in model.own_types
-    assert tried(model, tmp_path / "work", "onnxruntime").verdict == "passed"
+    candidate = tried(model, tmp_path / "work", "onnxruntime")
+    assert candidate.verdict == "passed"
+    assert candidate.proven().gate.precision_found["label"] == "int8"
 
 
 def test_a_module_without_weights_is_packed(tmp_path: Path) -> None:
@@ -92,7 +94,9 @@ def test_a_module_in_float64_is_asked_in_float64(tmp_path: Path) -> None:
     given = np.random.default_rng(0).standard_normal((2, 4))
     want = torch.jit.load(str(path))(torch.from_numpy(given)).detach().numpy()
     assert model.ask({"x": given})["output"] == pytest.approx(want, rel=1e-12)
-    assert tried(model, tmp_path / "work", "torchscript").verdict == "passed"
+    candidate = tried(model, tmp_path / "work", "torchscript")
+    assert candidate.verdict == "passed"
+    assert candidate.proven().gate.precision_found["label"] == "f64"
 
 
 @pytest.mark.parametrize(
@@ -233,6 +237,12 @@ def test_a_trace_in_training_mode_is_named(tmp_path: Path) -> None:
         loaded(path, input_shapes={"x": ("batch", 3, 16, 16)})
 
 
+def test_a_device_in_the_code_is_named(tmp_path: Path) -> None:
+    path = odd.scripted(tmp_path / "m.pt", odd.OnGpu())
+    with pytest.raises(KitError, match="its code names the device cuda:0, which no other machine"):
+        loaded(path, input_shapes={"x": ("batch", 3)})
+
+
 def test_a_model_that_does_not_repeat_itself_is_named(tmp_path: Path) -> None:
     class Noisy(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -271,12 +281,3 @@ def test_outputs_of_a_dictionary_are_named_by_its_keys(tmp_path: Path) -> None:
     model = loaded(tmp_path / "d.pt", input_shapes={"x": ("batch", 1, 8, 8)})
     assert [o.name for o in model.outputs] == ["maps", "mean"]
     assert tried(model, tmp_path / "work", "torchscript").verdict == "passed"
-
-
-def test_an_output_may_be_called_file(tmp_path: Path) -> None:
-    asked = Options(
-        SourceOptions(odd.output_called_file(tmp_path / "m.onnx")),
-        model_store=tmp_path / "store",
-        backend="onnxruntime",
-    )
-    assert pipeline.repack(asked).is_file()
