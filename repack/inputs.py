@@ -52,8 +52,9 @@ def limited(
     asked = by_name(values, [s.name for s in specs], "--input-values")
     found = []
     for spec in specs:
-        told: Values = asked.get(spec.name, Values(range=limits.get(spec.name)))
         kind = np.dtype(spec.dtype)
+        places = limits.get(spec.name) if kind.kind in "iu" else None
+        told: Values = asked.get(spec.name, Values(range=places))
         for value in (*told.among, *(told.range or ())):
             if kind.kind in "iu" and not np.can_cast(np.min_scalar_type(int(value)), kind):
                 raise KitError(f"--input-values {spec.name}: {value:g} is no {spec.dtype}")

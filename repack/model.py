@@ -186,14 +186,20 @@ class Model:
 
     def _refusal(self, error: Exception, given: Arrays) -> str:
         """Why the original does not run on inputs that its shapes allow."""
-        shown = ", ".join(f"{k}={'x'.join(map(str, v.shape))}" for k, v in given.items())
+        shown = ", ".join(
+            f"{k}={'x'.join(map(str, v.shape)) or f'{v} (one value)'}" for k, v in given.items()
+        )
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         if self.module is None:
             again = partial(_run, self.source, given)
             reason = nodes.reason(self.source.graph, error, again)
         free = [s for s in self.inputs if any(isinstance(n, str) for n in s.shape)]
         told = "; ".join(f"{s.name} is {'x'.join(map(str, s.shape))}" for s in free)
-        hint = f" ({told}): give sizes that it takes by --input-shape" if free else ""
+        hints = [f"sizes that it takes by --input-shape ({told})"] if free else []
+        unknown = [s for s in self.inputs if s.dtype.startswith(("int", "uint"))]
+        if any(s.range is None and not s.values for s in unknown):
+            hints.append("values that mean something by --input-values")
+        hint = f": give {', or '.join(hints)}" if hints else ""
         return f"{self.source.path}: the model does not run on {shown}: {reason}{hint}"
 
     @property

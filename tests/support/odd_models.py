@@ -280,7 +280,7 @@ def rated(path: Path) -> Path:
         helper.make_node("Div", ["sr", "thousand"], ["size"], "size"),
         helper.make_node("Unsqueeze", ["size", "zero"], ["one"], "one"),
         helper.make_node("Concat", ["minus", "one"], ["target"], "target", axis=0),
-        helper.make_node("Reshape", ["x", "target"], ["cut"], "cut"),
+        helper.make_node("Reshape", ["x", "target"], ["cut"], "cut", allowzero=1),
         helper.make_node("ReduceMean", ["cut"], ["mean"], "mean", keepdims=0),
         helper.make_node("ReduceMean", ["state"], ["means"], "means", axes=[0, 2], keepdims=0),
         helper.make_node("Add", ["mean", "means"], ["y"], "sum"),

@@ -320,7 +320,8 @@ def _of_json(path: Path, text: str, flag: str) -> list[str]:
         if set(told) != {str(i) for i in range(len(told))}:
             raise KitError(f"{flag}{path}: numbers from 0 on do not name its keys; {expected}")
         told = [told[str(i)] for i in range(len(told))]
-    names = [n[-1] if isinstance(n, list) and n else n for n in told] if told else []
+    listed = told if isinstance(told, list) else []
+    names = [n[-1] if isinstance(n, list) and n else n for n in listed]
     if not names or not all(isinstance(n, str) for n in names):
         raise KitError(f"{flag}{path}: {expected}")
     return names

@@ -138,6 +138,34 @@ def test_names_in_a_file_beside_the_model(tmp_path: Path) -> None:
         loaded(path, task="classification")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"0": "a", "1": "b", "2": "c", "3": "d", "4": "e"}',
+        '{"1": ["n1", "b"], "0": ["n0", "a"], "2": ["c"], "3": "d", "4": "e"}',
+        '["a", "b", "c", "d", "e"]',
+    ],
+)
+def test_labels_in_torchserves_own_form(tmp_path: Path, text: str) -> None:
+    labels = tmp_path / "names.json"
+    labels.write_text(text)
+    model = loaded(
+        pooled(tmp_path / "m.onnx", {}),
+        task="classification",
+        classifier=ClassifierOptions(labels),
+    )
+    assert model.source.labels == (*"abcde",)
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": "b"}', '{"1": "b"}', "[]", "[1, 2]", "3"])
+def test_labels_of_another_form_are_named(tmp_path: Path, text: str) -> None:
+    labels = tmp_path / "names.json"
+    labels.write_text(text)
+    path = pooled(tmp_path / "m.onnx", {})
+    with pytest.raises(KitError, match=r"--labels .*names.json: .*expected .\"0\": \"cat\""):
+        loaded(path, task="classification", classifier=ClassifierOptions(labels))
+
+
 def test_free_sides_are_those_that_the_file_states(tmp_path: Path) -> None:
     path = pooled(tmp_path / "m.onnx", CLASSIFY | {"task": "detect"}, free=True)
     model = loaded(path)
