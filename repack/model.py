@@ -453,6 +453,13 @@ ONNX_TYPES = {
 }
 
 
+HINTS = {
+    "map(": ": convert it with options={'zipmap': False}, as skl2onnx has it",
+    "string": ": number its classes, and give their names by --labels or to your clients",
+}
+"""What helps with outputs that are no numbers, by a part of their type."""
+
+
 def _word(axis: Any) -> str:
     """The name of a free axis; some exporters write "?" or -1 where they know none."""
     return axis if isinstance(axis, str) and axis not in ("", "?") else ANY
@@ -460,7 +467,8 @@ def _word(axis: Any) -> str:
 
 def _onnx_spec(node: Any, shape: tuple[int | str, ...] | None, path: Path) -> TensorSpec:
     if node.type not in ONNX_TYPES:
-        raise KitError(f"{path}: {node.name} is {node.type}; expected a tensor of numbers")
+        hint = next((h for kind, h in HINTS.items() if kind in node.type), "")
+        raise KitError(f"{path}: {node.name} is {node.type}; expected a tensor of numbers{hint}")
     own = tuple(n if isinstance(n, int) and n > 0 else _word(n) for n in node.shape)
     if shape is not None and len(shape) != len(own):
         raise KitError(f"--input-shape {node.name}={shape}: the model's own shape is {own}")

@@ -48,7 +48,7 @@ UNCOUNTED = [odd.lstm, odd.choice, odd.lookup, odd.nameless]
 @pytest.mark.parametrize(
     ("make", "backend"),
     [
-        *((make, "onnxruntime") for make in [*UNCOUNTED, odd.suppression]),
+        *((make, "onnxruntime") for make in [*UNCOUNTED, odd.suppression, odd.learned, odd.fused]),
         # Of boxes turned inside out, which noise has, OpenVINO sees other overlaps.
         *((make, "openvino") for make in UNCOUNTED),
     ],
