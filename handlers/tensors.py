@@ -235,7 +235,7 @@ def _read(data: bytes, names: list[str]) -> tuple[Tensors, int | None]:
 def _of_json(given: Any, names: list[str]) -> tuple[Tensors, int | None]:
     """``{"inputs": {name: lists}}``, or ``{"instances": [{name: lists}, ...]}``; the name may be
     left out where there is one input."""
-    told = {k: v for k, v in given.items() if USUAL.get(k) != v}
+    told = {k: v for k, v in given.items() if (k, v) not in USUAL.items()}
     if len(told) != 1:
         came = ", ".join(sorted(told)) or "none"
         raise BadInput(f'fields {came} came; expected one, "inputs" or "instances"')
