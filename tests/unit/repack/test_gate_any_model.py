@@ -75,6 +75,11 @@ def test_a_module_without_weights_is_packed(tmp_path: Path) -> None:
     assert tried(model, tmp_path / "work", "torchscript").verdict == "passed"
 
 
+def test_outputs_keep_their_names_where_a_compiler_folds_a_choice(tmp_path: Path) -> None:
+    model = loaded(odd.settled(tmp_path / "m.onnx"))
+    assert tried(model, tmp_path / "work", "openvino").verdict == "passed"
+
+
 def test_float64_is_kept_or_refused(tmp_path: Path) -> None:
     model = loaded(odd.far_from_zero(tmp_path / "m.onnx"))
     with pytest.raises(KitError, match="OpenVINO computes the model's float64 in 32 bits"):
