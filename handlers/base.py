@@ -23,9 +23,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 T = TypeVar("T")
 
-MAX_ANSWER_VARIABLE = "KIT_MAX_ANSWER_BYTES"
-"""Environment variable with the largest answer that the server passes on."""
-
 NO_MEMORY = ("out of memory", "can't allocate memory")
 """What the runtimes' errors say when memory runs out, on a GPU and on the CPU."""
 
@@ -79,7 +76,7 @@ class Handler(ABC, Generic[Item, Result]):
     def handle(self, rows: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
         """Answers one batch: as many answers as rows, each with its own status."""
         with self.stages.measure("decode"):
-            decoded = self.decode_batch(rows)
+            decoded = self._decoded(rows, context)
         good = [i for i, item in enumerate(decoded) if not isinstance(item, ItemError)]
         results = self._infer_good([decoded[i] for i in good])
         outcomes: list[Any] = list(decoded)
@@ -127,6 +124,22 @@ class Handler(ABC, Generic[Item, Result]):
         if self._pool and len(values) > 1:
             return list(self._pool.map(guarded, values))
         return [guarded(v) for v in values]
+
+    def _decoded(
+        self, rows: Sequence[Mapping[str, Any]], context: Context
+    ) -> list[Item | ItemError]:
+        """An item or an error for each request, compressed bodies unpacked first."""
+
+        def plain(i: int) -> Mapping[str, Any]:
+            encoding = header(context.get_all_request_header(i), "content-encoding")
+            return payload.unpacked(rows[i], encoding)
+
+        found: list[Any] = self._each(plain, range(len(rows)))
+        good = [i for i, row in enumerate(found) if not isinstance(row, ItemError)]
+        items = self.decode_batch([found[i] for i in good]) if good else []
+        for i, item in zip(good, items, strict=True):
+            found[i] = item
+        return found
 
     def _infer_good(self, items: list[Any]) -> list[Result | ItemError]:
         """Infers all items at once; if that fails, each alone: one cannot fail the others."""
@@ -179,7 +192,7 @@ def within_limit(answer: tuple[bytes, str]) -> tuple[bytes, str]:
     Raises:
         TooLarge: it has more bytes than the server was told to let through.
     """
-    most = os.environ.get(MAX_ANSWER_VARIABLE, "")
+    most = os.environ.get(payload.MAX_BODY_VARIABLE, "")
     if most.isdigit() and len(answer[0]) > int(most):
         raise TooLarge(
             f"the answer has {len(answer[0]):,} bytes and the server sends at most {int(most):,}: "

@@ -25,6 +25,7 @@ class TensorSpec:
         dtype: NumPy's name of the element type.
         shape: a number, or a word for an axis of any length ("batch").
         range: lowest and highest value expected, where known.
+        values: the only values expected; empty for all.
         layout: one letter an axis, for example "NHWC"; empty where it has no meaning.
     """
 
@@ -33,6 +34,7 @@ class TensorSpec:
     shape: tuple[int | str, ...]
     range: tuple[float, float] | None = None
     layout: str = ""
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

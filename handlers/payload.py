@@ -5,23 +5,32 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from handlers.errors import BadInput, UnsupportedFormat
+from handlers.errors import BadInput, TooLarge, UnsupportedFormat
+
+MAX_BODY_VARIABLE = "KIT_MAX_ANSWER_BYTES"
+"""Environment variable with the largest body that the server takes, and the largest answer."""
+
+MAX_UNPACKED = 1 << 30
+"""Bytes that a compressed body may unpack to where no server says."""
 
 
 def read(row: Mapping[str, Any]) -> bytes:
     """The input's bytes.
 
     Taken as they are: a raw body, or a multipart form with one field. Decoded from base64, also the
-    URL-safe kind: a JSON object with one key, a text body, a ``data:`` URI.
+    URL-safe kind: a JSON object with one key, a text body, a ``data:`` URI, the one instance of
+    ``{"instances": [{"b64": ...}]}`` as TensorFlow Serving and KServe v1 have it.
 
     Raises:
-        BadInput: nothing there, several fields or parameters, or broken base64.
+        BadInput: nothing there, several fields, parameters or instances, or broken base64.
         UnsupportedFormat: JSON or text of another kind.
     """
-    value = _field(row)
+    value = field(row)
     if isinstance(value, (bytes, bytearray, memoryview)):
         data = bytes(value)
         if data[:1] == b"{":
@@ -31,7 +40,11 @@ def read(row: Mapping[str, Any]) -> bytes:
                 raise BadInput("the request has no body: 0 bytes came")
             return data
     if isinstance(value, Mapping):
-        value = _field(value)
+        value = field(value)
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise BadInput(f"{len(value)} instances came: expected one, which is the input")
+        value = field(value[0]) if isinstance(value[0], Mapping) else value[0]
     if not isinstance(value, str):
         raise UnsupportedFormat(
             f"{type(value).__name__} came; send the file's bytes, or JSON such as "
@@ -40,7 +53,12 @@ def read(row: Mapping[str, Any]) -> bytes:
     return _base64(value)
 
 
-def _field(row: Mapping[str, Any]) -> Any:
+def field(row: Mapping[str, Any]) -> Any:
+    """The value of the only field.
+
+    Raises:
+        BadInput: none or several came; by their names.
+    """
     if len(row) == 1:
         return next(iter(row.values()))
     names = ", ".join(sorted(map(str, row))) or "none"
@@ -52,6 +70,37 @@ def _json(data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as e:
         raise BadInput(f"the body begins like JSON but is not ({e})") from None
+
+
+def unpacked(row: Mapping[str, Any], encoding: str) -> Mapping[str, Any]:
+    """The request with its body as it was before it was compressed.
+
+    Args:
+        encoding: the header Content-Encoding in small letters, or "".
+
+    Raises:
+        BadInput: damaged.
+        TooLarge: it unpacks to more than the server takes.
+        UnsupportedFormat: another compression than gzip.
+    """
+    if encoding in ("", "identity"):
+        return row
+    if encoding not in ("gzip", "x-gzip"):
+        raise UnsupportedFormat(f"Content-Encoding {encoding} came; expected gzip or none")
+    data = field(row)
+    if not isinstance(data, (bytes, bytearray)):
+        raise BadInput(f"Content-Encoding is gzip, but {type(data).__name__} came")
+    most = int(os.environ.get(MAX_BODY_VARIABLE) or MAX_UNPACKED)
+    reader = zlib.decompressobj(wbits=31)
+    try:
+        found = reader.decompress(data, most + 1)
+    except zlib.error as e:
+        raise BadInput(f"Content-Encoding is gzip, but the body is not ({e})") from None
+    if len(found) > most:
+        raise TooLarge(f"the body unpacks to more than {most:,} bytes, the most taken")
+    if not reader.eof or reader.unused_data:
+        raise BadInput("the gzip body is truncated, or has more behind its end")
+    return {next(iter(row)): found}
 
 
 URL_SAFE = str.maketrans("-_", "+/")

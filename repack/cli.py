@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shlex
 import sys
@@ -14,6 +15,7 @@ from handlers.engines.build import LEVELS
 from handlers.errors import KitError
 from repack.archive import VERSION
 from repack.backends import BACKENDS, PRECISIONS, TRT
+from repack.inputs import PLACE
 from repack.options import (
     MAX_SIDE,
     ROOT,
@@ -24,6 +26,7 @@ from repack.options import (
     Shape,
     SourceOptions,
     Three,
+    Values,
 )
 from repack.tasks import TASKS
 
@@ -120,6 +123,14 @@ def parser() -> argparse.ArgumentParser:
         "is an axis of any length",
     )
     add(
+        "--input-values",
+        action="append",
+        default=[],
+        metavar="[NAME=]8000,16000",
+        help="what an input may hold, where not every value means something: these values, or "
+        "LOWEST:HIGHEST",
+    )
+    add(
         "--symbolic",
         type=Path,
         metavar="FILE.py",
@@ -195,8 +206,9 @@ def _classifier_flags(found: argparse.ArgumentParser) -> None:
     add = found.add_argument_group("classifiers").add_argument
     c = ClassifierOptions()
     add("--labels", type=Path, metavar="FILE", help="class names, one a line, in the model's order")
-    add("--mean", default=c.mean, type=_three, metavar="R,G,B", help="of values 0 to 1")
-    add("--std", default=c.std, type=_three, metavar="R,G,B", help="of values 0 to 1")
+    for flag in ("--mean", "--std"):
+        told = "of values 0 to 1 (default: the file's, or ImageNet's)"
+        add(flag, type=_three, metavar="R,G,B", help=told)
     add("--resize", type=int, metavar="PIXELS", help="shorter side (default: 256/224 of the crop)")
     add("--crop", type=int, metavar="PIXELS", help="side of the centre (default: the model's, 224)")
     add("--top-k", type=int, default=c.top_k, metavar="K", help="classes per answer")
@@ -299,6 +311,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         calibration=given.calibration,
         input_shapes=shapes,
         input_types=types,
+        input_values=_values(given.input_values),
         symbolic=given.symbolic,
         detector=_detector(given),
         classifier=_classifier(given),
@@ -348,7 +361,7 @@ def _classifier(given: argparse.Namespace) -> ClassifierOptions:
             raise KitError(f"{flag} {value}: expected 1 to {MAX_SIDE} pixels")
     if given.top_k < 1:
         raise KitError(f"--top-k {given.top_k}: expected at least 1")
-    if not all(s > 0 for s in given.std):
+    if given.std is not None and not all(s > 0 for s in given.std):
         shown = ",".join(f"{v:g}" for v in given.std)
         raise KitError(f"--std {shown}: expected numbers above 0")
     return ClassifierOptions(
@@ -444,8 +457,28 @@ def _inputs(given: Sequence[str]) -> tuple[dict[str, tuple[int | str, ...]], dic
                 f"--input-shape {text!r}: expected [NAME=][TYPE:]1x3x224x224, or words for free "
                 "axes; nothing after TYPE: is a single value"
             )
-        name = name or f"input_{i}"
+        name = name or PLACE.format(i)
         shapes[name] = tuple(int(p) if p.isdigit() else p for p in parts if p)
         if kind:
             types[name] = kind
     return shapes, types
+
+
+def _values(given: Sequence[str]) -> dict[str, Values]:
+    """What inputs may hold, by their names."""
+    found = {}
+    for i, text in enumerate(given):
+        name, _, told = text.rpartition("=")
+        between = ":" in told
+        parts = told.split(":" if between else ",")
+        try:
+            values = tuple(float(part) for part in parts)
+            if not all(map(math.isfinite, values)) or (between and not values[0] < values[1]):
+                raise ValueError
+            low, high = values if between else (0.0, 0.0)
+        except ValueError:
+            raise KitError(
+                f"--input-values {text!r}: expected [NAME=]8000,16000 or [NAME=]0:29999"
+            ) from None
+        found[name or PLACE.format(i)] = Values((low, high)) if between else Values(None, values)
+    return found

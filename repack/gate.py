@@ -127,6 +127,14 @@ class Reference:
                     raise KitError(
                         f"{path}: the model answers NaN or infinity in {name}, no number"
                     )
+        for name in self.answers[0]:
+            odd = [a[name] for a in self.answers if a[name].dtype.kind == "f"]
+            if odd and all(np.isnan(value).any() for value in odd):
+                share = float(np.isnan(odd[-1]).mean())
+                raise KitError(
+                    f"{path}: the model answers NaN in {name}, whatever comes ({share:.2%} of its "
+                    "values)"
+                )
         again = {k: np.array(v) for k, v in model.ask(self.inputs[-1]).items()}
         for name, value in self.answers[-1].items():
             if not same(value, again[name]):

@@ -75,6 +75,7 @@ def _classes(labels: Sequence[str]) -> str:
 
 def _tensor(s: TensorSpec) -> str:
     span = f", {s.range[0]:g} to {s.range[1]:g}" if s.range else ""
+    span += f", {' or '.join(f'{v:g}' for v in s.values)}" if s.values else ""
     return f"{s.name}: {s.dtype} [{', '.join(map(str, s.shape))}]{span} {s.layout}".rstrip()
 
 

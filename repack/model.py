@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -21,9 +22,11 @@ from handlers.artefact import Artefact
 from handlers.errors import KitError
 from handlers.passport import TensorSpec
 from handlers.runtimes.torchscript import flatten
+from repack import inputs, lookups
 from repack.element_types import NAMES
+from repack.inputs import ANY
 from repack.onnx import nodes
-from repack.options import Profiles, Shapes
+from repack.options import Profiles, Shapes, Values
 from repack.sources.source import Source
 
 Arrays = dict[str, NDArray[Any]]
@@ -135,6 +138,7 @@ class Model:
         own_types: element types beside "f32" that the file's own layers are in, such as "int8" of a
             quantised one: they are no loss of precision.
         sorts: chooses the best of a list inside, so that rows of equal rank come in any order.
+        notes: what was assumed, and what was taken from the file, a line each.
     """
 
     source: Source
@@ -152,6 +156,7 @@ class Model:
     built: Built | None = None
     own_types: frozenset[str] = frozenset()
     sorts: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:
@@ -162,7 +167,7 @@ class Model:
         rng = np.random.default_rng(seed)
         if self.draw is not None:
             return self.draw(rng, batch)
-        return {spec.name: random_array(spec, rng, batch) for spec in self.inputs}
+        return inputs.made_up(self.inputs, rng, batch)
 
     def ask(self, given: Arrays) -> Arrays:
         """The original's answer.
@@ -181,13 +186,20 @@ class Model:
 
     def _refusal(self, error: Exception, given: Arrays) -> str:
         """Why the original does not run on inputs that its shapes allow."""
-        shown = ", ".join(f"{k}={'x'.join(map(str, v.shape))}" for k, v in given.items())
+        shown = ", ".join(
+            f"{k}={'x'.join(map(str, v.shape)) or f'{v} (one value)'}" for k, v in given.items()
+        )
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         if self.module is None:
-            reason = nodes.reason(self.source.graph, error)
+            again = partial(_run, self.source, given)
+            reason = nodes.reason(self.source.graph, error, again)
         free = [s for s in self.inputs if any(isinstance(n, str) for n in s.shape)]
         told = "; ".join(f"{s.name} is {'x'.join(map(str, s.shape))}" for s in free)
-        hint = f" ({told}): give sizes that it takes by --input-shape" if free else ""
+        hints = [f"sizes that it takes by --input-shape ({told})"] if free else []
+        unknown = [s for s in self.inputs if s.dtype.startswith(("int", "uint"))]
+        if any(s.range is None and not s.values for s in unknown):
+            hints.append("values that mean something by --input-values")
+        hint = f": give {', or '.join(hints)}" if hints else ""
         return f"{self.source.path}: the model does not run on {shown}: {reason}{hint}"
 
     @property
@@ -228,52 +240,73 @@ def within(model: Model, profile: Profiles) -> Model:
     return replace(model, inputs=tuple(inputs))
 
 
-def tensors(source: Source, shapes: Shapes, types: Mapping[str, str] | None = None) -> Model:
+def tensors(
+    source: Source,
+    shapes: Shapes,
+    types: Mapping[str, str] | None = None,
+    values: Mapping[str, Values] | None = None,
+) -> Model:
     """Any model: raw tensors in, raw tensors out.
 
     Args:
         shapes: shape per input name, as given by the user; TorchScript files and state dicts do not
             carry theirs. A word instead of a number is an axis of any length.
         types: NumPy's name of an input's element type, likewise; that of the weights if left out.
+        values: what inputs may hold, likewise.
 
     Raises:
         KitError: shapes are missing, the model does not run on them, or its weights are not finite.
     """
-    if source.module is None:
-        return _of_onnx(source, shapes)
+    found = (
+        _of_onnx(source, shapes, types or {}, values or {})
+        if source.module is None
+        else _of_module(source, shapes, types or {}, values or {})
+    )
+    return replace(found, notes=(*source.told.unread.values(), *found.notes))
+
+
+def _of_module(
+    source: Source, shapes: Shapes, types: Mapping[str, str], values: Mapping[str, Values]
+) -> Model:
+    module, told = cast(nn.Module, source.module).eval(), source.told
+    notes: tuple[str, ...] = ()
+    if not shapes and told.sides:
+        shapes = {"images": (told.batch or "batch", 3, *told.sides)}
+        notes = (f"the input is {inputs.shown(shapes)}, as the file says",)
     if not shapes:
         raise KitError(
             f"{source.path}: {source.called} does not carry its input's shape: "
             "add --input-shape 1x3x224x224 (or batchx3x224x224)"
         )
-    module = source.module.eval()
     weights = dict([*module.named_parameters(), *module.named_buffers()])
-    odd = [n for n, w in weights.items() if w.is_floating_point() and not w.isfinite().all()]
-    _refuse_odd(source.path, odd)
+    _refuse_odd(source.path, {n: w.numpy() for n, w in weights.items() if w.is_floating_point()})
     kinds = {w.dtype for w in weights.values() if w.is_floating_point()}
     usual = _name(next(iter(kinds))) if len(kinds) == 1 else "float32"
-    specs = tuple(TensorSpec(n, (types or {}).get(n, usual), shape) for n, shape in shapes.items())
-    example = {s.name: random_array(s, np.random.default_rng(0), 2) for s in specs}
-    given = ", ".join(f"{s.name}={s.dtype}:{'x'.join(map(str, s.shape))}" for s in specs)
+    specs = tuple(TensorSpec(n, types.get(n, usual), shape) for n, shape in shapes.items())
+    specs = inputs.limited(specs, {}, values)
+    made = inputs.made_up(specs, np.random.default_rng(0), 2)
     try:
         with torch.inference_mode():
-            result = module(*(torch.from_numpy(example[s.name]) for s in specs))
+            given = {name: torch.from_numpy(value) for name, value in made.items()}
+            result, limits = lookups.watched(module, given)
     except Exception as e:
         reason = str(e).strip().splitlines()[-1] if str(e).strip() else type(e).__name__
+        shown = ", ".join(f"{s.name}={s.dtype}:{'x'.join(map(str, s.shape))}" for s in specs)
         raise KitError(
-            f"{source.path}: the model does not run on {given} ({reason}): give each input as "
+            f"{source.path}: the model does not run on {shown} ({reason}): give each input as "
             "--input-shape [NAME=][TYPE:]SHAPE, in the order of its arguments"
         ) from None
     try:
-        values = flatten(result)
+        answered = flatten(result)
     except TypeError as e:
         raise KitError(f"{source.path}: of what the model answers, {e}; expected tensors") from None
-    outputs = tuple(TensorSpec(n, _name(v.dtype), ("any",) * v.dim()) for n, v in values.items())
+    outputs = tuple(TensorSpec(n, _name(v.dtype), (ANY,) * v.dim()) for n, v in answered.items())
+    specs = inputs.limited(specs, limits, values)
     own = frozenset(NAMES.get(_name(k), _name(k)) for k in kinds)
     original = of_module(module, specs, outputs)
     graph = getattr(module, "inlined_graph", None)
     sorts = graph is not None and any(n.kind() in SORTING for n in graph.nodes())
-    return Model(source, specs, outputs, module, original, own_types=own, sorts=sorts)
+    return Model(source, specs, outputs, module, original, own_types=own, sorts=sorts, notes=notes)
 
 
 SORTING = {"aten::topk", "aten::sort", "aten::argsort", "torchvision::nms"}
@@ -285,10 +318,22 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _refuse_odd(path: Path, weights: Sequence[str]) -> None:
-    if weights:
-        more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
-        raise KitError(f"{path}: weights {weights[0]!r}{more} hold NaN or infinity: train it again")
+def _refuse_odd(path: Path, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Refuses weights that are no numbers; infinities among zeros alone are a mask.
+
+    Raises:
+        KitError: by the first one's name.
+    """
+    odd = [name for name, value in weights.items() if _odd(value)]
+    if odd:
+        more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+        raise KitError(f"{path}: weights {odd[0]!r}{more} hold NaN or infinity: train it again")
+
+
+def _odd(value: NDArray[Any]) -> bool:
+    numbers = value.astype(np.float32) if value.dtype.itemsize < 4 else value
+    finite = np.isfinite(numbers)
+    return bool(np.isnan(numbers).any() or (not finite.all() and numbers[finite].any()))
 
 
 def of_module(
@@ -305,47 +350,77 @@ def of_module(
     return run
 
 
-def _of_onnx(source: Source, shapes: Shapes) -> Model:
+def _of_onnx(
+    source: Source, shapes: Shapes, types: Mapping[str, str], values: Mapping[str, Values]
+) -> Model:
+    session = _session(str(source.graph), source)
+    told = session.get_inputs()
+    names = [i.name for i in told]
+    shapes = inputs.by_name(shapes, names, "--input-shape")
+    types = inputs.by_name(types, names, "--input-shape")
+    file = onnx.load(source.graph)
+    specs = tuple(_onnx_spec(i, shapes.get(i.name), source.path) for i in told)
+    for spec in specs:
+        if types.get(spec.name, spec.dtype) != spec.dtype:
+            raise KitError(
+                f"--input-shape {spec.name}={types[spec.name]}:...: the file's own is {spec.dtype}"
+            )
+    whole = tuple(inputs.sized(s, source.told.sides) if s.name not in shapes else s for s in specs)
+    filled = {s.name: s.shape for s, before in zip(whole, specs, strict=True) if s != before}
+    specs = inputs.limited(whole, lookups.of_graph(file.graph), values)
+    outputs = tuple(_onnx_spec(o, None, source.path) for o in session.get_outputs())
+
+    def original(given: Arrays) -> Arrays:
+        found = session.run(None, given)
+        return dict(zip((o.name for o in outputs), found, strict=True))
+
+    floats = {name: v for name, v in _constants(file) if v.dtype.kind in "fV"}
+    _refuse_odd(source.path, floats)
+    return Model(
+        source,
+        specs,
+        outputs,
+        None,
+        original,
+        own_types=_own_types(file.graph),
+        sorts=any(node.op_type in SORTING for node in file.graph.node),
+        notes=(f"the input is {inputs.shown(filled)}, as the file says",) if filled else (),
+    )
+
+
+def _session(file: str | bytes, source: Source) -> Any:
+    """The original in ONNX Runtime, none of its nodes changed.
+
+    Raises:
+        KitError: it does not load.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     try:
-        session = ort.InferenceSession(str(source.graph), options, ["CPUExecutionProvider"])
+        return ort.InferenceSession(file, options, ["CPUExecutionProvider"])
     except Exception as e:
         reason = nodes.reason(source.graph, e)
         raise KitError(
             f"{source.path}: ONNX Runtime, whose answers the gate compares with, does not load it "
             f"({reason})"
         ) from None
-    inputs = tuple(_onnx_spec(i, shapes.get(i.name), source.path) for i in session.get_inputs())
-    unknown = set(shapes) - {s.name for s in inputs}
-    if unknown:
-        names = ", ".join(s.name for s in inputs)
-        raise KitError(f"--input-shape names {', '.join(sorted(unknown))}; the model has {names}")
-    outputs = tuple(_onnx_spec(o, None, source.path) for o in session.get_outputs())
-
-    def original(given: Arrays) -> Arrays:
-        values = session.run(None, given)
-        return dict(zip((o.name for o in outputs), values, strict=True))
-
-    graph = onnx.load(source.graph).graph
-    _refuse_odd(source.path, [t.name for t in graph.initializer if not _finite(t)])
-    return Model(
-        source,
-        inputs,
-        outputs,
-        None,
-        original,
-        own_types=_own_types(graph),
-        sorts=any(node.op_type in SORTING for node in graph.node),
-    )
 
 
-def _finite(tensor: onnx.TensorProto) -> bool:
-    value = numpy_helper.to_array(tensor)
-    return value.dtype.kind != "f" or bool(np.isfinite(value).all())
+def _run(source: Source, given: Arrays, file: bytes) -> None:
+    _session(file, source).run(None, given)
+
+
+def _constants(file: onnx.ModelProto) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Every constant, by its own name or that of the node's output that holds it."""
+    for tensor in file.graph.initializer:
+        yield tensor.name, numpy_helper.to_array(tensor)
+    for node in file.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t") and node.op_type == "Constant":
+                yield node.output[0], numpy_helper.to_array(attribute.t)
 
 
 def _own_types(graph: onnx.GraphProto) -> frozenset[str]:
@@ -368,31 +443,25 @@ ONNX_TYPES = {
     "tensor(float16)": "float16",
     "tensor(uint8)": "uint8",
     "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
     "tensor(bool)": "bool",
 }
+
+
+def _word(axis: Any) -> str:
+    """The name of a free axis; some exporters write "?" or -1 where they know none."""
+    return axis if isinstance(axis, str) and axis not in ("", "?") else ANY
 
 
 def _onnx_spec(node: Any, shape: tuple[int | str, ...] | None, path: Path) -> TensorSpec:
     if node.type not in ONNX_TYPES:
         raise KitError(f"{path}: {node.name} is {node.type}; expected a tensor of numbers")
-    own = tuple(n if isinstance(n, int) else str(n or "any") for n in node.shape)
+    own = tuple(n if isinstance(n, int) and n > 0 else _word(n) for n in node.shape)
     if shape is not None and len(shape) != len(own):
         raise KitError(f"--input-shape {node.name}={shape}: the model's own shape is {own}")
     return TensorSpec(node.name, ONNX_TYPES[node.type], shape or own)
-
-
-def random_array(spec: TensorSpec, rng: np.random.Generator, batch: int) -> NDArray[Any]:
-    """Values for one input: over its range, or standard normal; 8 for a free axis."""
-    sizes = [
-        n if isinstance(n, int) else (batch if i == 0 else 8) for i, n in enumerate(spec.shape)
-    ]
-    kind = np.dtype(spec.dtype).kind
-    if spec.range and kind in "iu":
-        return rng.integers(int(spec.range[0]), int(spec.range[1]) + 1, sizes).astype(spec.dtype)
-    if kind in "iub":
-        return rng.integers(0, 2, sizes).astype(spec.dtype)
-    if spec.range:
-        return rng.uniform(*spec.range, sizes).astype(spec.dtype)
-    return rng.standard_normal(sizes).astype(spec.dtype)

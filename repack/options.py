@@ -25,6 +25,20 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, tuple[int | str, ...]]
 """Per input its shape; a word in place of a number is an axis of any length."""
 
+
+@dataclass(frozen=True)
+class Values:
+    """What an input may hold.
+
+    Attributes:
+        range: lowest and highest value; None for no limits.
+        among: the only values; empty for all.
+    """
+
+    range: tuple[float, float] | None = None
+    among: tuple[float, ...] = ()
+
+
 Profiles = dict[str, tuple[Shape, Shape, Shape]]
 """Per input the min, opt and max shape of a TensorRT optimization profile."""
 
@@ -77,15 +91,16 @@ class ClassifierOptions:
 
     Attributes:
         labels: file with one class name a line; None for numbers.
-        mean, std: of the training pictures, RGB, of values between 0 and 1.
+        mean, std: of the training pictures, RGB, of values between 0 and 1; None for what the file
+            says, else ImageNet's.
         resize, crop: pixels; None for what follows from the model's input.
         top_k: how many classes an answer holds.
         scores: what the model gives: "logits", "probabilities", or "auto" to look.
     """
 
     labels: Path | None = None
-    mean: Three = IMAGENET_MEAN
-    std: Three = IMAGENET_STD
+    mean: Three | None = None
+    std: Three | None = None
     resize: int | None = None
     crop: int | None = None
     top_k: int = 5
@@ -139,6 +154,7 @@ class Options:
         samples, calibration: folders of inputs for the gate and for int8.
         input_shapes: where the file does not carry them.
         input_types: NumPy's names of element types, likewise.
+        input_values: what inputs may hold, where not every value means something.
         symbolic: the user's Python file of ONNX operators (``repack.onnx.symbolic``).
         command: as the user typed it, for the report.
     """
@@ -154,6 +170,7 @@ class Options:
     calibration: Path | None = None
     input_shapes: Shapes = field(default_factory=dict)
     input_types: Mapping[str, str] = field(default_factory=dict)
+    input_values: Mapping[str, Values] = field(default_factory=dict)
     symbolic: Path | None = None
     detector: DetectorOptions = field(default_factory=DetectorOptions)
     classifier: ClassifierOptions = field(default_factory=ClassifierOptions)

@@ -54,6 +54,7 @@ def passport(
             "sha256": source.sha256,
             "family": source.family,
             "network": source.network,
+            **({"says": says} if (says := source.told.facts) else {}),
         },
         inputs=model.inputs,
         outputs=model.outputs,

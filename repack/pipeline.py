@@ -74,6 +74,8 @@ def load(options: Options) -> Model:
     model = task.model(source, options)
     if options.symbolic and model.module is None:
         raise KitError(f"--symbolic: {source.path} holds ONNX already: leave it out")
+    for line in model.notes:
+        say(f"    note: {line}")
     return replace(model, symbolic=functions)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from deploy.torchserve.archives import Archive
 from deploy.torchserve.settings import ROOT, Settings, cores
-from handlers.base import MAX_ANSWER_VARIABLE
 from handlers.entry import OWN_VARIABLE
 from handlers.errors import RuntimeMissing
 from handlers.memory import LIMIT_VARIABLE
+from handlers.payload import MAX_BODY_VARIABLE
 
 HERE = ROOT / "deploy" / "torchserve"
 STORE = "models.checked"
@@ -193,6 +193,6 @@ def environment(settings: Settings, temp: Path, source: Mapping[str, str]) -> di
         "PYTHONNOUSERSITE": "1",
         "OMP_NUM_THREADS": str(settings.threads),
         # TorchServe ends the connection to a worker whose answer is larger: the handler says so.
-        MAX_ANSWER_VARIABLE: str(settings.max_request_mb << 20),
+        MAX_BODY_VARIABLE: str(settings.max_request_mb << 20),
         LIMIT_VARIABLE: str(settings.volume_memory_mb),
     }

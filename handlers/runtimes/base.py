@@ -32,7 +32,7 @@ class Runtime(ABC):
         options_type: class of its artefacts' options.
         on_gpu: whether it runs on a GPU.
         precision: element type that the model runs in here: "f32", "f16", "bf16" or "int8"; what
-            the artefact was packed with, until ``activate`` has asked the library.
+            it was found to be when it was packed, until ``activate`` has asked the library.
         note: what ``activate`` had to do otherwise than packed; "" where nothing.
     """
 
@@ -62,7 +62,7 @@ class Runtime(ABC):
         self.threads = threads
         self.gpu = gpu
         self.head = head
-        self.precision = artefact.precision_asked
+        self.precision = artefact.precision_found.get("label", artefact.precision_asked)
 
     @abstractmethod
     def activate(self) -> None:
@@ -100,8 +100,7 @@ class Runtime(ABC):
                 return
             shape = tuple(n if isinstance(n, int) else 1 for n in spec.shape)
             low, high = spec.range or (0, 1)
-            feed[spec.name] = np.full(
-                shape, (low + high) // 2 if high > 1 else high / 2, spec.dtype
-            )
+            value = spec.values[0] if spec.values else (low + high) / 2
+            feed[spec.name] = np.full(shape, value, spec.dtype)
         for _ in range(2):
             self.infer(feed)

@@ -79,7 +79,6 @@ class DeviceRuntime(Runtime):
         self.device = torch.device("cuda", number)
         torch.cuda.set_device(self.device)
         self.stream: torch.cuda.Stream = torch.cuda.Stream(self.device)
-        self.precision = self.artefact.precision_found.get("label", self.artefact.precision_asked)
         self.sizes: dict[tuple[tuple[int, ...], ...], Size] = {}
         self.batches = sorted(self.options.batches)
         self.open()

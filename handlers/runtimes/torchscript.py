@@ -53,7 +53,6 @@ class TorchScript(Runtime):
         torch.set_num_threads(self.threads)
         self._module = torch.jit.load(str(self.folder / self.artefact.files[0]), "cpu").eval()
         self._names = self.options.outputs
-        self.precision = "f32"
         self.warm_up()
 
     def infer(

@@ -46,6 +46,12 @@ class Found:
         """The type that most multiplications run in, "unknown" where none is known."""
         return self.multiplies.most_common(1)[0][0] if self.multiplies else "unknown"
 
+    def named(self) -> Found:
+        """The same, called by the type that all of it runs in, where it is one."""
+        if len(self.multiplies) == 1 and any(self.multiplies.values()):
+            self.label = self.main
+        return self
+
     def report(self, runtime: Runtime) -> dict[str, Any]:
         """As the passport has it: ``{"label", "layers": {"bf16": 0.98, ...}, "flops": {...}}``,
         shares of 1, and "kept", the share that int8 leaves in floats on purpose, where it does."""

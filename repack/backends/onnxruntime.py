@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.artefact import Artefact, OnnxRuntimeOptions
+from repack import inputs
 from repack.backends.base import Backend, Found
 
 if TYPE_CHECKING:
@@ -64,15 +65,14 @@ class OnnxRuntime(Backend):
             path = str(Path(tmp) / "named.onnx")
             onnx.save(file, path)
             session = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
-            feed = {
-                s.name: np.zeros([n if isinstance(n, int) else 1 for n in s.shape], s.dtype)
-                for s in runtime.inputs
-            }
+            feed = inputs.made_up(runtime.inputs, np.random.default_rng(0), 1)
             with contextlib.suppress(Exception):  # sizes that the model does not take: see below
                 session.run(None, feed)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
             graph = onnx.load(Path(tmp) / "optimised.onnx", load_external_data=False).graph
         sizes = {t.name: list(t.dims) for t in graph.initializer}
+        other = {onnx.TensorProto.DOUBLE: "f64", onnx.TensorProto.FLOAT16: "f16"}
+        kinds = {t.name: other[t.data_type] for t in graph.initializer if t.data_type in other}
         shapes = {
             e["name"].removesuffix("_kernel_time"): e["args"].get("output_type_shape")
             for e in events
@@ -82,7 +82,8 @@ class OnnxRuntime(Backend):
         for node in graph.node:
             if node.op_type not in HEAVY | QUANTISED:
                 continue
-            kind = "int8" if node.op_type in QUANTISED else "f32"
+            own = next((kinds[i] for i in node.input if i in kinds), "f32")
+            kind = "int8" if node.op_type in QUANTISED else own
             output = shapes.get(node.name) or []
             out = math.prod(next(iter(output[0].values()))) if output else 0
             weights = [sizes[i] for i in node.input if len(sizes.get(i, ())) >= 2]
@@ -92,4 +93,4 @@ class OnnxRuntime(Backend):
                 else 1
             )
             found.add(kind, out * depth)
-        return found
+        return found.named()

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from handlers.artefact import Artefact, OpenVinoOptions
 from handlers.errors import KitError, RuntimeMissing
+from repack import inputs
 from repack.backends.base import Backend, Found, narrowed
 from repack.element_types import NAMES
 
@@ -56,13 +59,13 @@ class OpenVino(Backend):
         import openvino as ov
 
         model = ov.Core().read_model(str(runtime.folder / runtime.artefact.files[0]))
-        sized = True
-        for port in model.inputs:
-            sizes = [d.get_length() if d.is_static else 1 for d in port.partial_shape]
-            try:
-                model.reshape({port.get_any_name(): sizes})
-            except RuntimeError:  # sizes that the model does not take: layers are counted alone
-                sized = False
+        heavy = [op for op in model.get_ops() if op.get_type_name() in HEAVY]
+        made = inputs.made_up(runtime.inputs, np.random.default_rng(0), 1)
+        try:
+            model.reshape({name: list(value.shape) for name, value in made.items()})
+            counts = [_multiplies(op) for op in heavy]
+        except RuntimeError:  # sizes that are not known before the model runs: layers count alike
+            counts = [1] * len(heavy)
         ran: dict[str, str] = {}
         for node in compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
@@ -70,10 +73,8 @@ class OpenVino(Backend):
             for name in str(info["originalLayersNames"].value).split(","):
                 ran[name] = NAMES.get(kind, kind)
         found = Found()
-        for op in model.get_ops():
-            if op.get_type_name() in HEAVY:
-                kind = next((ran[n] for n in _merged_names(op) if n in ran), "unknown")
-                found.add(kind, _multiplies(op) if sized else 1)
+        for op, count in zip(heavy, counts, strict=True):
+            found.add(next((ran[n] for n in _merged_names(op) if n in ran), "unknown"), count)
         return found
 
 

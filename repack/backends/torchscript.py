@@ -62,7 +62,7 @@ def weights_of(runtime: Runtime) -> Found:
         if value.dim() >= 2 and value.is_floating_point():
             kind = str(value.dtype).removeprefix("torch.")
             found.add(NAMES.get(kind, kind), value.numel())
-    return found
+    return found.named()
 
 
 def convert(model: Model, path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from graphlib import CycleError, TopologicalSorter
 from itertools import count
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from repack.sources.errors import printable
 WORDS = {"And", "Cast", "Constant", "If", "Identity", "Loop", "Max", "Mean", "Min", "Not", "Or"}
 WORDS |= {"Range", "Shape", "Size", "Split", "Sum", "Where"}
 """Operators whose names also begin English sentences: they count only in quotes or as a call."""
+
+WHERE = re.compile(r".*Status Message: (?:\S+\.(?:h|cc):\d+ (?:onnxruntime::[^)]*\)|\w+) )?")
+"""What ONNX Runtime says before its reason: the node, and a place in its own code."""
 
 
 def describe(path: Path, which: str) -> str:
@@ -50,12 +54,30 @@ def named_in(path: Path, message: str) -> str | None:
     return None
 
 
-def reason(path: Path, error: Exception) -> str:
-    """A runtime's error in one line, with the node that it names."""
+def reason(path: Path, error: Exception, again: Callable[[bytes], object] | None = None) -> str:
+    """A runtime's error in one line, with the node that it names.
+
+    Args:
+        again: does what failed with a file's bytes, where nodes without names are to be told apart.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    last = printable(lines[-1]) if lines else type(error).__name__
-    named = named_in(path, str(error))
+    last = printable(WHERE.sub("", lines[-1])) if lines else type(error).__name__
+    named = (again and _nameless(path, again)) or named_in(path, str(error))
     return f"{last}: {named}" if named else last
+
+
+def _nameless(path: Path, again: Callable[[bytes], object]) -> str | None:
+    """The node without a name that fails, found by giving all such nodes one."""
+    file = onnx.load(path)
+    graph = onnx.GraphProto.FromString(file.graph.SerializeToString())
+    for i, node in enumerate(file.graph.node):
+        node.name = node.name or f"nameless_{i}"
+    try:
+        again(file.SerializeToString())
+    except Exception as e:  # runtimes raise many types
+        found = re.search(r"\bnameless_(\d+)", str(e))
+        return _line(graph, [graph.node[int(found[1])]]) if found else None
+    return None
 
 
 def _graph(path: Path) -> GraphProto:
@@ -87,6 +109,41 @@ def _line(graph: GraphProto, nodes: Sequence[NodeProto]) -> str:
     return (
         f"operator {_full(node)}, node {name!r} (fed by {' and '.join(feeds) or 'nothing'}){more}"
     )
+
+
+def sort(graph: GraphProto) -> bool:
+    """Puts nodes behind those that feed them, where they are not, in subgraphs too; a circle stays
+    as it is, for the checker to refuse.
+
+    Returns:
+        Whether anything was moved.
+    """
+    inner = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+    moved = sum(map(sort, inner)) > 0  # each of them, whatever the others gave
+    makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    feeds = {
+        i: {makers[name] for name in _reads(node) if name in makers}
+        for i, node in enumerate(graph.node)
+    }
+    if all(maker < i for i, before in feeds.items() for maker in before):
+        return moved
+    try:
+        order = list(TopologicalSorter(feeds).static_order())
+    except CycleError:
+        return moved
+    found = [graph.node[i] for i in order]
+    del graph.node[:]
+    graph.node.extend(found)
+    return True
+
+
+def _reads(node: NodeProto) -> set[str]:
+    """The names that a node reads, its subgraphs' among them."""
+    found = set(node.input)
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            found |= {o.name for o in attribute.g.output}.union(*map(_reads, attribute.g.node))
+    return found
 
 
 def name_all(graph: GraphProto) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from handlers.artefact import Artefact
@@ -17,6 +17,7 @@ def listed(
     gate: dict[str, Any],
     untried: Iterable[tuple[str, str]],
     chosen: Artefact,
+    notes: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """What a person who decides on the archive must know that nobody compared.
 
@@ -25,6 +26,7 @@ def listed(
         gate: the chosen candidate's result, as ``GateResult.to_dict``.
         untried: candidates that could not be built, with the reason.
         chosen: what the archive runs.
+        notes: what was assumed, and what was taken from the file.
 
     Returns:
         ``{"what": str, "why": str, "serious": bool}`` each; serious is what a decision needs.
@@ -43,6 +45,7 @@ def listed(
         found.append(note("What layers in int8 that should be in 16 bits cost", why, serious=True))
     if chosen.precision_asked == "int8":
         found.append(note("Inputs unlike the calibration's", "int8 ranges come from those alone."))
+    found += [note("What was assumed, or read in the file", f"{line}.") for line in notes]
     found += [note(name, f"it could not be built here: {reason}") for name, reason in untried]
     return [
         *found,

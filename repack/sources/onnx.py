@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -9,6 +12,8 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, TensorProto
 
+from repack.onnx import nodes
+from repack.sources import told
 from repack.sources.errors import SourceError, UnreadableFile, UnsupportedLayout, printable
 from repack.sources.source import Source, sha256_of
 
@@ -16,20 +21,46 @@ from repack.sources.source import Source, sha256_of
 def load(path: Path) -> Source:
     """Any ONNX file that ``onnx.checker`` accepts; ``Source.module`` is None.
 
+    Nodes that stand before those that feed them are put in order first.
+
     Raises:
         UnreadableFile: not an ONNX model after all, truncated, or its external data is missing.
         UnsupportedLayout: the checker refuses it, or its external data lies outside its folder.
     """
     model = _parse(path)
-    for tensor in _tensors(model):
+    for tensor in tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL:
             _check_external(path, tensor)
+    ordered = _ordered(path, model)
     try:
-        onnx.checker.check_model(str(path))
+        onnx.checker.check_model(str(ordered or path))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise UnsupportedLayout(path, f"onnx.checker refuses it ({printable(error)})") from error
     network = printable(model.graph.name or model.producer_name or "onnx", 80)
-    return Source(None, "onnx", network, (), path, sha256_of(path), "tensors")
+    says = told.read({p.key: p.value for p in model.metadata_props})
+    return Source(
+        None,
+        "onnx",
+        network,
+        says.names,
+        path,
+        sha256_of(path),
+        says.kit_task,
+        made_onnx=ordered,
+        told=says,
+    )
+
+
+def _ordered(path: Path, model: ModelProto) -> Path | None:
+    """The file with its nodes in the order that ONNX asks for, in a folder that goes with the
+    process; None where they are."""
+    if not nodes.sort(model.graph):
+        return None
+    folder = Path(tempfile.mkdtemp(prefix="repack-onnx-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    onnx.load_external_data_for_model(model, str(path.parent))
+    onnx.save(model, folder / "ordered.onnx")
+    return folder / "ordered.onnx"
 
 
 def _parse(path: Path) -> ModelProto:
@@ -48,7 +79,7 @@ def _parse(path: Path) -> ModelProto:
     return model
 
 
-def _tensors(message: Message) -> Iterator[TensorProto]:
+def tensors(message: Message) -> Iterator[TensorProto]:
     """Every tensor of the model: initializers, constants, subgraphs and functions alike."""
     waiting = [message]
     while waiting:

@@ -12,6 +12,7 @@ from torch import nn
 
 from handlers.artefact import TensorRTOptions
 from handlers.passport import TensorSpec
+from repack.sources.told import Told
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,14 @@ class Source:
         labels: one name per class of a detector or per label of a mask, else empty.
         path: the file, or the folder.
         sha256: of the file, 64 hexadecimal digits; of a folder, see ``sha256_of_files``.
-        task: "detection" (YOLOv5), "segmentation" or "tensors".
+        task: "detection" (YOLOv5), "segmentation", "classification" (where the file says so) or
+            "tensors".
         made_onnx: the ONNX file that was made of a checkpoint of another framework, in a folder
             that goes with the process.
         settings: of a segmentation net, how volumes are prepared and masks are made
             (``repack.tasks.segmentation.model``); else empty.
         engine: of an engine, what it says about itself.
+        told: what the file says of itself beside its network.
     """
 
     module: nn.Module | None
@@ -71,6 +74,7 @@ class Source:
     made_onnx: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     engine: EngineFile | None = None
+    told: Told = field(default_factory=Told)
 
     @property
     def called(self) -> str:

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from repack.sources import told
 from repack.sources.errors import UnreadableFile, UnsupportedLayout, printable
 from repack.sources.source import Source, sha256_of
 
@@ -20,10 +21,12 @@ def load(path: Path) -> Source:
         UnreadableFile: damaged, or it needs operators that this torch does not have.
         UnsupportedLayout: it was traced in training mode, or on a GPU whose name is in its code.
     """
+    extra = {CONFIG: b""}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit as a whole
-            module = cast(nn.Module, torch.jit.load(str(path), map_location="cpu"))
+            loaded = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+            module = cast(nn.Module, loaded)
     except (RuntimeError, ValueError, OSError) as error:
         raise UnreadableFile(
             path,
@@ -34,7 +37,21 @@ def load(path: Path) -> Source:
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     network = str(getattr(module, "original_name", "") or type(module).__name__)
-    return Source(module, "torchscript", network, (), path, sha256_of(path), "tensors")
+    says = told.of_text(extra[CONFIG])
+    return Source(
+        module,
+        "torchscript",
+        network,
+        says.names,
+        path,
+        sha256_of(path),
+        says.kit_task,
+        told=says,
+    )
+
+
+CONFIG = "config.txt"
+"""The extra file in which exporters of detectors and classifiers say what the network is."""
 
 
 TRAINING = {"aten::batch_norm": 5, "aten::dropout": 2, "aten::feature_dropout": 2}

@@ -1,7 +1,9 @@
-"""Row 7: arrays of the wrong rank, size or type for a model of raw tensors."""
+"""Row 7: arrays of the wrong rank, size or type for a model of raw tensors; row 47: nothing in a
+request is dropped."""
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.bench import Bench
+from tests.support.bench import GOOD, Bench
 from tests.support.bodies import ARRAY, npy
 
 WANTED = "expected ['batch', 3, 8, 8]"
@@ -55,3 +57,31 @@ def test_row_07_npz_comes_back_where_it_is_accepted(served: Bench) -> None:
     reply = served.ask(npy(ARRAY), "tiny", Accept="application/x-npz")
     assert (reply.status, reply.media_type) == (200, "application/x-npz")
     assert np.load(io.BytesIO(reply.body))["y"].shape == (1, 4, 8, 8)
+
+
+def test_row_47_what_comes_beside_the_tensors_is_named(served: Bench) -> None:
+    body = json.dumps({"inputs": ARRAY.tolist(), "top": 3}).encode()
+    for kind in ("application/json", "application/octet-stream"):
+        served.ask(body, "tiny", Content_Type=kind).reason(400, "inputs, top came; expected one")
+    found = served.ask(npy(ARRAY), "tiny", path="/predictions/{}?top=3")
+    found.reason(400, "parameters body, top came")
+
+
+def test_row_40_a_compressed_body_is_unpacked_within_the_servers_limit(served: Bench) -> None:
+    expected = served.ask(npy(ARRAY), "tiny").json()["outputs"]
+    as_json = json.dumps({"inputs": ARRAY.tolist()}).encode()
+    for body, kind in ((npy(ARRAY), "application/octet-stream"), (as_json, "application/json")):
+        reply = served.ask(gzip.compress(body), "tiny", Content_Encoding="gzip", Content_Type=kind)
+        outputs = reply.json()["outputs"]
+        np.testing.assert_allclose(outputs["y"]["data"], expected["y"]["data"], rtol=1e-6)
+    assert served.ask(gzip.compress(GOOD), Content_Encoding="gzip").status == 200
+    bomb = gzip.compress(bytes(3 << 20))
+    served.ask(bomb, "tiny", Content_Encoding="gzip").reason(413, "more than 2,097,152 bytes")
+
+
+def test_instances_as_tensorflow_serving_has_them(served: Bench) -> None:
+    expected = served.ask(npy(ARRAY), "tiny").json()["outputs"]["y"]["data"]
+    for body in ({"instances": ARRAY.tolist()}, {"instances": [{"x": ARRAY[0].tolist()}]}):
+        data = json.dumps(body).encode()
+        reply = served.ask(data, "tiny", Content_Type="application/json")
+        np.testing.assert_allclose(reply.json()["predictions"], expected, rtol=1e-6)

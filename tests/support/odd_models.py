@@ -83,6 +83,23 @@ def lookup(path: Path) -> Path:
     )
 
 
+def lookup_further_on(path: Path) -> Path:
+    """Looks up the place after the one that came, which no limit of the input tells."""
+    table = np.random.default_rng(2).normal(size=(7, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("Add", ["ids", "one"], ["places"], "next"),
+        helper.make_node("Gather", ["table", "places"], ["y"], "gather"),
+    ]
+    return saved(
+        path,
+        nodes,
+        [("ids", INT64, ["batch", 6])],
+        [("y", FLOAT, ["batch", 6, 4])],
+        table=table,
+        one=np.array(1, np.int64),
+    )
+
+
 def nameless(path: Path) -> Path:
     """A product whose node has no name."""
     weights = np.random.default_rng(3).normal(size=(5, 2)).astype(np.float32)
@@ -239,6 +256,32 @@ def answers_infinity(path: Path) -> Path:
     )
 
 
+def answers_nan_somewhere(path: Path) -> Path:
+    """Of each row the last value is no number."""
+    return saved(
+        path,
+        [
+            helper.make_node("Mul", ["x", "w"], ["scaled"], "scale"),
+            helper.make_node("Div", ["scaled", "w"], ["y"], "divide"),
+        ],
+        [("x", FLOAT, ["batch", 3])],
+        [("y", FLOAT, ["batch", 3])],
+        w=np.array([1, 2, 0], np.float32),
+    )
+
+
+def masked_by_infinity(path: Path) -> Path:
+    """Adds the mask of a decoder, which is zero and minus infinity, in front of a softmax."""
+    mask = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
+    nodes = [
+        helper.make_node("Add", ["x", "mask"], ["masked"], "mask_later"),
+        helper.make_node("Softmax", ["masked"], ["y"], "softmax"),
+    ]
+    return saved(
+        path, nodes, [("x", FLOAT, ["batch", 4, 4])], [("y", FLOAT, ["batch", 4, 4])], mask=mask
+    )
+
+
 def output_called_file(path: Path) -> Path:
     """An output whose name NumPy's own writer of archives cannot take."""
     return saved(
@@ -247,6 +290,60 @@ def output_called_file(path: Path) -> Path:
         [("x", FLOAT, ["batch", 3])],
         [("file", FLOAT, ["batch", 3])],
     )
+
+
+def rated(path: Path) -> Path:
+    """Takes a rate that must be 8000 or 16000, as networks of speech do: it says how the input is
+    cut. A state's second axis is the batch."""
+    nodes = [
+        helper.make_node("Div", ["sr", "thousand"], ["size"], "size"),
+        helper.make_node("Unsqueeze", ["size", "zero"], ["one"], "one"),
+        helper.make_node("Concat", ["minus", "one"], ["target"], "target", axis=0),
+        helper.make_node("Reshape", ["x", "target"], ["cut"], "cut", allowzero=1),
+        helper.make_node("ReduceMean", ["cut"], ["mean"], "mean", keepdims=0),
+        helper.make_node("ReduceMean", ["state"], ["means"], "means", axes=[0, 2], keepdims=0),
+        helper.make_node("Add", ["mean", "means"], ["y"], "sum"),
+    ]
+    return saved(
+        path,
+        nodes,
+        [("x", FLOAT, ["batch", 32]), ("state", FLOAT, [2, "batch", 4]), ("sr", INT64, [])],
+        [("y", FLOAT, ["batch"])],
+        thousand=np.array(1000, np.int64),
+        zero=np.array([0], np.int64),
+        minus=np.array([-1], np.int64),
+    )
+
+
+def product_of_what_is_not_zero(path: Path) -> Path:
+    """A matrix product whose number of rows depends on the values."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["places"], "which"),
+        helper.make_node("Cast", ["places"], ["floats"], "cast", to=FLOAT),
+        helper.make_node("Transpose", ["floats"], ["rows"], "turn", perm=[1, 0]),
+        helper.make_node("MatMul", ["rows", "w"], ["y"], "product"),
+    ]
+    weights = np.random.default_rng(8).normal(size=(2, 3)).astype(np.float32)
+    return saved(path, nodes, [("x", FLOAT, ["batch", 5])], [("y", FLOAT, ["found", 3])], w=weights)
+
+
+def unsorted(path: Path) -> Path:
+    """Nodes in the reverse of the order that ONNX asks for."""
+    saved(
+        path,
+        [
+            helper.make_node("Relu", ["x"], ["positive"], "first"),
+            helper.make_node("Neg", ["positive"], ["y"], "second"),
+        ],
+        [("x", FLOAT, ["batch", 3])],
+        [("y", FLOAT, ["batch", 3])],
+    )
+    model = onnx.load(path)
+    nodes = [*model.graph.node][::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
+    return path
 
 
 class Scores(nn.Module):
@@ -319,6 +416,13 @@ class Positive(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.relu()
+
+
+class OnGpu(nn.Module):
+    """Makes a tensor on the GPU that it was written for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.ones(3, device="cuda:0")
 
 
 def scripted(path: Path, module: nn.Module) -> Path:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -18,10 +18,19 @@ from handlers.errors import KitError
 from handlers.passport import TensorSpec
 from repack.model import Arrays, Model, tensors
 from repack.onnx import pixels
-from repack.options import MAX_SIDE, ClassifierOptions, Options, Shapes, Three
+from repack.options import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MAX_SIDE,
+    ClassifierOptions,
+    Options,
+    Shapes,
+    Three,
+)
 from repack.progress import say
 from repack.sources.errors import printable
 from repack.sources.source import Source
+from repack.sources.told import CLASSIFY, INDEX
 
 USUAL_CROP = 224
 Scores = NDArray[Any]
@@ -54,7 +63,16 @@ class PixelClassifier(nn.Module):
 
 
 def make(source: Source, given: Options) -> Model:
-    """A classifier, as the options say; raises as ``classifier``."""
+    """A classifier, as the options say; raises as ``classifier``.
+
+    Raises:
+        KitError: options that have no meaning for pictures.
+    """
+    if given.input_types or given.input_values:
+        raise KitError(
+            "a classifier takes pictures: leave the types of --input-shape and --input-values out, "
+            "or use --task tensors"
+        )
     return classifier(source, given.input_shapes, given.classifier)
 
 
@@ -73,26 +91,27 @@ def classifier(source: Source, shapes: Shapes, options: ClassifierOptions) -> Mo
             f"{source.path}: {source.network} is made for {source.task}: leave --task and "
             "--labels out"
         )
-    if source.module is not None and not shapes:
+    if source.module is not None and not shapes and not source.told.sides:
         crop = options.crop or USUAL_CROP
         shapes = {"input": ("batch", 3, crop, crop)}
     base = tensors(source, shapes)
     layout, crop = _geometry(base, options)
-    resize = options.resize or round(crop * 256 / 224)
+    options, notes = _prepared(source, options, crop)
+    mean, std, resize = cast(Three, options.mean), cast(Three, options.std), options.resize or crop
     if resize < crop:
         raise KitError(f"--resize {resize} is smaller than the {crop} pixels that are cut out")
     asked = _Original(base, layout, options)
     probe = asked.answers(_noise(crop))
     scores = _scores(source.path, probe, options)
-    labels = _labels(options.labels, probe.shape[1])
+    labels, unnamed = _labels(source, options.labels, probe.shape[1])
     batch = asked.fixed or "batch"
     spec = TensorSpec("pixels", "uint8", (batch, crop, crop, 3), (0, 255), "NHWC")
     out = replace(base.outputs[0], shape=(batch, probe.shape[1]))
     settings = {
         "resize": resize,
         "crop": crop,
-        "mean": list(options.mean),
-        "std": list(options.std),
+        "mean": list(mean),
+        "std": list(std),
         "scores": scores,
         "top_k": min(options.top_k, len(labels)),
     }
@@ -103,11 +122,42 @@ def classifier(source: Source, shapes: Shapes, options: ClassifierOptions) -> Mo
         module=None,
         original=_answering(out, asked),
         settings=settings,
+        notes=(*base.notes, *notes, *unnamed),
     )
     if base.module is not None:
-        module = PixelClassifier(base.module, options.mean, options.std, layout).eval()
+        module = PixelClassifier(base.module, mean, std, layout).eval()
         return replace(found, module=module)
-    return _onnx(found, asked, layout, options)
+    return _onnx(found, asked, layout, mean, std)
+
+
+def _prepared(
+    source: Source, options: ClassifierOptions, crop: int
+) -> tuple[ClassifierOptions, tuple[str, ...]]:
+    """The options with ``mean``, ``std`` and ``resize``: the user's, else what the file says of
+    itself, else what nearly every published classifier has; the last is a note.
+
+    Raises:
+        KitError: the file says something of them that is not understood.
+    """
+    told = source.told
+    if told.task == CLASSIFY:
+        usual: tuple[Three, Three, int] = ((0, 0, 0), (1, 1, 1), crop)
+    else:
+        usual = (IMAGENET_MEAN, IMAGENET_STD, round(crop * 256 / 224))
+    for key in ("mean", "std"):
+        if key in told.unread and getattr(options, key) is None:
+            raise KitError(f"{source.path}: {told.unread[key]}: give --{key} of values 0 to 1")
+    mean, std = options.mean or told.mean, options.std or told.std
+    assumed = []
+    if told.task != CLASSIFY:
+        assumed = [
+            *([] if mean else ["ImageNet's mean"]),
+            *([] if std else ["ImageNet's standard deviation"]),
+            *([] if options.resize else [f"a shorter side of {usual[2]} pixels (--resize)"]),
+        ]
+    notes = [f"nobody states {' or '.join(assumed)}: assumed"] if assumed else []
+    mean, std, resize = mean or usual[0], std or usual[1], options.resize or usual[2]
+    return replace(options, mean=mean, std=std, resize=resize), tuple(notes)
 
 
 class _Original:
@@ -117,7 +167,7 @@ class _Original:
         self.base = base
         self.layout = layout
         self.options = options
-        self.mean = np.array(options.mean, np.float32)
+        self.mean = np.array(options.mean, np.float32)  # _prepared has filled them in
         self.std = np.array(options.std, np.float32)
         size = base.inputs[0].shape[0]
         self.fixed = size if isinstance(size, int) else None
@@ -210,30 +260,51 @@ def _scores(path: Path, probe: Scores, options: ClassifierOptions) -> str:
     )
 
 
-def _labels(path: Path | None, classes: int) -> tuple[str, ...]:
-    """One name per class, from a file or by number.
+def _labels(
+    source: Source, given: Path | None, classes: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """One name per class (the user's, else the file's own, else those of an ``index_to_name.json``
+    beside it, else numbers), and a note where nobody named them all.
 
     Raises:
-        KitError: no text file, an empty or repeated line, or another number of lines than classes.
+        KitError: they are not as many as the model's classes, or one of the user's is unusable.
     """
-    if path is None:
-        say("    note: no --labels, so classes are named by their numbers")
-        return tuple(str(i) for i in range(classes))
+    beside = source.path.with_name(INDEX)
+    if given is not None:
+        names, whose = _of_file(given, "--labels "), f"--labels {given}: {{}} lines"
+    elif source.told.names:
+        names, whose = source.told.names, f"{source.path}: it names {{}} classes itself"
+    elif beside.is_file():
+        names, whose = _of_file(beside, ""), f"{beside}: {{}} names"
+    else:
+        numbers = tuple(str(i) for i in range(classes))
+        return numbers, ("no --labels, so classes are named by their numbers",)
+    if len(names) != classes:
+        hint = "" if given else ": give --labels"
+        raise KitError(f"{whose.format(len(names))}; the model has {classes} classes{hint}")
+    return names, ((f"class names are those of {beside}",) if whose.startswith(str(beside)) else ())
+
+
+def _of_file(path: Path, flag: str) -> tuple[str, ...]:
+    """Class names out of a text or JSON file.
+
+    Raises:
+        KitError: no such file, or an empty name.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
-        raise KitError(f"--labels {path}: cannot be read ({reason})") from None
-    lines = _of_json(path, text) if path.suffix == ".json" else text.rstrip().splitlines()
-    names = [printable(line.strip()) for line in lines]
-    if len(names) != classes:
-        raise KitError(f"--labels {path}: {len(names)} lines; the model has {classes} classes")
+        raise KitError(f"{flag}{path}: cannot be read ({reason})") from None
+    lines = _of_json(path, text, flag) if path.suffix == ".json" else text.rstrip().splitlines()
+    names = tuple(printable(line.strip()) for line in lines)
     if "" in names:
-        raise KitError(f"--labels {path}, line {names.index('') + 1}: empty; expected a class name")
-    return tuple(names)
+        line = names.index("") + 1
+        raise KitError(f"{flag}{path}, line {line}: empty; expected a class name")
+    return names
 
 
-def _of_json(path: Path, text: str) -> list[str]:
+def _of_json(path: Path, text: str, flag: str) -> list[str]:
     """TorchServe's ``index_to_name.json``: names by number, ``{"0": "cat"}`` or ``{"0": [id,
     "cat"]}``, or a plain list of them.
 
@@ -244,18 +315,19 @@ def _of_json(path: Path, text: str) -> list[str]:
     try:
         told = json.loads(text)
     except ValueError as e:
-        raise KitError(f"--labels {path}: no JSON ({e}); {expected}") from None
+        raise KitError(f"{flag}{path}: no JSON ({e}); {expected}") from None
     if isinstance(told, dict):
         if set(told) != {str(i) for i in range(len(told))}:
-            raise KitError(f"--labels {path}: numbers from 0 on do not name its keys; {expected}")
+            raise KitError(f"{flag}{path}: numbers from 0 on do not name its keys; {expected}")
         told = [told[str(i)] for i in range(len(told))]
-    names = [n[-1] if isinstance(n, list) and n else n for n in told] if told else []
+    listed = told if isinstance(told, list) else []
+    names = [n[-1] if isinstance(n, list) and n else n for n in listed]
     if not names or not all(isinstance(n, str) for n in names):
-        raise KitError(f"--labels {path}: {expected}")
+        raise KitError(f"{flag}{path}: {expected}")
     return names
 
 
-def _onnx(found: Model, asked: _Original, layout: str, options: ClassifierOptions) -> Model:
+def _onnx(found: Model, asked: _Original, layout: str, mean: Three, std: Three) -> Model:
     """The model of an ONNX file: its graph with the added nodes, its batch freed if it can be."""
     graph = onnx.load(found.source.graph)
     (spec,) = found.inputs
@@ -268,7 +340,7 @@ def _onnx(found: Model, asked: _Original, layout: str, options: ClassifierOption
             batch = "batch"
             pixels.free_batch(graph)
             original = _answering(found.outputs[0], free)
-    name = pixels.take_pixels(graph, crop, layout, options.mean, options.std)
+    name = pixels.take_pixels(graph, crop, layout, mean, std)
     return replace(
         found,
         inputs=(replace(spec, name=name, shape=(batch, *spec.shape[1:])),),

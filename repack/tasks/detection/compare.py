@@ -88,6 +88,9 @@ def _compare_map(
     truths = [truth for truth, _, _ in labelled]
     original = mean_average_precision([_for_map(model, want) for _, want, _ in labelled], truths)
     other = mean_average_precision([_for_map(model, have) for _, _, have in labelled], truths)
+    if not original.map50 and not other.map50:
+        result.figures["map"] = "not compared: it is 0 on both sides, so no label was ever found"
+        return
     lost = (original.map50_95 - other.map50_95) * 100
     result.figures["map"] = {
         "labelled_samples": len(labelled),

@@ -74,8 +74,10 @@ def make(source: Source, options: Options) -> Model:
         KitError: no detector, a size that is no multiple of 32, or one that is too large.
     """
     asked, imgsz = options.detector, options.detector.imgsz
-    if options.input_shapes:
-        raise KitError("--input-shape: a YOLOv5 detector's input is set by --imgsz")
+    if options.input_shapes or options.input_values:
+        raise KitError(
+            "a YOLOv5 detector's input is set by --imgsz: no --input-shape or --input-values"
+        )
     if not 0 < imgsz <= MAX_SIDE or imgsz % 32:
         raise KitError(f"--imgsz {imgsz}: expected a multiple of 32 up to {MAX_SIDE}, such as 640")
     if not isinstance(source.module, YOLOv5):

@@ -44,8 +44,10 @@ def make(source: Source, options: Options) -> Model:
             f"{source.path}: says nothing of volumes: add --volumes YAML, which says how the net "
             "was trained"
         )
-    if options.input_shapes:
-        raise KitError("--input-shape: a segmentation net's input is its settings' patch")
+    if options.input_shapes or options.input_values:
+        raise KitError(
+            "a segmentation net's input is its settings' patch: no --input-shape or --input-values"
+        )
     settings = source.settings
     patch = [int(n) for n in settings["patch"]]
     channels, outputs = len(settings["channels"]), outputs_of(settings)

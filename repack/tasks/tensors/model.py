@@ -28,8 +28,16 @@ def make(source: Source, options: Options) -> Model:
     """
     told = source.engine
     if told is None:
-        source = replace(source, task="tensors")
-        return tensors(source, options.input_shapes, options.input_types)
+        found = tensors(
+            replace(source, task="tensors"),
+            options.input_shapes,
+            options.input_types,
+            options.input_values,
+        )
+        if not source.told.task or source.task != "tensors":
+            return found
+        said = f"the file says that its task is {source.told.task!r}: served are its raw tensors"
+        return replace(found, notes=(*found.notes, said))
     built = Built(source.path, _artefact(source, told), dict(told.options.engines[0]))
     if options.source.original is None:
         return Model(source, told.inputs, told.outputs, None, None, built=built)

@@ -36,6 +36,8 @@ URI = f"data:image/png;base64,{TEXT}"
         {"body": {"anything": TEXT}},
         {"body": json.dumps({"data": TEXT}).encode()},
         {"file": TEXT},
+        {"body": {"instances": [{"b64": TEXT}]}},
+        {"body": json.dumps({"instances": [TEXT]}).encode()},
     ],
 )
 def test_all_of_these_are_the_same_input(row: dict[str, Any]) -> None:
@@ -49,6 +51,7 @@ def test_all_of_these_are_the_same_input(row: dict[str, Any]) -> None:
         ({"a": DATA, "b": DATA}, BadInput, "fields or parameters a, b came: expected one"),
         ({"body": DATA, "image": DATA}, BadInput, "parameters body, image came: expected one"),
         ({"body": {"data": TEXT, "note": 1}}, BadInput, "data, note came: expected one"),
+        ({"body": {"instances": [TEXT] * 2}}, BadInput, "2 instances came: expected one"),
         ({"body": b""}, BadInput, "no body: 0 bytes came"),
         ({"body": ""}, BadInput, "empty: 0 bytes came"),
         ({"body": {"data": ""}}, BadInput, "empty: 0 bytes came"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
@@ -16,8 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handlers import payload, tensors
 from handlers.artefact import Artefact
 from handlers.context import LocalContext
+from handlers.errors import Unprocessable
 from handlers.passport import Passport, TensorSpec
 from handlers.runtimes import Loaded
 from handlers.runtimes.base import Runtime
@@ -134,6 +137,14 @@ def test_several_inputs() -> None:
         (b'{"inputs": {"x": [[1], [2, 3]]}}', ONE, 400, "no .npy, .npz or JSON"),
         (b'{"inputs": {"x": [["a"]]}}', ONE, 400, "expected numbers in equally long rows"),
         (b'{"inputs": {"x": null}}', ONE, 400, "expected numbers"),
+        (b'{"inputs": {"x": [1]}, "top": 3}', ONE, 400, "fields inputs, top came; expected one"),
+        (b'{"inputs": [1], "instances": [1]}', ONE, 400, "fields inputs, instances came"),
+        (b'{"instances": {"x": [1]}}', ONE, 400, "expected a list of values"),
+        (b'{"instances": []}', ONE, 400, "expected a list of values"),
+        (b'{"instances": [{"x": 1}, 2]}', ONE, 400, "or of mappings by name"),
+        (b'{"instances": [{"x": 1}, {"y": 2}]}', ONE, 400, "the same names in each"),
+        (b'{"inputs": [1, 2]}', TWO, 400, "the model has inputs x, n: name them"),
+        (npy(GOOD.astype(np.float64) + 1e39), ONE, 422, "x: values beyond those of float32 came"),
         (b'{"inputs": ', ONE, 400, "no .npy, .npz or JSON"),
         (b'{"inputs": {"a\\nb": [1]}}', ONE, 400, "inputs a b came; expected x"),
         (b'{"x": 1}', ONE, 400, ""),
@@ -152,6 +163,84 @@ def test_refusals_say_what_came_and_what_was_expected(
     assert found == status, answer
     assert words in answer["message"]
     assert "\n" not in answer["message"]
+
+
+def test_instances_are_answered_by_predictions() -> None:
+    for body in (
+        {"instances": GOOD.tolist()},
+        {"signature_name": "serving_default", "instances": [{"x": row} for row in GOOD.tolist()]},
+        json.dumps({"instances": GOOD.tolist()}).encode(),
+    ):
+        status, answer = ask(body)
+        assert status == 200, answer
+        np.testing.assert_array_equal(answer["predictions"], GOOD + 1)
+        assert set(answer) == {"model", "runtime", "predictions"}
+    rows = [{"x": row, "n": i} for i, row in enumerate(GOOD.tolist())]
+    assert ask({"instances": rows}, TWO)[0] == 200
+
+
+def test_predictions_of_several_outputs_are_by_name() -> None:
+    one, two = np.zeros((2, 3)), np.ones(2)
+    found = tensors._predictions({"a": one, "b": two}, 2)
+    assert found == {"predictions": [{"a": [0, 0, 0], "b": 1}] * 2}
+    with pytest.raises(Unprocessable, match=r"output a is \[2, 3\] for 3 instances"):
+        tensors._predictions({"a": one}, 3)
+
+
+LIMITED = handler(
+    TensorSpec("ids", "int64", ("any",), (-7, 6)),
+    TensorSpec("sr", "int64", (), values=(8000, 16000)),
+)
+
+
+@pytest.mark.parametrize(
+    ("ids", "rate", "words"),
+    [
+        ([0, 7], 8000, "ids: 7 came; expected -7 to 6"),
+        ([-8], 8000, "ids: -8 came; expected -7 to 6"),
+        ([0], 44100, "sr: 44100 came; expected 8000 or 16000"),
+    ],
+)
+def test_values_for_which_the_model_was_not_made(ids: list[int], rate: int, words: str) -> None:
+    status, answer = ask({"inputs": {"ids": ids, "sr": rate}}, LIMITED)
+    assert (status, words in answer["message"]) == (422, True), answer
+    assert ask({"inputs": {"ids": [-7, 6], "sr": 16000}}, LIMITED)[0] == 200
+
+
+def test_numbers_beyond_53_bits_arrive_as_they_are() -> None:
+    for kind, value in (("int64", 2**62 + 1), ("int64", -(2**53) - 1), ("float64", 1 + 2**-52)):
+        spec = TensorSpec("x", kind, (1,))
+        body = json.dumps({"inputs": [value]}).encode()
+        assert handler(spec).decode(body).tensors["x"].tolist() == [value]
+
+
+def test_parameters_beside_the_body_are_refused() -> None:
+    context = LocalContext(Path())
+    (answer,) = ONE.handle([{"body": AS_JSON.encode(), "top": b"3"}], context)
+    assert context.statuses == [400]
+    assert "fields or parameters body, top came" in json.loads(answer)["message"]
+
+
+def zipped(body: bytes, encoding: str = "gzip") -> Answer:
+    context = LocalContext(Path(), headers={"Content-Encoding": encoding})
+    (answer,) = ONE.handle([{"body": bytearray(body)}], context)
+    return context.statuses[0], json.loads(answer)
+
+
+def test_a_gzip_body_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(payload.MAX_BODY_VARIABLE, "1000")
+    for body in (npy(GOOD), npz(x=GOOD), AS_JSON.encode()):
+        assert zipped(gzip.compress(body)) == zipped(body, "identity")
+    for body, status, words in (
+        (gzip.compress(bytes(10_000_000)), 413, "unpacks to more than 1,000 bytes"),
+        (gzip.compress(npy(GOOD))[:-3], 400, "truncated"),
+        (gzip.compress(npy(GOOD)) + b"more", 400, "more behind its end"),
+        (npy(GOOD), 400, "the body is not"),
+        (b"", 400, "truncated"),
+    ):
+        found, answer = zipped(body)
+        assert (found, words in answer["message"]) == (status, True), answer
+    assert zipped(npy(GOOD), "br")[0] == 415
 
 
 class Canary:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -66,7 +67,9 @@ def test_a_node_without_a_name_is_counted(tmp_path: Path) -> None:
 def test_a_quantised_file_is_packed_as_it_is(tmp_path: Path) -> None:
     model = loaded(odd.quantised(tmp_path / "m.onnx"))
     assert "int8" in model.own_types
-    assert tried(model, tmp_path / "work", "onnxruntime").verdict == "passed"
+    candidate = tried(model, tmp_path / "work", "onnxruntime")
+    assert candidate.verdict == "passed"
+    assert candidate.proven().gate.precision_found["label"] == "int8"
 
 
 def test_a_module_without_weights_is_packed(tmp_path: Path) -> None:
@@ -96,7 +99,9 @@ def test_a_module_in_float64_is_asked_in_float64(tmp_path: Path) -> None:
     given = np.random.default_rng(0).standard_normal((2, 4))
     want = torch.jit.load(str(path))(torch.from_numpy(given)).detach().numpy()
     assert model.ask({"x": given})["output"] == pytest.approx(want, rel=1e-12)
-    assert tried(model, tmp_path / "work", "torchscript").verdict == "passed"
+    candidate = tried(model, tmp_path / "work", "torchscript")
+    assert candidate.verdict == "passed"
+    assert candidate.proven().gate.precision_found["label"] == "f64"
 
 
 @pytest.mark.parametrize(
@@ -178,12 +183,45 @@ def test_tiny_answers_are_not_judged_by_their_own_size() -> None:
     [
         (odd.not_finite, "weights 'w' hold NaN or infinity"),
         (odd.answers_infinity, "the model answers NaN or infinity in y"),
+        (odd.answers_nan_somewhere, r"answers NaN in y, whatever comes \(33.33% of its values\)"),
     ],
-    ids=["weights", "answers"],
+    ids=["weights", "answers", "a part of the answers"],
 )
 def test_what_is_not_finite_is_refused_by_name(tmp_path: Path, make: Make, words: str) -> None:
     with pytest.raises(KitError, match=words):
         Reference.make(loaded(make(tmp_path / "m.onnx")), [])
+
+
+def test_a_mask_of_infinities_is_no_broken_weight(tmp_path: Path) -> None:
+    model = loaded(odd.masked_by_infinity(tmp_path / "m.onnx"))
+    assert tried(model, tmp_path / "work", "onnxruntime").verdict == "passed"
+
+
+def test_nodes_in_disorder_are_sorted(tmp_path: Path) -> None:
+    model = loaded(odd.unsorted(tmp_path / "m.onnx"))
+    for backend in ("onnxruntime", "openvino"):
+        assert tried(model, tmp_path / backend, backend).verdict == "passed"
+    assert model.source.path == tmp_path / "m.onnx"
+
+
+def test_of_nodes_without_names_the_one_that_fails_is_found(tmp_path: Path) -> None:
+    path = odd.fixed_inside(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    before = onnx.helper.make_node("Reshape", ["x", "same"], ["first"])
+    same = onnx.numpy_helper.from_array(np.array([0, -1], np.int64), "same")
+    model.graph.initializer.append(same)
+    model.graph.node[0].input[0] = "first"
+    model.graph.node.insert(0, before)
+    onnx.save(model, path)
+    with pytest.raises(KitError, match=r"operator Reshape, node '-> y' \(fed by Reshape 'first'"):
+        Reference.make(loaded(path), [])
+
+
+def test_layers_are_counted_where_their_sizes_are_not_known_before(tmp_path: Path) -> None:
+    model = loaded(odd.product_of_what_is_not_zero(tmp_path / "m.onnx"))
+    candidate = tried(model, tmp_path / "work", "openvino")
+    assert candidate.verdict == "passed"
+    assert candidate.proven().gate.precision_found["layers"] == {"f32": 1.0}
 
 
 def test_a_classifier_that_looks_at_its_batch_is_refused(tmp_path: Path) -> None:
@@ -202,6 +240,12 @@ def test_a_trace_in_training_mode_is_named(tmp_path: Path) -> None:
     path = odd.traced(tmp_path / "m.pt", odd.Scores(), torch.zeros(2, 3, 16, 16), training=True)
     with pytest.raises(KitError, match=r"traced in training mode .*dropout"):
         loaded(path, input_shapes={"x": ("batch", 3, 16, 16)})
+
+
+def test_a_device_in_the_code_is_named(tmp_path: Path) -> None:
+    path = odd.scripted(tmp_path / "m.pt", odd.OnGpu())
+    with pytest.raises(KitError, match="its code names the device cuda:0, which no other machine"):
+        loaded(path, input_shapes={"x": ("batch", 3)})
 
 
 def test_a_model_that_does_not_repeat_itself_is_named(tmp_path: Path) -> None:
@@ -242,12 +286,3 @@ def test_outputs_of_a_dictionary_are_named_by_its_keys(tmp_path: Path) -> None:
     model = loaded(tmp_path / "d.pt", input_shapes={"x": ("batch", 1, 8, 8)})
     assert [o.name for o in model.outputs] == ["maps", "mean"]
     assert tried(model, tmp_path / "work", "torchscript").verdict == "passed"
-
-
-def test_an_output_may_be_called_file(tmp_path: Path) -> None:
-    asked = Options(
-        SourceOptions(odd.output_called_file(tmp_path / "m.onnx")),
-        model_store=tmp_path / "store",
-        backend="onnxruntime",
-    )
-    assert pipeline.repack(asked).is_file()

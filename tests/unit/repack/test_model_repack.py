@@ -111,7 +111,7 @@ CASES = {
     ),
     "a shape for a results folder": (
         ("--weights", "{results}", "--input-shape", "1x1x8x8x8"),
-        "--input-shape: a segmentation net's input is its settings' patch",
+        "a segmentation net's input is its settings' patch: no --input-shape",
     ),
     "torchscript from onnx": (
         ("--weights", "{onnx}", "--backend", "torchscript"),

@@ -8,8 +8,8 @@ import pytest
 
 from deploy.torchserve import config
 from deploy.torchserve.settings import make, parse
-from handlers.base import MAX_ANSWER_VARIABLE
 from handlers.memory import LIMIT_VARIABLE, machine_memory, memory_limit
+from handlers.payload import MAX_BODY_VARIABLE
 from tests.support.archives import write_archive
 
 
@@ -31,7 +31,7 @@ def test_volumes_change_the_defaults_and_nothing_that_was_asked_for(tmp_path: Pa
 def test_workers_are_told_both_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = make({"max_request_mb": "3", "volume_memory_mb": "77"})
     found = config.environment(settings, tmp_path, {})
-    assert found[MAX_ANSWER_VARIABLE] == str(3 << 20)
+    assert found[MAX_BODY_VARIABLE] == str(3 << 20)
     monkeypatch.setenv(LIMIT_VARIABLE, found[LIMIT_VARIABLE])
     assert memory_limit() == 77 << 20
 
