@@ -4,15 +4,16 @@ Runs in the kit's environment, from the project's root:
 
     python -m tests.parity.any_model --work FOLDER [--store FOLDER] [--models NAME ...]
 
-Each package of ``ENVIRONMENTS`` gets an environment of its own under ``FOLDER/environments``, made
-from pinned versions where it is not there yet; ``make_any_model_reference.py`` runs in it and
-writes the models, what they were asked, and what the package's own runtime answered. Packages that
-need only PyTorch see the kit's, by a ``.pth`` file.
+Each package of ``any_model_table.py`` gets an environment of its own under
+``FOLDER/environments``, made from pinned versions where it is not there yet;
+``make_any_model_reference.py`` runs in it and writes the models, what they were asked, and what the
+package's own runtime answered. Packages that need only PyTorch see the kit's, by a ``.pth`` file.
 
-Each model of ``MODELS`` is packed by the command line, once for every backend in f32 and once with
+Each model is packed by the command line, once for every backend in f32 and once with
 what the kit chooses. The archives' handlers are asked here; those of the kit's choice also in a
-real TorchServe. Writes the table ``docs/models.md`` when all models ran; exit code 3 where an
-archive that was packed as f32 answers otherwise than the original.
+real TorchServe. What came of it is kept in ``FOLDER/results.json``, also of models that another run
+was for, and the table of all of them written to ``docs/models.md``. Exit code 3 where an archive
+that was packed as f32 answers otherwise than the original, or a model is refused unexpectedly.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ import argparse
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,6 +43,7 @@ from handlers.entry import Entry
 from handlers.tensors import NPZ, npz
 from repack import archive
 from repack.tolerances import TOLERANCES
+from tests.parity.any_model_table import ENVIRONMENTS, MODELS
 from tests.support.servers import serving, settings_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,116 +52,6 @@ MAKER = Path(__file__).with_name("make_any_model_reference.py")
 BACKENDS = ("torchscript", "onnxruntime", "openvino")
 
 Arrays = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Where a package's models come from.
-
-    Attributes:
-        pins: what pip installs, the package itself first; empty for the kit's own environment.
-        on_torch: needs PyTorch alone, or what the kit has beside it: the kit's is seen.
-    """
-
-    pins: tuple[str, ...]
-    on_torch: bool = False
-
-
-ENVIRONMENTS = {
-    "rapidocr": Environment(("rapidocr-onnxruntime==1.4.4", "onnxruntime==1.31.1")),
-    "magika": Environment(("magika==1.0.3", "onnxruntime==1.31.1")),
-    "ddddocr": Environment(("ddddocr==1.6.1", "onnxruntime==1.31.1")),
-    "nudenet": Environment(("nudenet==3.4.2", "onnxruntime==1.31.1")),
-    "silero": Environment(("silero-vad==6.2.3",), on_torch=True),
-    "sklearn": Environment(("skl2onnx==1.20.0", "scikit-learn==1.9.1", "onnx==1.23.2")),
-    "timm": Environment(("timm==1.0.31", "huggingface_hub==2.4.0"), on_torch=True),
-    "transformers": Environment(
-        (
-            *("transformers==5.23.0", "huggingface_hub==2.4.0", "tokenizers==0.23.3"),
-            *("regex==2026.11.19", "tqdm==4.70.1", "httpx2==2.16.2", "httpcore2==2.16.2"),
-            *("anyio==4.16.0", "h11==0.16.0", "truststore==0.10.5", "typer==0.29.2"),
-            *("click==8.5.1", "shellingham==1.5.4", "annotated-doc==0.0.7"),
-        ),
-        on_torch=True,
-    ),
-    "onnx": Environment(()),
-}
-
-
-@dataclass(frozen=True)
-class Entered:
-    """A model of the table.
-
-    Attributes:
-        what: what it is, for the page.
-        environment: key of ``ENVIRONMENTS``.
-        suffix: of its file.
-        flags: what its packing needs beside ``--weights`` and ``--name``.
-        refused: words of the one line that refuses it, where the kit is right not to pack it.
-    """
-
-    what: str
-    environment: str
-    suffix: str = ".onnx"
-    flags: tuple[str, ...] = ()
-    refused: str = ""
-
-
-PICTURES = ("--input-shape", "x=batchx3x224x224")
-TOKENS = tuple(
-    word
-    for name in ("input_ids", "attention_mask", "token_type_ids")
-    for word in ("--input-shape", f"{name}=int64:batchxtokens")
-)
-RATE = ("--input-values", "sr=16000")
-FRAME = ("--input-shape", "input=1x576", "--input-shape", "state=2x1x128")
-
-MODELS: Mapping[str, Entered] = {
-    "rapidocr-detector": Entered(
-        "PP-OCRv4, where text stands", "rapidocr", flags=("--input-shape", "x=batchx3x320x320")
-    ),
-    "rapidocr-recogniser": Entered("PP-OCRv4, what a line says", "rapidocr"),
-    "rapidocr-classifier": Entered("PP-OCR, which way up a line is", "rapidocr"),
-    "magika": Entered("kinds of files by their bytes", "magika"),
-    "ddddocr-reader": Entered("short words (`common_old.onnx`)", "ddddocr"),
-    "ddddocr-reader-beta": Entered("short words (`common.onnx`)", "ddddocr"),
-    "ddddocr-detector": Entered("characters in a picture", "ddddocr"),
-    "nudenet": Entered(
-        "YOLOv8 detector, raw maps", "nudenet", flags=("--input-shape", "images=batchx3x320x320")
-    ),
-    "silero-vad": Entered("voice activity", "silero", flags=(*FRAME, *RATE)),
-    "silero-16k-op15": Entered("voice activity, opset 15", "silero", flags=(*FRAME, *RATE)),
-    "silero-op18-ifless": Entered(
-        "voice activity, without branches", "silero", flags=(*FRAME, *RATE)
-    ),
-    "silero-half": Entered("voice activity, smaller", "silero", flags=FRAME),
-    "silero-openvino-16k": Entered("voice activity, for OpenVINO", "silero"),
-    "silero-16k-sequence": Entered("voice activity, many frames a call", "silero"),
-    "silero-jit": Entered(
-        "voice activity, TorchScript", "silero", ".jit",
-        ("--input-shape", "x=1x512", "--input-shape", "sr=int64:", *RATE), "does not repeat itself",
-    ),
-    "timm-resnet18-onnx": Entered("ResNet-18", "timm"),
-    "timm-resnet18-torchscript": Entered("ResNet-18", "timm", ".pt", PICTURES),
-    "timm-vit-onnx": Entered("ViT-tiny", "timm"),
-    "timm-vit-torchscript": Entered("ViT-tiny", "timm", ".pt", PICTURES),
-    "timm-embedding-onnx": Entered("EfficientNet-B0 without classes", "timm"),
-    "timm-embedding-torchscript": Entered(
-        "EfficientNet-B0 without classes", "timm", ".pt", PICTURES
-    ),
-    "bert-onnx": Entered("BERT, two layers", "transformers"),
-    "bert-torchscript": Entered("BERT, two layers", "transformers", ".pt", TOKENS),
-    "sklearn-linear": Entered("scaler and logistic regression", "sklearn"),
-    "sklearn-forest": Entered("random forest", "sklearn"),
-    "sklearn-boosted": Entered("gradient boosting, regression", "sklearn"),
-    "sklearn-zipmap": Entered(
-        "logistic regression, with skl2onnx's ZipMap", "sklearn",
-        refused="expected a tensor of numbers",
-    ),
-    "onnx-resnet50": Entered("ResNet-50, weights made up in the graph", "onnx"),
-    "onnx-squeezenet": Entered("SqueezeNet, likewise", "onnx"),
-    "onnx-shufflenet": Entered("ShuffleNet, likewise", "onnx"),
-}  # fmt: skip
 
 
 @dataclass
@@ -244,13 +138,15 @@ def reference(name: str, work: Path) -> Path:
 
 def pack(name: str, model: Path, store: Path, *chosen: str) -> str:
     """Packs one archive; returns the line that refused it, or ""."""
-    flags = ["--weights", str(model), "--name", name, "--model-store", str(store)]
-    command = [sys.executable, "-m", "repack", *flags, *MODELS[name].flags, *chosen]
+    flags = ["--weights", str(model), "--samples", str(model.parent / "inputs"), "--name", name]
+    flags += ["--model-store", str(store), *MODELS[name].flags, *chosen]
+    command = [sys.executable, "repack/model_repack.py", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return ""
     lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no output"]
-    return next((line for line in lines if line.startswith("error:")), lines[-1])
+    line = next((line for line in lines if line.startswith("error: ")), lines[-1])
+    return line.removeprefix("error: ").replace(f"{model}: ", "").replace("|", "\\|")
 
 
 def loaded(file: Path) -> Arrays:
@@ -322,35 +218,37 @@ def served(store: Path, names: Sequence[str]) -> Iterator[Any]:
             yield ask_for
 
 
-def run(names: Sequence[str], work: Path, store: Path) -> dict[str, Result]:
-    """Packs, asks and serves the models; shows a line for each archive."""
-    results = {}
-    for name in names:
-        entered = MODELS[name]
-        folder = reference(entered.environment, work) / name
-        model = folder / f"model{entered.suffix}"
-        words = ["--weights", model.name, "--name", name, *entered.flags]
-        results[name] = Result(" ".join(words))
-        for backend in (*BACKENDS, "auto"):
-            chosen = [] if backend == "auto" else ["--backend", backend, "--precision", "f32"]
-            into = store if backend == "auto" else store / backend
+def pack_all(name: str, work: Path, store: Path) -> Result:
+    """Packs a model for every backend, asks each archive; the kit's choice stays in the store."""
+    entered = MODELS[name]
+    folder = reference(entered.environment, work) / name
+    model = folder / f"model{entered.suffix}"
+    words = ["--weights", model.name, "--samples", "inputs", "--name", name, *entered.flags]
+    result = Result(" ".join(words))
+    for backend in (*BACKENDS, "auto"):
+        with TemporaryDirectory() as tmp:
+            own = backend == "auto"
+            into = store if own else Path(tmp)
+            chosen = [] if own else ["--backend", backend, "--precision", "f32"]
             became = Packed(error=pack(name, model, into, *chosen))
-            results[name].packed[backend] = became
-            if not became.error and backend != "auto":
-                with TemporaryDirectory() as tmp:
-                    apart = Path(tmp) / f"{name}.mar"
-                    (into / apart.name).rename(apart)
-                    became.label, became.local = compare(folder, locally(apart))
-            print(name, backend, became, flush=True)
-    packed = [n for n in names if not results[n].packed["auto"].error]
-    if packed:
-        with served(store, packed) as ask_for:
-            for name in packed:
-                folder = reference(MODELS[name].environment, work) / name
-                became = results[name].packed["auto"]
-                became.label, became.served = compare(folder, ask_for(name))
-                print(name, "served", became, flush=True)
-    return results
+            if not became.error and not own:
+                became.label, became.local = compare(folder, locally(into / f"{name}.mar"))
+        result.packed[backend] = became
+        print(name, backend, became, flush=True)
+    return result
+
+
+def ask_all(results: Mapping[str, Result], work: Path, store: Path) -> None:
+    """Serves what was packed, and asks each as its original was asked."""
+    names = [name for name, result in results.items() if not result.packed["auto"].error]
+    if not names:
+        return
+    with served(store, names) as ask_for:
+        for name in names:
+            folder = reference(MODELS[name].environment, work) / name
+            became = results[name].packed["auto"]
+            became.label, became.served = compare(folder, ask_for(name))
+            print(name, "served", became, flush=True)
 
 
 def wrong(results: Mapping[str, Result]) -> list[str]:
@@ -368,6 +266,52 @@ def wrong(results: Mapping[str, Result]) -> list[str]:
     return found
 
 
+def remember(results: Mapping[str, Result], file: Path) -> dict[str, Any]:
+    """Adds to what earlier runs kept; returns all, in the order of ``MODELS``."""
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    kept |= {name: asdict(result) for name, result in results.items()}
+    kept = {name: kept[name] for name in MODELS if name in kept}
+    file.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+    return kept
+
+
+def tables(kept: Mapping[str, Any]) -> dict[str, str]:
+    """The rows of the page's tables, by the heading that each stands under."""
+    found: dict[str, list[str]] = {"Results": [], "Commands": [], "Not packed": []}
+    for name, result in kept.items():
+        entered, packed = MODELS[name], result["packed"]
+        pins = ENVIRONMENTS[entered.environment].pins or (f"onnx=={version('onnx')}",)
+        about = f"| `{name}` | {entered.what} | {pins[0].replace('==', ' ')} |"
+        if packed["auto"]["error"]:
+            found["Not packed"].append(f"{about} {packed['auto']['error']} |")
+            continue
+        good = [backend for backend in BACKENDS if packed[backend]["local"]]
+        tried = [b for b in BACKENDS if (b, entered.suffix) != ("torchscript", ".onnx")]
+        why = "; ".join(error for b in tried if (error := packed[b]["error"]))
+        most = {k: max(packed[b]["local"][k] for b in good) for k in ("absolute", "relative")}
+        auto = packed["auto"]
+        cells = (", ".join(good), why, shown(most), auto["label"], shown(auto["served"]))
+        found["Results"].append(f"{about} {' | '.join(cells)} |")
+        found["Commands"].append(f"| `{name}` | `{result['command']}` |")
+    return {heading: "".join(f"{row}\n" for row in rows) for heading, rows in found.items()}
+
+
+def shown(difference: Mapping[str, float]) -> str:
+    return f"{difference['absolute']:.2g} / {difference['relative']:.2g}"
+
+
+def written(page: str, kept: Mapping[str, Any]) -> str:
+    """The page with the rows of its tables written anew."""
+    for heading, rows in tables(kept).items():
+        before, head, rest = page.partition(f"## {heading}\n")
+        table = re.compile(r"(\|[-|]+\|\n)(?:\|.*\n)*")
+        rest, count = table.subn(lambda m, rows=rows: f"{m[1]}{rows}", rest, count=1)
+        page = before + head + rest
+        if not head or not count:
+            raise SystemExit(f"error: {PAGE} has no table under {heading!r}")
+    return page
+
+
 def main() -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -375,11 +319,13 @@ def main() -> int:
     parser.add_argument("--store", type=Path, help="archives; a temporary folder if left out")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     given = parser.parse_args()
+    work = given.work.resolve()
     with TemporaryDirectory() as tmp:
-        results = run(given.models, given.work.resolve(), (given.store or Path(tmp)).resolve())
-    told = {name: asdict(result) for name, result in results.items()}
-    text = json.dumps(told, indent=1)
-    (given.work / "results.json").write_text(text, encoding="utf-8")
+        store = (given.store or Path(tmp)).resolve()
+        results = {name: pack_all(name, work, store) for name in given.models}
+        ask_all(results, work, store)
+    kept = remember(results, work / "results.json")
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), kept), encoding="utf-8")
     failures = wrong(results)
     print("\n".join(failures) or f"all {len(results)} models as expected")
     return 3 if failures else 0

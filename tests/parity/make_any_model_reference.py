@@ -144,7 +144,8 @@ def speech(seconds: float, rate: int = 16000) -> Any:
     phase = 2 * np.pi * np.cumsum(pitch) / rate
     formants = [np.exp(-(((120 * k - f) / 180) ** 2)) for k in range(1, 30) for f in (500, 1500)]
     voice = sum(formants[i] * np.sin((i // 2 + 1) * phase) for i in range(len(formants)))
-    syllables = np.clip(np.sin(2 * np.pi * 4 * time), 0, 1) * ((time > 0.1) & (time < seconds - 0.1))
+    spoken = (time > 0.1) & (time < seconds - 0.1)
+    syllables = np.clip(np.sin(2 * np.pi * 4 * time), 0, 1) * spoken
     return (0.1 * syllables * voice + 0.003 * rng.standard_normal(len(time))).astype(np.float32)
 
 
@@ -330,12 +331,8 @@ def sklearn(folder: Path) -> None:
         file = folder / f"{name}.onnx"
         options = {} if zipmap else {"options": {id(model): {"zipmap": False}}}
         file.write_bytes(to_onnx(model, x[:1], **options).SerializeToString())
-        calls = [
-            Call(file, {"X": part}, {
-                "label": model.predict(part).astype(np.int64), "probabilities": chances(model, part),
-            })
-            for part in (x[400:420], x[420:421], x[421:500])
-        ]  # fmt: skip
+        parts = (x[400:420], x[420:421], x[421:500])
+        calls = [Call(file, {"X": part}, answer_of(model, part)) for part in parts]
         keep(folder, f"sklearn-{name}", calls)
         file.unlink()
     x, y = rows(sets.load_diabetes(return_X_y=True))
@@ -350,9 +347,10 @@ def sklearn(folder: Path) -> None:
     file.unlink()
 
 
-def chances(model: Any, rows: Any) -> Any:
-    """A pipeline's own probabilities."""
-    return model.predict_proba(rows).astype(np.float32)
+def answer_of(model: Any, rows: Any) -> Arrays:
+    """A classifier's own answers, under skl2onnx's names and in its types."""
+    chances = model.predict_proba(rows).astype(np.float32)
+    return {"label": model.predict(rows).astype(np.int64), "probabilities": chances}
 
 
 LIGHT = ("resnet50", "squeezenet", "shufflenet")

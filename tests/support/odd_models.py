@@ -215,6 +215,18 @@ def quiet(path: Path) -> Path:
     )
 
 
+def long_only(path: Path) -> Path:
+    """Takes rows of twelve values and more."""
+    weights = np.random.default_rng(8).normal(0, 0.3, (2, 1, 12)).astype(np.float32)
+    return saved(
+        path,
+        [helper.make_node("Conv", ["x", "w"], ["y"], "conv")],
+        [("x", FLOAT, ["batch", 1, "length"])],
+        [("y", FLOAT, ["batch", 2, "rest"])],
+        w=weights,
+    )
+
+
 def settled(path: Path) -> Path:
     """Chooses between two ways by a constant, so that a compiler drops the choice."""
     ways = [
