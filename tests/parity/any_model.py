@@ -51,7 +51,13 @@ PAGE = ROOT / "docs" / "models.md"
 MAKER = Path(__file__).with_name("make_any_model_reference.py")
 BACKENDS = ("torchscript", "onnxruntime", "openvino")
 
+WRONG = "packed, but wrong:"
+
 Arrays = dict[str, NDArray[Any]]
+
+
+class Wrong(ValueError):
+    """An archive answers what nothing can be compared with: another shape, a status, a fallback."""
 
 
 @dataclass
@@ -66,10 +72,10 @@ class Difference:
         """Adds one output; ``inside`` is whether every value is within the bounds of f32.
 
         Raises:
-            ValueError: another shape or type of numbers.
+            Wrong: another shape or type of numbers.
         """
         if theirs.shape != ours.shape or theirs.dtype.kind != ours.dtype.kind:
-            raise ValueError(f"{ours.dtype}{ours.shape}, the original {theirs.dtype}{theirs.shape}")
+            raise Wrong(f"{ours.dtype}{ours.shape}, the original {theirs.dtype}{theirs.shape}")
         a, b = theirs.astype(np.float64), ours.astype(np.float64)
         error = np.where(a == b, 0.0, np.abs(a - b))  # infinity is where infinity is
         bounds = TOLERANCES["f32"]
@@ -166,11 +172,11 @@ def compare(folder: Path, ask: Any) -> tuple[str, Difference]:
         told = json.loads(ask(body, "application/json"))["runtime"]
         label = f"{told['name']} {told['precision']}"
         if told["fallback"]:
-            raise SystemExit(f"error: {folder.name}: {told['fallback']}")
+            raise Wrong(told["fallback"])
         with np.load(io.BytesIO(ask(body, NPZ))) as answer:
             wanted = loaded(folder / "answers" / question.name)
             if set(wanted) != set(answer):
-                raise SystemExit(f"error: {folder.name}: {list(answer)}, not {list(wanted)}")
+                raise Wrong(f"{list(answer)}, not {list(wanted)}")
             for key, value in wanted.items():
                 found.take(value, answer[key])
     return label, found
@@ -188,7 +194,7 @@ def locally(packed: Path) -> Any:
         context.headers = {"accept": accept}
         (answer,) = entry.handle([{"body": bytearray(body)}], context)
         if context.statuses != [200]:
-            raise SystemExit(f"error: {packed.name}: {answer[:300].decode()}")
+            raise Wrong(answer[:300].decode())
         return answer
 
     return ask
@@ -210,7 +216,7 @@ def served(store: Path, names: Sequence[str]) -> Iterator[Any]:
                     headers = {"Content-Type": "application/octet-stream", "Accept": accept}
                     answer = requests.post(url, data=body, headers=headers, timeout=300)
                     if answer.status_code != 200:
-                        raise SystemExit(f"error: {name}, served: {answer.text[:300]}")
+                        raise Wrong(answer.text[:300])
                     return answer.content
 
                 return ask
@@ -232,7 +238,10 @@ def pack_all(name: str, work: Path, store: Path) -> Result:
             chosen = [] if own else ["--backend", backend, "--precision", "f32"]
             became = Packed(error=pack(name, model, into, *chosen))
             if not became.error and not own:
-                became.label, became.local = compare(folder, locally(into / f"{name}.mar"))
+                try:
+                    became.label, became.local = compare(folder, locally(into / f"{name}.mar"))
+                except Wrong as e:
+                    became.error = f"{WRONG} {e}"
         result.packed[backend] = became
         print(name, backend, became, flush=True)
     return result
@@ -247,7 +256,10 @@ def ask_all(results: Mapping[str, Result], work: Path, store: Path) -> None:
         for name in names:
             folder = reference(MODELS[name].environment, work) / name
             became = results[name].packed["auto"]
-            became.label, became.served = compare(folder, ask_for(name))
+            try:
+                became.label, became.served = compare(folder, ask_for(name))
+            except Wrong as e:
+                became.error = f"{WRONG} {e}"
             print(name, "served", became, flush=True)
 
 
@@ -257,6 +269,8 @@ def wrong(results: Mapping[str, Result]) -> list[str]:
     for name, result in results.items():
         words = MODELS[name].refused
         for backend, became in result.packed.items():
+            if became.error.startswith(WRONG):
+                found.append(f"{name} {backend}: {became.error}")
             for difference in (became.local, became.served):
                 if difference and became.label.endswith("f32") and not difference.inside:
                     found.append(f"{name} {backend}: differs by {difference.absolute:.3g}")

@@ -11,7 +11,7 @@ import pytest
 
 from repack import cli
 from tests.parity import any_model
-from tests.parity.any_model import Difference
+from tests.parity.any_model import Difference, Wrong
 from tests.parity.any_model_table import ENVIRONMENTS, MODELS
 from tests.parity.make_any_model_reference import PACKAGES
 
@@ -73,7 +73,7 @@ def test_the_largest_difference_is_found(off: float, inside: bool) -> None:
 
 
 def test_another_shape_is_no_difference_but_an_error() -> None:
-    with pytest.raises(ValueError, match="the original"):
+    with pytest.raises(Wrong, match="the original"):
         Difference().take(np.zeros(3, np.float32), np.zeros(2, np.float32))
 
 
