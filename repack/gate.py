@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from handlers.errors import KitError
 from handlers.runtimes.base import Runtime
 from repack import rows
 from repack.backends.base import Backend
+from repack.inputs import like
 from repack.model import Arrays, Model, within
 from repack.samples import Sample
 from repack.tasks import TASKS
@@ -95,10 +96,14 @@ class Reference:
 
     @classmethod
     def make(cls, model: Model, samples: Sequence[Sample]) -> Reference:
-        """Random inputs (one of them a batch of two, where the batch is free), then the samples."""
+        """Random inputs (one of them a batch of two, where the batch is free; other free axes are
+        as long as the first sample's), then the samples."""
         free = isinstance(model.inputs[0].shape[0], str)
+        drawn = model
+        if samples:
+            drawn = replace(model, inputs=like(model.inputs, samples[0].inputs))
         inputs = [
-            model.random_inputs(FIRST_SEED + i, 2 if free and i == 0 else 1)
+            drawn.random_inputs(FIRST_SEED + i, 2 if free and i == 0 else 1)
             for i in range(RANDOM_INPUTS)
         ]
         inputs += [s.inputs for s in samples]

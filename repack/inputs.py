@@ -84,9 +84,25 @@ def made_up(
 
     A first axis of any length gets the batch, and so does every axis of the same name.
     """
-    ties = {s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], str)}
-    ties.discard(ANY)
+    ties = _batches(specs)
     return {s.name: _array(s, rng, batch, ties) for s in specs}
+
+
+def like(specs: Sequence[TensorSpec], sample: Mapping[str, NDArray[Any]]) -> tuple[TensorSpec, ...]:
+    """Inputs whose free axes, but the batch, are as long as a sample's."""
+    ties, found = _batches(specs), []
+    for spec in specs:
+        sizes: list[int | str] = list(sample[spec.name].shape)
+        for i, axis in enumerate(spec.shape):
+            if i == 0 or axis in ties:
+                sizes[i] = axis
+        found.append(replace(spec, shape=tuple(sizes)))
+    return tuple(found)
+
+
+def _batches(specs: Sequence[TensorSpec]) -> set[str]:
+    """The words of first axes, which other axes may share."""
+    return {s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], str)} - {ANY}
 
 
 def _array(spec: TensorSpec, rng: np.random.Generator, batch: int, ties: set[str]) -> NDArray[Any]:

@@ -195,7 +195,7 @@ class Model:
             reason = nodes.reason(self.source.graph, error, again)
         free = [s for s in self.inputs if any(isinstance(n, str) for n in s.shape)]
         told = "; ".join(f"{s.name} is {'x'.join(map(str, s.shape))}" for s in free)
-        hints = [f"sizes that it takes by --input-shape ({told})"] if free else []
+        hints = [f"sizes that it takes by --input-shape or --samples ({told})"] if free else []
         unknown = [s for s in self.inputs if s.dtype.startswith(("int", "uint"))]
         if any(s.range is None and not s.values for s in unknown):
             hints.append("values that mean something by --input-values")

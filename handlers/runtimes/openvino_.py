@@ -85,10 +85,12 @@ class OpenVino(Runtime):
             # Several workers on one machine would all pin themselves to the same first cores.
             "ENABLE_CPU_PINNING": False,
         }
-        path = str(self.folder / self.artefact.files[0])
-        self.compiled = ov.Core().compile_model(path, "CPU", config)
+        core = ov.Core()
+        model = core.read_model(str(self.folder / self.artefact.files[0]))
+        self.compiled = core.compile_model(model, "CPU", config)
         self._request = self.compiled.create_infer_request()
-        self._outputs = [o.get_any_name() for o in self.compiled.outputs]
+        # Those of the file: what is folded while compiling adds its own names to an output's.
+        self._outputs = [o.get_any_name() for o in model.outputs]
         self._wanted = self.wanted(self._outputs)
         self.precision = self._found()
         self.warm_up()

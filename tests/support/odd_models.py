@@ -256,6 +256,37 @@ def quiet(path: Path) -> Path:
     )
 
 
+def long_only(path: Path) -> Path:
+    """Takes rows of twelve values and more."""
+    weights = np.random.default_rng(8).normal(0, 0.3, (2, 1, 12)).astype(np.float32)
+    return saved(
+        path,
+        [helper.make_node("Conv", ["x", "w"], ["y"], "conv")],
+        [("x", FLOAT, ["batch", 1, "length"])],
+        [("y", FLOAT, ["batch", 2, "rest"])],
+        w=weights,
+    )
+
+
+def settled(path: Path) -> Path:
+    """Chooses between two ways by a constant, so that a compiler drops the choice."""
+    ways = [
+        helper.make_graph(
+            [helper.make_node(operator, ["r"], ["inside"], keepdims=1, axes=[1])],
+            operator,
+            [],
+            [helper.make_tensor_value_info("inside", FLOAT, ["batch", 1])],
+        )
+        for operator in ("ReduceMean", "ReduceMax")
+    ]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], "relu"),
+        helper.make_node("If", ["yes"], ["y"], "if", then_branch=ways[0], else_branch=ways[1]),
+    ]
+    inputs, outputs = [("x", FLOAT, ["batch", 3])], [("y", FLOAT, ["batch", 1])]
+    return saved(path, nodes, inputs, outputs, yes=np.array(True))
+
+
 def not_finite(path: Path) -> Path:
     weights = np.ones((5, 2), np.float32)
     weights[3, 1] = np.nan

@@ -27,7 +27,7 @@ PARSERS: Mapping[str, argparse.ArgumentParser] = {
 OTHER_FLAGS = {
     *("--build-arg", "--cap-add", "--device", "--entrypoint", "--format", "--gpus", "--read-only"),
     *("--rm", "--secret", "--stop-timeout", "--tmpfs", "--data-binary", "--help"),
-    *("--count", "--json", "--name", "--out", "--save", "--token", "--url"),
+    *("--count", "--json", "--name", "--out", "--save", "--token", "--url", "--work"),
 }
 """Of Docker and curl, of the examples' programs, and of the smaller commands."""
 

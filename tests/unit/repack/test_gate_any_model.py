@@ -78,6 +78,20 @@ def test_a_module_without_weights_is_packed(tmp_path: Path) -> None:
     assert tried(model, tmp_path / "work", "torchscript").verdict == "passed"
 
 
+def test_made_up_inputs_are_as_long_as_a_sample(tmp_path: Path) -> None:
+    model = loaded(odd.long_only(tmp_path / "m.onnx"))
+    with pytest.raises(KitError, match="--samples"):
+        Reference.make(model, [])
+    sample = Sample(Path("s.npz"), {"x": np.ones((1, 1, 40), np.float32)})
+    shapes = [given["x"].shape for given in Reference.make(model, [sample]).inputs]
+    assert shapes == [(2, 1, 40), (1, 1, 40), (1, 1, 40), (1, 1, 40)]
+
+
+def test_outputs_keep_their_names_where_a_compiler_folds_a_choice(tmp_path: Path) -> None:
+    model = loaded(odd.settled(tmp_path / "m.onnx"))
+    assert tried(model, tmp_path / "work", "openvino").verdict == "passed"
+
+
 def test_float64_is_kept_or_refused(tmp_path: Path) -> None:
     model = loaded(odd.far_from_zero(tmp_path / "m.onnx"))
     with pytest.raises(KitError, match="OpenVINO computes the model's float64 in 32 bits"):
