@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from handlers.errors import BadInput, Unprocessable
 from handlers.volumes import dicom_seg, reading
@@ -46,6 +48,70 @@ def test_an_anonymised_series_gets_its_segmentation(gone: list[str]) -> None:
     found = pydicom.dcmread(io.BytesIO(made))
     assert int(np.asarray(found.pixel_array).sum()) == int(mask.sum())
     assert len({str(d.get("FrameOfReferenceUID", "")) for d in volume.origin}) == 1
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "left_out"),
+    [
+        ("StudyDate", "notadate", ["StudyDate"]),
+        ("StudyTime", "25:99", ["StudyTime"]),
+        ("PatientBirthDate", "19", ["PatientBirthDate"]),
+        ("PatientSex", "X", ["PatientSex"]),
+        ("SpecificCharacterSet", "nonsense", ["SpecificCharacterSet"]),
+        ("SliceThickness", None, []),
+        ("RescaleSlope", None, []),
+    ],
+)
+def test_a_tag_with_no_value_of_its_kind_costs_no_answer(
+    tag: str, value: str | None, left_out: list[str]
+) -> None:
+    files = series()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for dataset in files.values():
+            setattr(dataset, tag, value)
+            if tag == "SliceThickness":
+                del dataset.SliceThickness
+        volume = read(volumes.dicom_zip(files))
+    made = dicom_seg.write(np.ones((6, 5, 4), np.uint8), volume, [(1, "a")], ("m", "1"), "note")
+    assert int(np.asarray(pydicom.dcmread(io.BytesIO(made)).pixel_array).sum()) == 120
+    assert list(volume.left_out) == left_out
+
+
+def test_one_uid_that_is_missing_is_that_of_the_others() -> None:
+    files = series()
+    first, *others = files.values()
+    del first.StudyInstanceUID, first.FrameOfReferenceUID
+    volume = read(volumes.dicom_zip(files))
+    found = {(d.StudyInstanceUID, d.FrameOfReferenceUID) for d in volume.origin}
+    assert found == {(others[0].StudyInstanceUID, others[0].FrameOfReferenceUID)}
+
+
+@pytest.mark.parametrize(
+    ("tag", "words"),
+    [
+        ("PatientID", "is of another patient than IM000.\\.dcm: PatientID; expected"),
+        ("StudyInstanceUID", "is of another study"),
+        ("FrameOfReferenceUID", "is of another frame of reference"),
+        ("SOPClassUID", "is of another kind"),
+    ],
+)
+def test_slices_that_cannot_be_one_series_are_refused(tag: str, words: str) -> None:
+    files = series()
+    setattr(files["IM0003.dcm"], tag, "1.2.3")
+    with pytest.raises(BadInput, match=words):
+        read(volumes.dicom_zip(files))
+
+
+@pytest.mark.parametrize("tag", ["RescaleSlope", "PixelSpacing", "NumberOfFrames"])
+def test_a_number_that_is_none_is_the_senders_mistake(tag: str) -> None:
+    files = series()
+    for dataset in files.values():
+        dataset.add_new(tag, "LO", "some")
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    with warnings.catch_warnings(), pytest.raises(BadInput, match="IM000"):
+        warnings.simplefilter("ignore")
+        read(volumes.dicom_zip(files))
 
 
 def test_positions_with_two_decimals_are_an_even_stack() -> None:
@@ -104,12 +170,43 @@ def test_two_different_slices_in_one_place_are_refused() -> None:
         read(with_files(files, other=one_file(other)))
 
 
+@pytest.mark.parametrize("syntax", [pydicom.uid.ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_files_without_preamble_or_file_meta_are_read(syntax: str) -> None:
+    files = series()
+    for dataset in files.values():
+        dataset.file_meta.TransferSyntaxUID = syntax
+    without_preamble = {name: one_file(d)[132:] for name, d in files.items()}
+    meta = 12 + int.from_bytes(next(iter(without_preamble.values()))[8:12], "little")
+    without_meta = {name: data[meta:] for name, data in without_preamble.items()}
+    for given in (without_preamble, without_meta):
+        assert np.array_equal(read(volumes.zipped(given)).data[0], VOXELS)
+
+
+def compressed(syntax: str) -> dict[str, Any]:
+    files = series()
+    for dataset in files.values():
+        dataset.compress(syntax, generate_instance_uid=False)
+    return files
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
+def test_lossless_pixels_are_read(syntax: str) -> None:
+    assert np.array_equal(read(volumes.dicom_zip(compressed(syntax))).data[0], VOXELS)
+
+
+def test_a_jpeg_ls_frame_of_another_size_is_refused_before_it_is_decoded() -> None:
+    files = compressed(JPEGLSLossless)
+    dataset = next(iter(files.values()))
+    at = dataset.PixelData.index(b"\xff\xf7") + 5
+    dataset.PixelData = dataset.PixelData[:at] + b"\xff\xff\xff\xff" + dataset.PixelData[at + 4 :]
+    with pytest.raises(BadInput, match=r"a JPEG-LS frame of 65535x65535 pixels.*header says 4x5"):
+        read(volumes.dicom_zip(files))
+    dataset.PixelData = dataset.PixelData[: at - 5] + bytes(len(dataset.PixelData) - at + 5)
+    with pytest.raises(BadInput, match="no JPEG-LS frame that can be read"):
+        read(volumes.dicom_zip(files))
+
+
 def test_files_that_are_something_else_are_told_apart() -> None:
-    bare = {name: one_file(d)[132:] for name, d in series().items()}
-    meta_length = 12 + int.from_bytes(next(iter(bare.values()))[8:12], "little")
-    stripped = {name: data[meta_length:] for name, data in bare.items()}
-    with pytest.raises(BadInput, match="has no preamble"):
-        read(volumes.zipped(stripped))
     with pytest.raises(BadInput, match="is no DICOM file with a slice"):
         read(volumes.zipped({"a.txt": b"hello", "b.txt": b"you"}))
     files = series()
@@ -126,3 +223,9 @@ def test_channels_under_unknown_names_are_not_guessed() -> None:
         reading.read_channels([("a", scan), ("b", scan)], names, lambda layout: None)
     found = reading.read_channels([("t2", scan), ("T1", scan)], names, lambda layout: None)
     assert dict(found.channels) == {"T1": "T1", "T2": "t2"}
+
+
+def test_each_channels_left_out_files_are_named() -> None:
+    bodies = [("a", with_files(series(), one=b"1")), ("b", with_files(series(), two=b"2"))]
+    found = reading.read_channels(bodies, ["a", "b"], lambda layout: None)
+    assert found.left_out == ("one", "two")
