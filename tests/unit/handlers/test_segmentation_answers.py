@@ -89,6 +89,7 @@ def test_one_bad_volume_in_a_batch_costs_the_others_nothing() -> None:
         {"patch": [3]},
         {"crop": "other"},
         {"label_values": [0, 1]},
+        {"answer": {"kind": "sigmoid_threshold", "written": [0, 0]}},
         {"resampling": {"logits": {"order": 3}}},
     ],
 )
