@@ -55,7 +55,7 @@ def test_what_lies_inside_is_written_last(capsys: pytest.CaptureFixture[str]) ->
     assert found.settings["answer"]["written"] == [1, 0, 2]
     assert drawn(found, answer) == [0, 1, 2, 3]
     assert report.mask(answer[OUTPUT][0], found.settings).max() == 3
-    assert "written are whole, then core, then edge" in capsys.readouterr().out
+    assert "written are whole, then core, then edge" in capsys.readouterr().err
 
 
 def test_labels_side_by_side_stay_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,12 +63,12 @@ def test_labels_side_by_side_stay_in_their_order(capsys: pytest.CaptureFixture[s
     apart = np.stack([np.where((ramp >= i) & (ramp < i + 1), 1, -1) for i in range(3)])
     found = nesting.settled(model(SIGMOID), [{OUTPUT: apart[None].astype(np.float32)}])
     assert found.settings["answer"]["written"] == [0, 1, 2]
-    assert not capsys.readouterr().out
+    assert not capsys.readouterr().err
 
 
 def test_a_label_that_no_input_holds_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     nesting.settled(model(SIGMOID), [nested(0.6, 0.3, 2)])
-    assert "not every label is found in the gate's inputs" in capsys.readouterr().out
+    assert "not every label is found in the gate's inputs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_an_order_that_hides_a_label_is_kept_and_named(
     given = nested(0.6, 0.3, 0.8)
     found = nesting.settled(model(answer), [given])
     assert found.settings["answer"] == answer
-    assert "warning: no mask holds core" in capsys.readouterr().out
+    assert "warning: no mask holds core" in capsys.readouterr().err
     figures = compare.compare(found, "f32", [given], [given]).figures
     (_, note) = report.unchecked(figures, 12)
     assert (note["what"], note["serious"]) == ("Masks of core", True)
