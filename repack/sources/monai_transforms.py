@@ -202,6 +202,8 @@ def _of_key(step: Facts, index: int, count: int) -> Facts:
 
 def _prepare(found: Preparation, kind: str, step: Facts, channels: int) -> None:
     if kind == "Orientation":
+        if set(found.order) & {"spacing", "crop"}:
+            raise step.wrong("_target_", "Orientationd", "it before Spacingd and CropForegroundd")
         found.orientation = step.text("axcodes")
         _once(found, step, "orientation")
     elif kind == "Spacing":
