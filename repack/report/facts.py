@@ -70,7 +70,10 @@ def collect(
         "machine": _machine(),
         "limits": {p: {**_limits(p), **task.limits(p)} for p in sorted(used)},
         "headline": task.headline(gate["task"]),
-        "not_checked": unchecked.listed(by_task, gate, untried, passport.artefacts["accelerated"]),
+        "not_checked": unchecked.listed(
+            *(by_task, gate, untried, passport.artefacts["accelerated"]),
+            len({sample.path for sample in reference.samples}) if reference else None,
+        ),
         "passport": asdict(passport),
         "operators": table or {"none": _no_operators(conversion, exported)},
         "graph": _part("graph", lambda: stages.of_model(exported, scopes))
