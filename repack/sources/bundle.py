@@ -188,8 +188,9 @@ class Config:
 
     def _on(self, item: object, place: str, depth: int) -> bool:
         """Whether an item of a list is not switched off."""
-        off = item.get("_disabled_", False) if isinstance(item, Mapping) else False
-        return not self.resolved(off, f"{place}#_disabled_", depth + 1)
+        if not isinstance(item, Mapping) or "_disabled_" not in item:
+            return True
+        return not self.resolved(item["_disabled_"], f"{place}#_disabled_", depth + 1)
 
     def _looked_up(self, text: str, place: str, depth: int) -> Any:
         match = _REFERENCE.fullmatch(text)

@@ -221,9 +221,14 @@ def test_what_is_no_data_or_not_done_is_one_line(
 
 
 def test_a_crop_before_the_spacing_is_refused(tmp_path: Path) -> None:
-    crop = added("preprocessing", _target_="CropForegroundd", keys="image", source_key="image")
+    def change(number: int) -> Change:
+        crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image"}
+        return lambda config, metadata: config["preprocessing"]["transforms"].insert(number, crop)
+
     with pytest.raises(SourceError, match="CropForegroundd after Spacingd"):
-        load(bundle(tmp_path / "bundle", change=crop))
+        load(bundle(tmp_path / "bundle", change=change(3)))
+    with pytest.raises(SourceError, match="'Orientationd', expected it before Spacingd and Crop"):
+        load(bundle(tmp_path / "other", change=change(2)))
 
 
 def test_what_changes_nothing_here_is_not_computed(tmp_path: Path) -> None:
@@ -262,13 +267,13 @@ def test_a_step_that_an_expression_switches_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["lists", "texts", "items"])
 def test_row_46_references_that_explode_are_refused_in_time(tmp_path: Path, kind: str) -> None:
-    """Row 46: a config of a kilobyte, whose references double at each of twenty steps."""
+    """Row 46: a config of a kilobyte, whose references become ten at each of eight steps."""
 
     def change(config: dict[str, Any], metadata: dict[str, Any]) -> None:
-        for i in range(20):
-            twice = [f"@v{i + 1}", f"@v{i + 1}"]
-            config[f"v{i}"] = twice if kind == "lists" else "$" + " + ".join(twice)
-        config["v20"] = "x" * 900 if kind == "texts" else [1]
+        for i in range(8):
+            ten = [f"@v{i + 1}"] * 10
+            config[f"v{i}"] = ten if kind == "lists" else "$" + " + ".join(ten)
+        config["v8"] = "x" * 900 if kind == "texts" else [1]
         config["inferer"]["roi_size"] = "@v0"
 
     begin = time.process_time()
