@@ -33,12 +33,13 @@ def settled(model: Model, answers: Sequence[Arrays]) -> Model:
         if not known:
             say(
                 f"    warning: not every label is found in the gate's inputs, so which lies in "
-                f"which is not known: written are {names}; answer.order in the YAML says otherwise"
+                f"which is not known: written are {names}; give --samples that hold all, or "
+                "answer.order in the YAML"
             )
         elif order != sorted(order):
             say(
                 f"    note: labels lie in each other: written are {names}, each over those before; "
-                "answer.order in the YAML says otherwise"
+                "for another order give answer.order in the YAML"
             )
         settings = {**settings, "answer": {**answer, "written": order}}
     for name in compare.hidden(answers, settings, labels):
