@@ -1,4 +1,4 @@
-"""A DICOM series: single-frame slices in a zip."""
+"""A DICOM series in a zip: single-frame slices, or one enhanced object."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.errors import BadInput, ItemError, Unprocessable, UnsupportedFormat
-from handlers.volumes import dicom_tags
+from handlers.volumes import dicom_frames, dicom_tags
 from handlers.volumes.archive import Files
 from handlers.volumes.bounds import Buffer
 from handlers.volumes.geometry import Admit, Geometry, Layout, Volume, checked, from_lps
@@ -59,11 +59,23 @@ TILT_MM = 0.1
 
 
 class Slice(NamedTuple):
-    """One file of the series: its name in the zip, its dataset without pixels, mm along z."""
+    """One slice of the series.
+
+    Attributes:
+        name: what it is called in messages.
+        header: its dataset without pixels.
+        place: mm along z.
+        file: its name in the zip.
+        frame: which of the file's frames it is.
+        whole: the file's own dataset, where it holds several frames.
+    """
 
     name: str
     header: Any
     place: float
+    file: str
+    frame: int = 0
+    whole: Any = None
 
 
 def is_dicom(data: Buffer) -> bool:
@@ -82,7 +94,8 @@ def read(data: Buffer, admit: Admit) -> Volume:
         BadInput: a damaged zip or file; files of two series, sizes or orientations; a slice that
             is missing or there twice. Names the file.
         UnsupportedFormat: pixels stored otherwise than ``TRANSFER_SYNTAXES``; no DICOM in the zip.
-        Unprocessable: colours, frames, a tilted gantry, spacing not positive, NaN or infinity.
+        Unprocessable: colours, frames without places, several enhanced objects, a tilted gantry,
+            spacing not positive, NaN or infinity.
         ItemError: whatever ``admit`` raises.
     """
     files = Files(data)
@@ -92,12 +105,16 @@ def read(data: Buffer, admit: Admit) -> Volume:
     first = slices[0].header
     stored = np.dtype(f"{'i' if first.PixelRepresentation else 'u'}{first.BitsAllocated // 8}")
     admit(Layout("DICOM", geometry, stored))
-    left_out += dicom_tags.complete([piece.header for piece in slices], geometry.spacing[0])
+    whole = slices[0].whole
+    origin = [piece.header for piece in slices] if whole is None else [whole]
+    left_out += dicom_tags.complete(origin, geometry.spacing[0])
     voxels = np.empty((1, *geometry.shape), np.float32)
+    held: dict[str, Any] = {}
     for z, piece in enumerate(slices):
-        pixels, scale = _pixels(piece, files)
+        pixels, scale = _pixels(piece, files, held)
         store(voxels[0, z], pixels, scale, z)
-    return Volume(voxels, geometry, "DICOM", [piece.header for piece in slices], tuple(left_out))
+    frames = () if whole is None else tuple(piece.frame for piece in slices)
+    return Volume(voxels, geometry, "DICOM", origin, tuple(left_out), frames=frames)
 
 
 def _slices(files: Files) -> tuple[list[Slice], list[str]]:
@@ -121,7 +138,7 @@ def _slices(files: Files) -> tuple[list[Slice], list[str]]:
             left_out.append(name)
             continue
         seen[uid] = data
-        found.append(_slice(name, header))
+        found += _in_file(name, header)
     if files.names and not found:
         raise BadInput(
             f"{left_out[0]} is no DICOM file with a slice, nor is any other of {len(left_out)} "
@@ -142,13 +159,21 @@ def _with_preamble(data: bytes) -> bytes:
     return bytes(128) + b"DICM" + meta + data
 
 
-def _slice(name: str, dataset: Any) -> Slice:
+def _in_file(name: str, dataset: Any) -> list[Slice]:
     try:
-        if int(dataset.get("NumberOfFrames") or 1) != 1:
-            raise Unprocessable(
-                f"{name} has {dataset.NumberOfFrames} frames (an enhanced object); expected one "
-                "slice a file: split it first, as dcm4che's emf2sf does"
-            )
+        if dicom_frames.count(dataset) == 1:
+            return [_slice(name, dataset, name)]
+        headers = dicom_frames.split(name, dataset)
+    except ItemError:
+        raise
+    except Exception as e:  # pydicom raises many types for values that are none
+        raise BadInput(f"{name} has frames that cannot be read ({e})") from None
+    slices = [_slice(f"frame {k} of {name}", h, name) for k, h in enumerate(headers, 1)]
+    return [piece._replace(frame=k, whole=dataset) for k, piece in enumerate(slices)]
+
+
+def _slice(name: str, dataset: Any, file: str) -> Slice:
+    try:
         missing = [tag for tag in NEEDED if dataset.get(tag) in (None, "")]
         if missing:
             raise BadInput(f"{name} has no {missing[0]}: no slice of a series")
@@ -158,7 +183,7 @@ def _slice(name: str, dataset: Any) -> Slice:
         if cosines.shape != (6,) or position.shape != (3,):
             raise ValueError("position or orientation of another length")
         normal = np.cross(cosines[:3], cosines[3:])
-        return Slice(name, dataset, float(position @ normal))
+        return Slice(name, dataset, float(position @ normal), file)
     except ItemError:
         raise
     except (TypeError, ValueError, AttributeError, ArithmeticError) as e:
@@ -220,6 +245,14 @@ def _sorted(slices: list[Slice]) -> list[Slice]:
                     f"{other.name} is {what} than {first.name}: {shown}; expected one series"
                 )
     first = slices[0]
+    if (
+        len({s.file for s in slices if s.whole is not None}) + any(s.whole is None for s in slices)
+        > 1
+    ):
+        raise Unprocessable(
+            "several enhanced objects, or one among single slices; expected one series: slices of "
+            "one frame each, or one enhanced object"
+        )
     for other in slices[1:]:
         for tag, what in (
             ("ImageOrientationPatient", "lies in another orientation"),
@@ -299,30 +332,37 @@ def _check_even(slices: list[Slice]) -> None:
         )
 
 
-def _pixels(piece: Slice, files: Files) -> tuple[NDArray[Any], Any]:
-    dataset = _dataset(piece.name, _with_preamble(files.read(piece.name)), pixels=True)
-    claimed = int(dataset.Rows) * int(dataset.Columns) * dataset.BitsAllocated // 8
+def _pixels(piece: Slice, files: Files, held: dict[str, Any]) -> tuple[NDArray[Any], Any]:
+    """A slice's stored values and their scaling; ``held`` keeps the file that was read last."""
+    if piece.file not in held:
+        held.clear()
+        held[piece.file] = _dataset(piece.file, _with_preamble(files.read(piece.file)), pixels=True)
+    dataset = held[piece.file]
+    frames = dicom_frames.count(dataset)
+    claimed = frames * int(dataset.Rows) * int(dataset.Columns) * dataset.BitsAllocated // 8
     held = len(dataset.get("PixelData") or b"")
     if "PixelData" not in dataset or (
         held < claimed and not dataset.file_meta.TransferSyntaxUID.is_compressed
     ):
         raise BadInput(f"{piece.name} is truncated: {held:,} of {claimed:,} bytes of pixels came")
     if dataset.file_meta.TransferSyntaxUID in JPEG_LS:
-        _check_jpeg_ls(piece.name, dataset)
+        _check_jpeg_ls(piece, dataset)
+    from pydicom.pixels import pixel_array
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pixels = np.asarray(dataset.pixel_array)
+            pixels = np.asarray(pixel_array(dataset, index=piece.frame))
     except Exception as e:  # pydicom raises many types for damaged pixels
         raise BadInput(f"{piece.name} has pixels that cannot be read ({e})") from None
-    slope = _number(piece.name, dataset, "RescaleSlope", 1)
-    intercept = _number(piece.name, dataset, "RescaleIntercept", 0)
+    slope = _number(piece.name, piece.header, "RescaleSlope", 1)
+    intercept = _number(piece.name, piece.header, "RescaleIntercept", 0)
     if (slope, intercept) == (1, 0):
         return pixels, None
     return pixels, lambda values: values * slope + intercept
 
 
-def _check_jpeg_ls(name: str, dataset: Any) -> None:
+def _check_jpeg_ls(piece: Slice, dataset: Any) -> None:
     """Holds the size in the compressed frame against the header's, before anything is decoded.
 
     Raises:
@@ -331,19 +371,22 @@ def _check_jpeg_ls(name: str, dataset: Any) -> None:
     from pydicom.encaps import get_frame
 
     try:
-        frame = bytes(get_frame(dataset.PixelData, 0, number_of_frames=1)[: 1 << 16])
+        count = dicom_frames.count(dataset)
+        whole = get_frame(dataset.PixelData, piece.frame, number_of_frames=count)
+        frame = bytes(whole[: 1 << 16])
         at = 2  # after the marker that begins a picture
         while frame[at : at + 2] != b"\xff\xf7":
             at += 2 + max(2, struct.unpack_from(">H", frame, at + 2)[0])
         bits, rows, columns, samples = struct.unpack_from(">BHHB", frame, at + 4)
     except Exception as e:  # pydicom raises many types for damaged frames
-        raise BadInput(f"{name} has no JPEG-LS frame that can be read ({e})") from None
+        raise BadInput(f"{piece.name} has no JPEG-LS frame that can be read ({e})") from None
     if (rows, columns, samples) != (
         dataset.Rows,
         dataset.Columns,
         1,
     ) or bits > dataset.BitsAllocated:
         raise BadInput(
-            f"{name} has a JPEG-LS frame of {columns}x{rows} pixels, {samples} samples of {bits} "
-            f"bits; its header says {dataset.Columns}x{dataset.Rows}, 1 of {dataset.BitsAllocated}"
+            f"{piece.name} has a JPEG-LS frame of {columns}x{rows} pixels, {samples} samples of "
+            f"{bits} bits; its header says {dataset.Columns}x{dataset.Rows}, 1 of "
+            f"{dataset.BitsAllocated}"
         )

@@ -30,7 +30,7 @@ def write(
     """A DICOM-SEG file: one binary segment per label, one frame per slice that holds any of it.
 
     Args:
-        mask: ``[z, y, x]``, slices in the order of ``volume.origin``.
+        mask: ``[z, y, x]``, slices in the order of ``volume.data``.
         labels: value and name of each label but the background.
         maker: the model's name and version.
         note: what the object's description says; cut to 64 characters.
@@ -45,6 +45,8 @@ def write(
         version=maker[1][:64],
         family=hd.sr.CodedConcept("123109", "DCM", "Artificial Intelligence"),
     )
+    if volume.frames:  # highdicom takes them in the order of the file
+        mask = mask[np.argsort(volume.frames)]
     segments = [
         hd.seg.SegmentDescription(
             segment_number=number,

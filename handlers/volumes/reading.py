@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def read_channels(
         if whole is None:
             stack = np.empty((len(names), *volume.geometry.shape), np.float32)
             told = tuple(zip(names, (f for f, _ in ordered), strict=True))
-            whole = Volume(stack, volume.geometry, volume.format, volume.origin, channels=told)
+            whole = replace(volume, data=stack, channels=told)
         elif not whole.geometry.same_grid(volume.geometry):
             raise Unprocessable(
                 f"field {field}: another grid than the first field's (size {volume.geometry.shape} "

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from handlers.errors import BadInput, Unprocessable
 from handlers.volumes import dicom_seg, reading
@@ -206,14 +212,81 @@ def test_a_jpeg_ls_frame_of_another_size_is_refused_before_it_is_decoded() -> No
         read(volumes.dicom_zip(files))
 
 
+def enhanced(order: list[int]) -> Any:
+    """The series as one object, its frames in another order than that of z."""
+    slices = list(series().values())
+    whole = pydicom.dcmread(io.BytesIO(one_file(slices[0])))
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    whole.NumberOfFrames = len(order)
+    whole.PixelData = b"".join(slices[i].PixelData for i in order)
+
+    def group(sequence: str, *tags: str, of: Any = slices[0]) -> tuple[str, pydicom.Sequence]:
+        values = Dataset()
+        for tag in tags:
+            setattr(values, tag, of[tag].value)
+        return sequence, pydicom.Sequence([values])
+
+    shared, own = Dataset(), []
+    for sequence, items in (
+        group("PlaneOrientationSequence", "ImageOrientationPatient"),
+        group("PixelMeasuresSequence", "PixelSpacing", "SliceThickness"),
+        group("PixelValueTransformationSequence", "RescaleSlope", "RescaleIntercept"),
+    ):
+        setattr(shared, sequence, items)
+    for i in order:
+        own.append(Dataset())
+        setattr(own[-1], *group("PlanePositionSequence", "ImagePositionPatient", of=slices[i]))
+    for tag in (
+        "ImageOrientationPatient",
+        "ImagePositionPatient",
+        "PixelSpacing",
+        "SliceThickness",
+    ):
+        delattr(whole, tag)
+    del whole.RescaleSlope, whole.RescaleIntercept
+    whole.SharedFunctionalGroupsSequence = pydicom.Sequence([shared])
+    whole.PerFrameFunctionalGroupsSequence = pydicom.Sequence(own)
+    return whole
+
+
+@pytest.mark.parametrize("syntax", [None, JPEGLSLossless])
+def test_an_enhanced_object_is_read_and_answered_frame_by_frame(syntax: str | None) -> None:
+    whole = enhanced([3, 0, 5, 1, 2, 4])
+    if syntax:
+        whole.compress(syntax, generate_instance_uid=False)
+    volume = read(volumes.dicom_zip({"whole": whole}))
+    single = read(volumes.dicom_zip(series()))
+    assert np.array_equal(volume.data, single.data)
+    assert volume.geometry.same_grid(single.geometry)
+    mask = np.zeros((6, 5, 4), np.uint8)
+    mask[1, :2] = 1
+    found = pydicom.dcmread(
+        io.BytesIO(dicom_seg.write(mask, volume, [(1, "a")], ("m", "1"), "note"))
+    )
+    (frame,) = found.PerFrameFunctionalGroupsSequence
+    place = frame.PlanePositionSequence[0].ImagePositionPatient
+    wanted = sorted(series().items(), reverse=True)[1][1].ImagePositionPatient
+    np.testing.assert_allclose(np.array(place, float), np.array(wanted, float), atol=1e-4)
+    assert int(np.asarray(found.pixel_array).sum()) == 8
+
+
+def test_frames_that_are_no_series_are_refused() -> None:
+    one = enhanced([0, 1])
+    with pytest.raises(Unprocessable, match="several enhanced objects, or one among single"):
+        read(with_files({"whole": one}, other=one_file(one)[:-2] + bytes(2)))
+    del one.PerFrameFunctionalGroupsSequence
+    with pytest.raises(Unprocessable, match="whole has 2 frames and places for 0"):
+        read(volumes.dicom_zip({"whole": one}))
+    one = enhanced([0, 0])
+    with pytest.raises(
+        BadInput, match="frame 1 of whole and frame 2 of whole lie at the same place"
+    ):
+        read(volumes.dicom_zip({"whole": one}))
+
+
 def test_files_that_are_something_else_are_told_apart() -> None:
     with pytest.raises(BadInput, match="is no DICOM file with a slice"):
         read(volumes.zipped({"a.txt": b"hello", "b.txt": b"you"}))
-    files = series()
-    for dataset in files.values():
-        dataset.NumberOfFrames = 4
-    with pytest.raises(Unprocessable, match="has 4 frames"):
-        read(volumes.dicom_zip(files))
 
 
 def test_channels_under_unknown_names_are_not_guessed() -> None:
