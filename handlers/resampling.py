@@ -57,9 +57,9 @@ class Grids(NamedTuple):
 
     def back(self) -> Grids:
         """The way back."""
-        mm = self.spacing_before, self.spacing_after
-        first = tuple(-f * old / new for f, old, new in zip(self.first, *mm, strict=True))
-        return Grids(self.after, self.before, *reversed(mm), self.rule, first)
+        old, new = self.spacing_before, self.spacing_after
+        first = tuple(-f * a / b for f, a, b in zip(self.first, old, new, strict=True))
+        return Grids(self.after, self.before, new, old, self.rule, first)
 
 
 def new_shape(

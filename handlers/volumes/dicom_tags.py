@@ -62,8 +62,11 @@ def _checked(dataset: Any) -> list[str]:
             python_encoding[name]
 
     checks: dict[str, Callable[[Any], object]] = {
-        **{"SpecificCharacterSet": character_sets, "PatientSex": sex},
-        **{"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM},
+        "SpecificCharacterSet": character_sets,
+        "PatientSex": sex,
+        "PatientBirthDate": DA,
+        "StudyDate": DA,
+        "StudyTime": TM,
     }
     left_out = []
     for tag in [tag for tag in dataset.keys() if tag.group in COPIED]:  # noqa: SIM118

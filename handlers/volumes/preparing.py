@@ -116,7 +116,7 @@ def _placed(geometry: Geometry, recipe: Recipe) -> NDArray[np.float64]:
         wanted = o.axcodes2ornt(recipe.orientation)
         moves = o.ornt_transform(o.io_orientation(affine), wanted)
         affine = affine @ o.inv_ornt_aff(moves, geometry.shape[::-1])
-    return affine[:, [*(2 - axis for axis in recipe.order), 3]]
+    return np.asarray(affine[:, [*(2 - axis for axis in recipe.order), 3]])
 
 
 def memory(geometry: Geometry, channels: int, recipe: Recipe) -> Memory:

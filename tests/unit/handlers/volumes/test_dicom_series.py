@@ -10,9 +10,11 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEGLSLossless,
     RLELossless,
 )
@@ -114,7 +116,7 @@ def test_a_number_that_is_none_is_the_senders_mistake(tag: str) -> None:
     files = series()
     for dataset in files.values():
         dataset.add_new(tag, "LO", "some")
-        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     with warnings.catch_warnings(), pytest.raises(BadInput, match="IM000"):
         warnings.simplefilter("ignore")
         read(volumes.dicom_zip(files))
@@ -176,7 +178,7 @@ def test_two_different_slices_in_one_place_are_refused() -> None:
         read(with_files(files, other=one_file(other)))
 
 
-@pytest.mark.parametrize("syntax", [pydicom.uid.ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
 def test_files_without_preamble_or_file_meta_are_read(syntax: str) -> None:
     files = series()
     for dataset in files.values():
@@ -220,11 +222,11 @@ def enhanced(order: list[int]) -> Any:
     whole.NumberOfFrames = len(order)
     whole.PixelData = b"".join(slices[i].PixelData for i in order)
 
-    def group(sequence: str, *tags: str, of: Any = slices[0]) -> tuple[str, pydicom.Sequence]:
+    def group(sequence: str, *tags: str, of: Any = slices[0]) -> tuple[str, Sequence]:
         values = Dataset()
         for tag in tags:
             setattr(values, tag, of[tag].value)
-        return sequence, pydicom.Sequence([values])
+        return sequence, Sequence([values])
 
     shared, own = Dataset(), []
     for sequence, items in (
@@ -244,8 +246,8 @@ def enhanced(order: list[int]) -> Any:
     ):
         delattr(whole, tag)
     del whole.RescaleSlope, whole.RescaleIntercept
-    whole.SharedFunctionalGroupsSequence = pydicom.Sequence([shared])
-    whole.PerFrameFunctionalGroupsSequence = pydicom.Sequence(own)
+    whole.SharedFunctionalGroupsSequence = Sequence([shared])
+    whole.PerFrameFunctionalGroupsSequence = Sequence(own)
     return whole
 
 

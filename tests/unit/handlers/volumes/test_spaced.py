@@ -18,7 +18,7 @@ from tests.support import volumes
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of MONAI's optional packages
     transforms = pytest.importorskip("monai.transforms")
-    from monai.data import MetaTensor
+    MetaTensor = pytest.importorskip("monai.data").MetaTensor
 
 LINEAR = {"order": 1, "order_z": 0, "separate_z": False}
 

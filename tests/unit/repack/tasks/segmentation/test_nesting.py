@@ -19,7 +19,7 @@ from repack.tasks.segmentation.model import OUTPUT, make
 
 LABELS = ("background", "core", "whole", "edge")
 PATCH = (4, 8, 8)
-SIGMOID = {"kind": "sigmoid_threshold", "threshold": 0.5}
+SIGMOID: dict[str, Any] = {"kind": "sigmoid_threshold", "threshold": 0.5}
 
 
 def model(answer: dict[str, Any]) -> Model:
