@@ -8,8 +8,8 @@ Two conventions of where the new voxels lie:
 
 - "nnunet": the first and the last voxel's outer edges stay in place (``skimage.transform.resize``,
   which nnU-Net v2 uses: ``nnunetv2/preprocessing/resampling/default_resampling.py``).
-- "monai": the first voxel's centre stays in place (MONAI's ``Spacing``, with
-  ``compute_shape_offset`` in ``monai/data/utils.py``).
+- "monai": the first voxel's centre stays in place, or lies where the grid's ``first`` says
+  (MONAI's ``Spacing``, with ``compute_shape_offset`` in ``monai/data/utils.py``).
 """
 
 from __future__ import annotations
@@ -36,21 +36,30 @@ Plane = TypeVar("Plane", bound=Any)
 
 
 class Grids(NamedTuple):
-    """From one grid to another: voxels and mm along each axis, before and after."""
+    """From one grid to another: voxels and mm along each axis, before and after.
+
+    Attributes:
+        first: where the first new voxel's centre lies, in voxels of the old grid; only "monai".
+    """
 
     before: tuple[int, ...]
     after: tuple[int, ...]
     spacing_before: tuple[float, ...]
     spacing_after: tuple[float, ...]
     rule: str
+    first: tuple[float, ...] = (0.0, 0.0, 0.0)
 
     @property
     def same(self) -> bool:
-        return self.before == self.after
+        """Whether nothing moves; nnU-Net leaves a volume alone where its size stays the same."""
+        moved = any(self.first) or self.spacing_before != self.spacing_after
+        return self.before == self.after and not (moved and self.rule == "monai")
 
     def back(self) -> Grids:
         """The way back."""
-        return Grids(self.after, self.before, self.spacing_after, self.spacing_before, self.rule)
+        old, new = self.spacing_before, self.spacing_after
+        first = tuple(-f * a / b for f, a, b in zip(self.first, old, new, strict=True))
+        return Grids(self.after, self.before, new, old, self.rule, first)
 
 
 def new_shape(
@@ -88,15 +97,13 @@ def _coarsest(spacing: Sequence[float]) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def places(before: int, after: int, ratio: float, rule: str) -> NDArray[np.float64]:
-    """Where the new voxels lie, in voxels of the old axis.
-
-    Args:
-        ratio: new over old spacing; only "monai" uses it.
-    """
+def places(grids: Grids, axis: int) -> NDArray[np.float64]:
+    """Where the new voxels lie along an axis, in voxels of the old grid."""
+    before, after = grids.before[axis], grids.after[axis]
     steps = np.arange(after, dtype=np.float64)
-    if rule == "monai":
-        return steps * ratio
+    if grids.rule == "monai":
+        ratio = grids.spacing_after[axis] / grids.spacing_before[axis]
+        return steps * ratio + grids.first[axis]
     return np.asarray((steps + 0.5) * (before / after) - 0.5)
 
 
@@ -153,8 +160,7 @@ def _range(volume: Floats, own: int | None) -> tuple[Any, Any]:
 
 def _along(volume: Floats, axis: int, grids: Grids, order: int) -> Floats:
     before, after = grids.before[axis], grids.after[axis]
-    ratio = grids.spacing_after[axis] / grids.spacing_before[axis]
-    at = places(before, after, ratio, grids.rule)
+    at = places(grids, axis)
     if before == after and np.array_equal(at, np.arange(after)):
         return volume.copy() if volume.base is not None else volume
     shape = list(volume.shape)
@@ -205,8 +211,7 @@ def blends(grids: Grids, order: int, order_z: int, separate_z: bool | None) -> l
     own = apart(grids.spacing_before, grids.spacing_after, separate_z)
     found = []
     for axis, (before, after) in enumerate(zip(grids.before, grids.after, strict=True)):
-        ratio = grids.spacing_after[axis] / grids.spacing_before[axis]
-        at = places(before, after, ratio, grids.rule)
+        at = places(grids, axis)
         if grids.same:
             at = np.arange(after, dtype=np.float64)
         found.append(_blend(before, at, order_z if axis == own else order))

@@ -38,6 +38,9 @@ Floats = NDArray[np.float32]
 GZIP, DICOM, JSON = "application/gzip", "application/dicom", "application/json"
 NIFTI = (GZIP, "application/x-gzip", "application/nifti", "application/x-nifti")
 
+FEW, LONGEST = 8, 64
+"""Names in a header of the answer, and letters of one; the JSON answer has all."""
+
 
 @dataclass
 class Item:
@@ -140,7 +143,8 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
             "X-Accumulator-Bytes": str(memory.accumulators),
             "X-Memory-Needed-Bytes": str(memory.needed),
             "X-Device-Memory-Bytes": str(item.device_bytes),
-            "X-Left-Out": ", ".join(item.volume.left_out) or "none",
+            "X-Left-Out": _listed(item.volume.left_out),
+            "X-Channels": _listed([f"{name}={field}" for name, field in item.volume.channels]),
         }
 
     def note(self) -> str:
@@ -266,3 +270,10 @@ class SegmentationHandler(Handler[Item, Found | ItemError]):
         """Counts what something else has measured, likewise."""
         item.ms[stage] += ms  # type: ignore[assignment]
         self.stages.add(stage, ms)
+
+
+def _listed(words: Sequence[str]) -> str:
+    """As a header holds it: the first few, each cut, and how many more."""
+    shown = [word if len(word) <= LONGEST else f"{word[:LONGEST]}..." for word in words[:FEW]]
+    more = [f"{len(words) - FEW} more"] if len(words) > FEW else []
+    return ", ".join(shown + more) or "none"

@@ -44,9 +44,10 @@ def repack(options: Options) -> Path:
         work, stage = Path(tmp) / "work", Path(tmp) / "stage"
         work.mkdir()
         try:
-            conversion = Conversion(model, work, [s.inputs for s in calibration], options.gpu)
             drawn = within(model, model.built.profile if model.built else options.gpu.profile)
             reference = _reference(drawn, gate_samples)
+            model = tasks.named(model.task).settled(model, reference.answers if reference else [])
+            conversion = Conversion(model, work, [s.inputs for s in calibration], options.gpu)
             portable = prove_portable(conversion, reference) if reference else []
             tried = try_all(asked, portable, conversion, reference)
             chosen = choose(tried, reference, portable)

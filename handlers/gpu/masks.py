@@ -70,8 +70,9 @@ class Labels:
         if self._recipe.answer["kind"] == "argmax":
             return self._values[logits.argmax(0)]
         found = self._values[0].repeat(logits.shape[1:])
-        for channel, value in zip(logits, masks.order(self._recipe), strict=True):
-            found.masked_fill_(channel > self._above, value)
+        values = masks.order(self._recipe)
+        for i in masks.sequence(self._recipe.answer, len(values)):
+            found.masked_fill_(logits[i] > self._above, values[i])
         return found
 
 

@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers.errors import Unprocessable
+from handlers.resampling import Grids
+
 Floats = NDArray[np.float32]
+
+CLOSE = 1e-3
+"""MONAI's ``AFFINE_TOL``: mm and voxels that are no difference to it."""
+
+SHEARED = 0.05
+"""Voxels by which the axes may miss right angles from one end of the scan to the other."""
 
 INVERTED = ("logits", "softmax", "sigmoid", "mask")
 """What ``Invertd`` is applied to."""
@@ -73,6 +82,55 @@ def read(settings: Mapping[str, Any]) -> Bundle | None:
         return Bundle(order, None, False, given["invert_at"])
     margin = tuple(int(m) for m in crop["margin"])
     return Bundle(order, margin, bool(crop["allow_smaller"]), given["invert_at"])
+
+
+def spaced(shape: Sequence[int], affine: NDArray[np.float64], target: Sequence[float]) -> Grids:
+    """The grid that MONAI's ``Spacing`` makes of another, as its ``compute_shape_offset`` does.
+
+    The new grid begins at the corner from which all axes grow. An obliquely placed scan has no such
+    corner as soon as its axes are not at right angles to the last digits, which is usual for a file
+    with 32-bit numbers: then the centres of both grids are put together.
+
+    Args:
+        shape: voxels along the network's axes.
+        affine: ``[4, 4]``, from voxels along the same axes to mm.
+        target: mm along them.
+
+    Raises:
+        Unprocessable: the axes are so far from right angles that the volume would be sheared.
+    """
+    turned = affine[:3, :3]
+    sizes = np.sqrt((turned * turned).sum(axis=0))
+    wanted = np.where(np.abs(sizes - target) <= CLOSE, sizes, target)
+    upper = np.linalg.cholesky(turned.T @ turned).T
+    new = np.eye(4)
+    new[:3, :3] = turned @ np.linalg.inv(upper) @ np.diag(np.sign(np.diag(upper)) * wanted)
+    ends = np.meshgrid(*((0.0, n - 1.0) for n in shape), indexing="ij")
+    corners = np.concatenate([np.reshape(ends, (3, -1)), np.ones((1, 8))])
+    seen = (np.linalg.solve(new, affine) @ corners)[:3]
+    after = np.round(np.ptp(seen, axis=1) + 1.0)
+    least = [(seen - seen[:, i : i + 1]).min(axis=1) for i in range(8)]
+    first = next((i for i, corner in enumerate(least) if np.allclose(corner, 0.0)), None)
+    if first is not None:
+        new[:3, 3] = (affine @ corners)[:3, first]
+    else:
+        middle = turned @ (np.array(shape) / 2.0) + affine[:3, 3]
+        new[:3, 3] = middle - new[:3, :3] @ (after / 2.0)
+    way = np.linalg.solve(affine, new)
+    sides = tuple(int(n) for n in after)
+    aside = np.abs(way[:3, :3] - np.diag(np.diag(way))[:3, :3]) @ (after - 1)
+    if aside.max() > SHEARED:
+        raise Unprocessable(
+            f"the scan's axes are not at right angles ({aside.max():.2g} voxels from it at its "
+            "end), and the network wants another spacing: resample the scan to a straight grid"
+        )
+    kept = np.allclose(way, np.eye(4), atol=CLOSE) or np.allclose(affine, new, atol=CLOSE)
+    old = tuple(float(mm) for mm in sizes)
+    if kept and sides == tuple(shape):
+        return Grids(sides, sides, old, old, "monai")
+    ratio = np.diag(way)[:3]
+    found = tuple(float(mm) for mm in sizes * ratio)
+    return Grids(tuple(shape), sides, old, found, "monai", tuple(float(f) for f in way[:3, 3]))
 
 
 def largest(sides: Sequence[int], bundle: Bundle | None) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
-"""A DICOM series: single-frame slices in a zip."""
+"""A DICOM series in a zip: single-frame slices, or one enhanced object."""
 
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.errors import BadInput, ItemError, Unprocessable, UnsupportedFormat
+from handlers.volumes import dicom_frames, dicom_tags
 from handlers.volumes.archive import Files
 from handlers.volumes.bounds import Buffer
 from handlers.volumes.geometry import Admit, Geometry, Layout, Volume, checked, from_lps
@@ -20,16 +22,33 @@ TRANSFER_SYNTAXES = {
     "1.2.840.10008.1.2.1": "explicit little endian",
     "1.2.840.10008.1.2.2": "explicit big endian",
     "1.2.840.10008.1.2.5": "RLE lossless",
+    "1.2.840.10008.1.2.4.80": "JPEG-LS lossless",
+    "1.2.840.10008.1.2.4.81": "JPEG-LS near-lossless",
 }
-"""How pixels may be stored. Other codecs hold sizes of their own that only they check."""
+"""How pixels may be stored. A codec that holds sizes of its own is asked only where they are the
+header's (``_check_jpeg_ls``)."""
 
 NEEDED = (
     *("SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID", "Rows", "Columns", "PixelSpacing"),
     *("ImagePositionPatient", "ImageOrientationPatient", "BitsAllocated", "PixelRepresentation"),
 )
 
+ALIKE = {
+    "SeriesInstanceUID": "of another series",
+    "StudyInstanceUID": "of another study",
+    "FrameOfReferenceUID": "of another frame of reference",
+    "PatientID": "of another patient",
+    "SOPClassUID": "of another kind",
+    **dict.fromkeys(("Rows", "Columns"), "of another size"),
+    **dict.fromkeys(("BitsAllocated", "PixelRepresentation"), "of another pixel type"),
+}
+"""Tags that the slices of a series have in common, where they have them, and what one is that has
+another value."""
+
 SAME = 1e-3
 """How far orientation cosines and mm of pixel spacing may differ within a series."""
+
+JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 
 EVEN = 0.03
 """How far a slice may lie from where an even line of slices has it, as a share of their distance:
@@ -40,11 +59,23 @@ TILT_MM = 0.1
 
 
 class Slice(NamedTuple):
-    """One file of the series: its name in the zip, its dataset without pixels, mm along z."""
+    """One slice of the series.
+
+    Attributes:
+        name: what it is called in messages.
+        header: its dataset without pixels.
+        place: mm along z.
+        file: its name in the zip.
+        frame: which of the file's frames it is.
+        whole: the file's own dataset, where it holds several frames.
+    """
 
     name: str
     header: Any
     place: float
+    file: str
+    frame: int = 0
+    whole: Any = None
 
 
 def is_dicom(data: Buffer) -> bool:
@@ -63,7 +94,8 @@ def read(data: Buffer, admit: Admit) -> Volume:
         BadInput: a damaged zip or file; files of two series, sizes or orientations; a slice that
             is missing or there twice. Names the file.
         UnsupportedFormat: pixels stored otherwise than ``TRANSFER_SYNTAXES``; no DICOM in the zip.
-        Unprocessable: colours, frames, a tilted gantry, spacing not positive, NaN or infinity.
+        Unprocessable: colours, frames without places, several enhanced objects, a tilted gantry,
+            spacing not positive, NaN or infinity.
         ItemError: whatever ``admit`` raises.
     """
     files = Files(data)
@@ -73,11 +105,16 @@ def read(data: Buffer, admit: Admit) -> Volume:
     first = slices[0].header
     stored = np.dtype(f"{'i' if first.PixelRepresentation else 'u'}{first.BitsAllocated // 8}")
     admit(Layout("DICOM", geometry, stored))
+    whole = slices[0].whole
+    origin = [piece.header for piece in slices] if whole is None else [whole]
+    left_out += dicom_tags.complete(origin, geometry.spacing[0])
     voxels = np.empty((1, *geometry.shape), np.float32)
+    held: dict[str, Any] = {}
     for z, piece in enumerate(slices):
-        pixels, scale = _pixels(piece, files)
+        pixels, scale = _pixels(piece, files, held)
         store(voxels[0, z], pixels, scale, z)
-    return Volume(voxels, geometry, "DICOM", [piece.header for piece in slices], tuple(left_out))
+    frames = () if whole is None else tuple(piece.frame for piece in slices)
+    return Volume(voxels, geometry, "DICOM", origin, tuple(left_out), frames=frames)
 
 
 def _slices(files: Files) -> tuple[list[Slice], list[str]]:
@@ -85,20 +122,14 @@ def _slices(files: Files) -> tuple[list[Slice], list[str]]:
     pixels, a slice that is there twice to the byte.
 
     Raises:
-        BadInput: a damaged file; one without DICOM's preamble, which may be a slice; no file is a
-            slice.
+        BadInput: a damaged file; no file is a slice.
     """
     found: list[Slice] = []
     left_out: list[str] = []
     seen: dict[str, bytes] = {}
     for name in files.names:
-        data = files.read(name)
+        data = _with_preamble(files.read(name))
         if not is_dicom(data):
-            if data[:2] in BARE:
-                raise BadInput(
-                    f"{name} has no preamble (128 bytes, then DICM), so it is no DICOM file as it "
-                    "should be: write it anew, as dcmtk's dcmconv does"
-                )
             left_out.append(name)
             continue
         header = _dataset(name, data, pixels=False)
@@ -107,7 +138,7 @@ def _slices(files: Files) -> tuple[list[Slice], list[str]]:
             left_out.append(name)
             continue
         seen[uid] = data
-        found.append(_slice(name, header))
+        found += _in_file(name, header)
     if files.names and not found:
         raise BadInput(
             f"{left_out[0]} is no DICOM file with a slice, nor is any other of {len(left_out)} "
@@ -116,30 +147,46 @@ def _slices(files: Files) -> tuple[list[Slice], list[str]]:
     return found, left_out
 
 
-BARE = (b"\x08\x00", b"\x02\x00")
-"""The first group of a dataset that was written without DICOM's preamble."""
+def _with_preamble(data: bytes) -> bytes:
+    """The file as DICOM has it, where it was written without preamble or without its file meta."""
+    if data[:2] == b"\x02\x00":
+        return bytes(128) + b"DICM" + data
+    if data[:2] != b"\x08\x00":
+        return data
+    explicit = data[4:6].isalpha() and data[4:6].isupper()
+    syntax = b"1.2.840.10008.1.2.1\0" if explicit else b"1.2.840.10008.1.2\0"
+    meta = struct.pack("<HH2sH", 0x0002, 0x0010, b"UI", len(syntax)) + syntax
+    return bytes(128) + b"DICM" + meta + data
 
 
-def _slice(name: str, dataset: Any) -> Slice:
-    if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise Unprocessable(
-            f"{name} has {dataset.NumberOfFrames} frames (an enhanced object); expected one slice "
-            "a file: split it first, as dcm4che's emf2sf does"
-        )
-    missing = [tag for tag in NEEDED if dataset.get(tag) in (None, "")]
-    if missing:
-        raise BadInput(f"{name} has no {missing[0]}: no slice of a series")
+def _in_file(name: str, dataset: Any) -> list[Slice]:
     try:
+        if dicom_frames.count(dataset) == 1:
+            return [_slice(name, dataset, name)]
+        headers = dicom_frames.split(name, dataset)
+    except ItemError:
+        raise
+    except Exception as e:  # pydicom raises many types for values that are none
+        raise BadInput(f"{name} has frames that cannot be read ({e})") from None
+    slices = [_slice(f"frame {k} of {name}", h, name) for k, h in enumerate(headers, 1)]
+    return [piece._replace(frame=k, whole=dataset) for k, piece in enumerate(slices)]
+
+
+def _slice(name: str, dataset: Any, file: str) -> Slice:
+    try:
+        missing = [tag for tag in NEEDED if dataset.get(tag) in (None, "")]
+        if missing:
+            raise BadInput(f"{name} has no {missing[0]}: no slice of a series")
         _check_kind(name, dataset)
         cosines = np.array(dataset.ImageOrientationPatient, np.float64)
         position = np.array(dataset.ImagePositionPatient, np.float64)
         if cosines.shape != (6,) or position.shape != (3,):
             raise ValueError("position or orientation of another length")
         normal = np.cross(cosines[:3], cosines[3:])
-        return Slice(name, dataset, float(position @ normal))
+        return Slice(name, dataset, float(position @ normal), file)
     except ItemError:
         raise
-    except (TypeError, ValueError, AttributeError) as e:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as e:
         raise BadInput(f"{name} has a header that cannot be read ({e})") from None
 
 
@@ -154,7 +201,7 @@ def _dataset(name: str, data: bytes, pixels: bool) -> Any:
                 known = ", ".join(TRANSFER_SYNTAXES.values())
                 raise UnsupportedFormat(
                     f"{name} has the transfer syntax {syntax or 'none'}; expected {known}: "
-                    "decompress the series first"
+                    "decompress the series first, as gdcmconv --raw does"
                 )
             return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=not pixels)
     except ItemError:
@@ -188,21 +235,25 @@ def _check_kind(name: str, dataset: Any) -> None:
 def _sorted(slices: list[Slice]) -> list[Slice]:
     if not slices:
         raise UnsupportedFormat("a zip without files; expected the slices of one DICOM series")
-    first = slices[0]
-    for other in slices[1:]:
-        for tag, what in (
-            ("SeriesInstanceUID", "of another series"),
-            ("Rows", "of another size"),
-            ("Columns", "of another size"),
-            ("BitsAllocated", "of another pixel type"),
-            ("PixelRepresentation", "of another pixel type"),
-        ):
+    for tag, what in ALIKE.items():
+        first, *others = [s for s in slices if s.header.get(tag) not in (None, "")] or slices[:1]
+        for other in others:
             mine, its = first.header[tag].value, other.header[tag].value
             if mine != its:
+                shown = tag if tag == "PatientID" else f"{tag} {its} and {mine}"
                 raise BadInput(
-                    f"{other.name} is {what} than {first.name}: {tag} {its} and {mine}; "
-                    "expected one series"
+                    f"{other.name} is {what} than {first.name}: {shown}; expected one series"
                 )
+    first = slices[0]
+    if (
+        len({s.file for s in slices if s.whole is not None}) + any(s.whole is None for s in slices)
+        > 1
+    ):
+        raise Unprocessable(
+            "several enhanced objects, or one among single slices; expected one series: slices of "
+            "one frame each, or one enhanced object"
+        )
+    for other in slices[1:]:
         for tag, what in (
             ("ImageOrientationPatient", "lies in another orientation"),
             ("PixelSpacing", "has another pixel spacing"),
@@ -233,9 +284,8 @@ def _step(slices: list[Slice], normal: NDArray[np.float64]) -> tuple[NDArray[np.
         Unprocessable: the slices shift sideways.
     """
     if len(slices) == 1:
-        header = slices[0].header
-        given = header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0
-        return normal, float(given)
+        between = (_number(slices[0].name, slices[0].header, tag, 0) for tag in DISTANCES)
+        return normal, next(filter(None, between), 1.0)
     gaps = np.diff([piece.place for piece in slices])
     usual = float(np.median(gaps))
     for i, gap in enumerate(gaps):
@@ -253,9 +303,21 @@ def _step(slices: list[Slice], normal: NDArray[np.float64]) -> tuple[NDArray[np.
     if aside > TILT_MM:
         raise Unprocessable(
             f"the slices shift sideways by {aside:.2f} mm from first to last (a tilted gantry); "
-            "expected an upright stack: resample the series first"
+            "expected an upright stack: straighten the series first, as dcm2niix does"
         )
     return normal, float(way @ normal) / (len(slices) - 1)
+
+
+DISTANCES = ("SpacingBetweenSlices", "SliceThickness")
+
+
+def _number(name: str, header: Any, tag: str, usual: float) -> float:
+    """A tag's number; the usual one where it is not there or empty."""
+    try:
+        value = header.get(tag)
+        return usual if value in (None, "") else float(value)
+    except (TypeError, ValueError, ArithmeticError) as e:
+        raise BadInput(f"{name} has a {tag} that is no number ({e})") from None
 
 
 def _check_even(slices: list[Slice]) -> None:
@@ -270,22 +332,61 @@ def _check_even(slices: list[Slice]) -> None:
         )
 
 
-def _pixels(piece: Slice, files: Files) -> tuple[NDArray[Any], Any]:
-    dataset = _dataset(piece.name, files.read(piece.name), pixels=True)
-    claimed = int(dataset.Rows) * int(dataset.Columns) * dataset.BitsAllocated // 8
+def _pixels(piece: Slice, files: Files, held: dict[str, Any]) -> tuple[NDArray[Any], Any]:
+    """A slice's stored values and their scaling; ``held`` keeps the file that was read last."""
+    if piece.file not in held:
+        held.clear()
+        held[piece.file] = _dataset(piece.file, _with_preamble(files.read(piece.file)), pixels=True)
+    dataset = held[piece.file]
+    frames = dicom_frames.count(dataset)
+    claimed = frames * int(dataset.Rows) * int(dataset.Columns) * dataset.BitsAllocated // 8
     held = len(dataset.get("PixelData") or b"")
     if "PixelData" not in dataset or (
         held < claimed and not dataset.file_meta.TransferSyntaxUID.is_compressed
     ):
         raise BadInput(f"{piece.name} is truncated: {held:,} of {claimed:,} bytes of pixels came")
+    if dataset.file_meta.TransferSyntaxUID in JPEG_LS:
+        _check_jpeg_ls(piece, dataset)
+    from pydicom.pixels import pixel_array
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pixels = np.asarray(dataset.pixel_array)
+            pixels = np.asarray(pixel_array(dataset, index=piece.frame))
     except Exception as e:  # pydicom raises many types for damaged pixels
         raise BadInput(f"{piece.name} has pixels that cannot be read ({e})") from None
-    slope = float(dataset.get("RescaleSlope", 1))
-    intercept = float(dataset.get("RescaleIntercept", 0))
+    slope = _number(piece.name, piece.header, "RescaleSlope", 1)
+    intercept = _number(piece.name, piece.header, "RescaleIntercept", 0)
     if (slope, intercept) == (1, 0):
         return pixels, None
     return pixels, lambda values: values * slope + intercept
+
+
+def _check_jpeg_ls(piece: Slice, dataset: Any) -> None:
+    """Holds the size in the compressed frame against the header's, before anything is decoded.
+
+    Raises:
+        BadInput: they differ, or there is no such frame.
+    """
+    from pydicom.encaps import get_frame
+
+    try:
+        count = dicom_frames.count(dataset)
+        whole = get_frame(dataset.PixelData, piece.frame, number_of_frames=count)
+        frame = bytes(whole[: 1 << 16])
+        at = 2  # after the marker that begins a picture
+        while frame[at : at + 2] != b"\xff\xf7":
+            at += 2 + max(2, struct.unpack_from(">H", frame, at + 2)[0])
+        bits, rows, columns, samples = struct.unpack_from(">BHHB", frame, at + 4)
+    except Exception as e:  # pydicom raises many types for damaged frames
+        raise BadInput(f"{piece.name} has no JPEG-LS frame that can be read ({e})") from None
+    if (rows, columns, samples) != (
+        dataset.Rows,
+        dataset.Columns,
+        1,
+    ) or bits > dataset.BitsAllocated:
+        raise BadInput(
+            f"{piece.name} has a JPEG-LS frame of {columns}x{rows} pixels, {samples} samples of "
+            f"{bits} bits; its header says {dataset.Columns}x{dataset.Rows}, 1 of "
+            f"{dataset.BitsAllocated}"
+        )

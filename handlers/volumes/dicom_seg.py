@@ -30,7 +30,7 @@ def write(
     """A DICOM-SEG file: one binary segment per label, one frame per slice that holds any of it.
 
     Args:
-        mask: ``[z, y, x]``, slices in the order of ``volume.origin``.
+        mask: ``[z, y, x]``, slices in the order of ``volume.data``.
         labels: value and name of each label but the background.
         maker: the model's name and version.
         note: what the object's description says; cut to 64 characters.
@@ -45,6 +45,8 @@ def write(
         version=maker[1][:64],
         family=hd.sr.CodedConcept("123109", "DCM", "Artificial Intelligence"),
     )
+    if volume.frames:  # highdicom takes them in the order of the file
+        mask = mask[np.argsort(volume.frames)]
     segments = [
         hd.seg.SegmentDescription(
             segment_number=number,
@@ -59,7 +61,7 @@ def write(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values in the source's own tags
         found = hd.seg.Segmentation(
-            source_images=_completed(volume.origin),
+            source_images=volume.origin,
             pixel_array=_numbered(mask, [value for value, _ in labels]),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=segments,
@@ -79,34 +81,6 @@ def write(
         out = io.BytesIO()
         found.save_as(out)
     return out.getvalue()
-
-
-TYPE_2 = (
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
-    *("AccessionNumber", "ReferringPhysicianName", "StudyID"),
-)
-"""Tags of patient and study that must be there and may be empty (DICOM part 3, C.7.1 and C.7.2)."""
-
-UIDS = ("StudyInstanceUID", "FrameOfReferenceUID")
-
-
-def _completed(series: Sequence[Any]) -> list[Any]:
-    """The slices' datasets with what anonymising took: empty tags, and new UIDs of their own."""
-    import copy
-
-    from pydicom.uid import generate_uid
-
-    made = {tag: generate_uid() for tag in UIDS if not series[0].get(tag)}
-    found = []
-    for dataset in series:
-        whole = copy.copy(dataset)
-        for tag in TYPE_2:
-            if tag not in whole:
-                setattr(whole, tag, "")
-        for tag, uid in made.items():
-            setattr(whole, tag, uid)
-        found.append(whole)
-    return found
 
 
 def _numbered(mask: NDArray[Any], values: Sequence[int]) -> NDArray[Any]:

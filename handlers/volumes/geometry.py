@@ -89,8 +89,9 @@ class Volume:
         data: ``[channels, z, y, x]`` float32, finite.
         format: as in ``Layout``.
         origin: what the answer's header is made from: the NIfTI header, or the DICOM series'
-            datasets without pixels in the order of z.
+            datasets without pixels in the order of z, or the one that holds all frames.
         left_out: files that came along and are no part of it.
+        frames: of a DICOM file that holds all slices, which of its frames each is.
         channels: where each came as a file of its own, the channel's name and the form field's.
     """
 
@@ -100,6 +101,7 @@ class Volume:
     origin: Any = field(default=None, repr=False)
     left_out: tuple[str, ...] = ()
     channels: tuple[tuple[str, str], ...] = ()
+    frames: tuple[int, ...] = ()
 
 
 def checked(shape: tuple[int, ...], spacing: Spacing, affine: NDArray[Any]) -> Geometry:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def labels(logits: Floats, recipe: Recipe) -> Mask:
     """``[k, b, c]`` logits, or what a bundle inverts, to ``[b, c]`` label values.
 
     argmax: the value of the largest; the first where several are. regions and sigmoid_threshold:
-    each channel above its threshold writes its value, later ones over earlier ones.
+    each channel above its threshold writes its value, in the order of ``sequence``.
     """
     kind = mask_type(recipe)
     answer = recipe.answer
@@ -67,8 +68,9 @@ def labels(logits: Floats, recipe: Recipe) -> Mask:
     if answer["kind"] == "argmax":
         return np.asarray(np.array(recipe.values, kind)[logits.argmax(axis=0)])
     found = np.full(logits.shape[1:], recipe.values[0], kind)
-    for channel, value in zip(logits, order(recipe), strict=True):
-        found[channel > threshold(recipe)] = value
+    values = order(recipe)
+    for i in sequence(recipe.answer, len(values)):
+        found[logits[i] > threshold(recipe)] = values[i]
     return found
 
 
@@ -76,6 +78,11 @@ def order(recipe: Recipe) -> Sequence[int]:
     """The value that each channel writes, where several channels may be above their threshold."""
     regions = recipe.answer["kind"] == "regions"
     return recipe.answer["order"] if regions else recipe.values[1:]
+
+
+def sequence(answer: Mapping[str, Any], channels: int) -> list[int]:
+    """The channels in the order in which they are written, later ones over earlier ones."""
+    return list(answer.get("written", range(channels)))
 
 
 def threshold(recipe: Recipe) -> float:

@@ -88,19 +88,41 @@ def _to_orientation(affine: NDArray[np.float64], codes: str) -> list[tuple[int, 
     return [(2 - by_target[x][0], by_target[x][1]) for x in (2, 1, 0)]
 
 
-def grids(shape: Sequence[int], spacing: Sequence[float], recipe: Recipe) -> Grids:
-    """From a (cropped) volume's grid, along the network's axes, to the network's."""
+def grids(shape: Sequence[int], geometry: Geometry, recipe: Recipe) -> Grids:
+    """From a (cropped) volume's grid, along the network's axes, to the network's.
+
+    Args:
+        geometry: of the whole volume.
+
+    Raises:
+        Unprocessable: as ``handlers.volumes.bundles.spaced``.
+    """
+    spacing = turned(geometry, recipe)
     target = recipe.spacing or tuple(spacing)
+    if recipe.bundle is not None and recipe.spacing is not None:
+        return bundles.spaced(shape, _placed(geometry, recipe), target)
     if len(target) < len(spacing):
         target = (spacing[0], *target)
     after = resampling.new_shape(shape, spacing, target, recipe.rule)
     return Grids(tuple(shape), after, tuple(spacing), tuple(target), recipe.rule)
 
 
+def _placed(geometry: Geometry, recipe: Recipe) -> NDArray[np.float64]:
+    """``[4, 4]``, from voxels along the network's axes to mm."""
+    affine = geometry.affine
+    if recipe.orientation:
+        from nibabel import orientations as o
+
+        wanted = o.axcodes2ornt(recipe.orientation)
+        moves = o.ornt_transform(o.io_orientation(affine), wanted)
+        affine = affine @ o.inv_ornt_aff(moves, geometry.shape[::-1])
+    return np.asarray(affine[:, [*(2 - axis for axis in recipe.order), 3]])
+
+
 def memory(geometry: Geometry, channels: int, recipe: Recipe) -> Memory:
     """What a volume of this grid takes; cropping can only make it less."""
     sides = turning(geometry, recipe)(np.broadcast_to(np.uint8(0), geometry.shape)).shape
-    way = grids(sides, turned(geometry, recipe), recipe)
+    way = grids(sides, geometry, recipe)
     volume = 4 * channels * geometry.voxels
     inner = bundles.largest(way.after, recipe.bundle)
     model = 4 * channels * math.prod(inner)
@@ -156,7 +178,7 @@ def prepare(volume: Volume, recipe: Recipe, pool: windows.Pool | None = None) ->
     for channel, how in zip(view, recipe.channels, strict=True):
         normalise(channel, how["normalisation"], inside, pool)
     del inside
-    way = grids(view.shape[1:], turned(volume.geometry, recipe), recipe)
+    way = grids(view.shape[1:], volume.geometry, recipe)
     volume.data = np.empty((len(view), 0, 0, 0), np.float32)
     return Prepared(_resampled(view, way, recipe), way.back(), box, turn)
 
@@ -178,7 +200,7 @@ def _as_bundled(volume: Volume, recipe: Recipe, bundle: bundles.Bundle) -> Prepa
     turn = turning(volume.geometry, recipe)
     data = turn(volume.data)
     box, place = _whole(data), None
-    way = grids(data.shape[1:], turned(volume.geometry, recipe), recipe)
+    way = grids(data.shape[1:], volume.geometry, recipe)
     volume.data = np.empty((len(data), 0, 0, 0), np.float32)
     for step in bundle.order:
         if step == "spacing":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -60,17 +61,17 @@ def read_channels(
         )
     whole: Volume | None = None
     ordered = _in_order(parts, names)
+    left_out: list[str] = []
     for c, (field, data) in enumerate(ordered):
         try:
             volume = read(data, lambda layout: admit(_with_all(layout, len(names))))
         except ItemError as e:
             raise type(e)(f"field {field}: {e}") from None
+        left_out += volume.left_out
         if whole is None:
             stack = np.empty((len(names), *volume.geometry.shape), np.float32)
             told = tuple(zip(names, (f for f, _ in ordered), strict=True))
-            whole = Volume(
-                stack, volume.geometry, volume.format, volume.origin, volume.left_out, told
-            )
+            whole = replace(volume, data=stack, channels=told)
         elif not whole.geometry.same_grid(volume.geometry):
             raise Unprocessable(
                 f"field {field}: another grid than the first field's (size {volume.geometry.shape} "
@@ -78,6 +79,7 @@ def read_channels(
             )
         whole.data[c] = volume.data[0]
     assert whole is not None  # noqa: S101
+    whole.left_out = tuple(left_out)
     return whole
 
 

@@ -47,7 +47,8 @@ class Recipe:
         flat: whether the network is 2-D and sees one plane of the first axis at a time.
         rule: "nnunet" or "monai", for grids and windows.
         outputs: channels of the logits.
-        answer: how logits become labels.
+        answer: how logits become labels; "written" are the channels of "sigmoid_threshold" in the
+            order in which they are written.
         values: the labels' values in a mask, the background's first; ``names`` are theirs.
         bundle: what only MONAI's bundles have.
     """
@@ -125,6 +126,9 @@ def _check(recipe: Recipe) -> None:
         for name in NORMALISATIONS[kind]:
             float(wanted[name])
     _known("answer", recipe.answer["kind"], ANSWERS)
+    written = recipe.answer.get("written")
+    if written is not None and sorted(written) != list(range(len(recipe.values) - 1)):
+        raise ValueError(f"channels written {written}, values {recipe.values}")
     for order in (recipe.logits.order, recipe.logits.order_z):
         _known("order of the logits' resampling", order, (0, 1))
     if len(recipe.names) != len(recipe.values):

@@ -71,7 +71,8 @@ def collect(
         "limits": {p: {**_limits(p), **task.limits(p)} for p in sorted(used)},
         "headline": task.headline(gate["task"]),
         "not_checked": unchecked.listed(
-            by_task, gate, untried, passport.artefacts["accelerated"], model.notes
+            *(by_task, gate, untried, passport.artefacts["accelerated"], model.notes),
+            len({sample.path for sample in reference.samples}) if reference else None,
         ),
         "passport": asdict(passport),
         "operators": table or {"none": _no_operators(conversion, exported)},

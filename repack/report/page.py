@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from repack.backends import title
-from repack.report import words
+from repack.report import unchecked, words
 
 FORMAT = 2
 """Version of the layout of report.json."""
@@ -112,6 +112,7 @@ def _worked_out(facts: Facts) -> dict[str, Any]:
         "open": [n["what"].lower() for n in facts["not_checked"] if n["serious"]],
         "not_checked": sorted(facts["not_checked"], key=lambda n: not n["serious"]),
         "passed": passed,
+        "enough": f"{unchecked.ENOUGH} samples are enough for this page: {unchecked.WHY}.",
         "timed": sorted((c for c in passed if c["per_item_ms"]), key=lambda c: c["per_item_ms"]),
         "portable": _portable(facts, chosen),
         "exact": _more_exact(facts, chosen),
@@ -136,7 +137,7 @@ def _more_exact(facts: Facts, chosen: Facts) -> dict[str, Any] | None:
     """Candidates of precisions that the gate holds to less error than the chosen one's.
 
     Returns:
-        How many were tried, and the fastest that passed; None where there is no such precision.
+        The fastest that passed, and those that did not; None where there is no such precision.
     """
     bounds = {p: limits["relative_l2"]["most"] for p, limits in facts["limits"].items()}
     allowed = bounds[chosen["precision"]]
@@ -145,7 +146,7 @@ def _more_exact(facts: Facts, chosen: Facts) -> dict[str, Any] | None:
     exact = [c for c in facts["candidates"] if bounds[c["precision"]] < allowed]
     timed = [c for c in exact if c["verdict"] == "passed" and c["per_item_ms"]]
     fastest = min(timed, key=lambda c: float(c["per_item_ms"]), default=None)
-    return {"tried": len(exact), "fastest": fastest}
+    return {"fastest": fastest, "failed": [c for c in exact if c["verdict"] != "passed"]}
 
 
 def _result(facts: Facts, name: str) -> dict[str, Any]:

@@ -11,6 +11,12 @@ from repack.tasks.reporting import note
 ENOUGH = 5
 """Fewer samples than this say little."""
 
+WHY = (
+    "what goes wrong on every second input is among 5 with a probability of 97 %; what goes wrong "
+    "on every tenth takes 29 inputs for 95 %"
+)
+"""1 - (1 - 1/2)^5, and the least n with 1 - (1 - 1/10)^n of 0.95."""
+
 
 def listed(
     by_task: list[dict[str, Any]],
@@ -18,6 +24,7 @@ def listed(
     untried: Iterable[tuple[str, str]],
     chosen: Artefact,
     notes: Sequence[str] = (),
+    files: int | None = None,
 ) -> list[dict[str, Any]]:
     """What a person who decides on the archive must know that nobody compared.
 
@@ -27,11 +34,12 @@ def listed(
         untried: candidates that could not be built, with the reason.
         chosen: what the archive runs.
         notes: what was assumed, and what was taken from the file.
+        files: how many files the samples came from, where one gives several; None for one each.
 
     Returns:
         ``{"what": str, "why": str, "serious": bool}`` each; serious is what a decision needs.
     """
-    samples = gate["inputs"].get("samples", 0)
+    samples = gate["inputs"].get("samples", 0) if files is None else files
     if gate["passed"] is None:
         found = [note("Whether it answers like its original", f"{gate['note']}.", serious=True)]
     else:

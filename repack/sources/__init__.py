@@ -7,7 +7,16 @@ from pathlib import Path
 
 from handlers.errors import KitError
 from repack.options import SourceOptions
-from repack.sources import engine, monai, nnunet, savedmodel, state_dict, volumes, yolov5
+from repack.sources import (
+    engine,
+    monai,
+    nnunet,
+    nnunet_places,
+    savedmodel,
+    state_dict,
+    volumes,
+    yolov5,
+)
 from repack.sources.bundle import is_bundle
 from repack.sources.checkpoint import read_checkpoint
 from repack.sources.content import Kind, sniff
@@ -38,8 +47,8 @@ def load(options: SourceOptions) -> Source:
     """Whatever ``options.weights`` holds, told by its content.
 
     That is a YOLOv5 checkpoint, a TorchScript or ONNX file, a TensorRT engine or, with ``network``,
-    a state dict; a TensorFlow SavedModel's folder; a results folder of nnU-Net; a MONAI bundle, as
-    a folder or a zip.
+    a state dict; a TensorFlow SavedModel's folder; a results folder of nnU-Net, or what stands for
+    one; a MONAI bundle, as a folder or a zip.
 
     Raises:
         SourceError: one line that starts with the file's name and says what was found.
@@ -53,9 +62,13 @@ def load(options: SourceOptions) -> Source:
         return engine.load(path)
     if options.original is not None:
         raise KitError("--original is for an engine of --weights: a checkpoint is its own original")
-    if path.is_dir() and nnunet.is_results(path):
+    alone = options.network is not None and path.is_file()  # a state dict, wherever it lies
+    if not alone and (found := nnunet_places.found(path)) is not None:
+        folder, fold = found
         _leave_out(path, "an nnU-Net results folder", plain)
-        return nnunet.load(path, options.folds, options.mirror)
+        if fold is not None:
+            _leave_out(path, "one fold", {"--folds": options.folds})
+        return nnunet.load(folder, options.folds if fold is None else [fold], options.mirror)
     if is_bundle(path):
         _leave_out(path, "a MONAI bundle", plain | folds)
         return monai.load(path)
@@ -82,6 +95,7 @@ def _load_file(path: Path, network: str | None, tensorflow_python: Path | None) 
         weights = find_weights(path, read_checkpoint(path))
         if network is not None:
             return state_dict.load(path, weights, network)
+        nnunet_places.refuse_alone(path, weights.around.keys())
         _check_yolo(path, weights)
         return yolov5.load(path, weights)
     if network is not None:

@@ -12,7 +12,7 @@ import operator
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +26,15 @@ INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/infere
 MAX_DEPTH = 24
 """References to references, and lists in lists."""
 
+MAX_VALUES = 50_000
+"""Values that a configuration may expand to: references to references grow without end."""
+
+MAX_LENGTH = 1000
+"""Letters of an expression; letters or items of what is put together in one."""
+
+MAX_NUMBER = 2**63
+"""Largest number that is computed with."""
+
 _REFERENCE = re.compile(r"@([\w.]+(?:(?:#|::)[\w.]+)*)")
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -35,6 +44,11 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
+_SIGNS: dict[type[ast.unaryop], Callable[[Any], Any]] = {
+    ast.USub: operator.neg,
+    ast.Not: operator.not_,
+}
+_FAULTS = (ValueError, TypeError, SyntaxError, ArithmeticError)
 _TYPES = {"torch.float32": "float32", "np.float32": "float32", "numpy.float32": "float32"}
 
 
@@ -115,32 +129,53 @@ class Config:
     Args:
         path: the file, for messages.
         data: its mapping.
+        unused: by the ``_target_`` of a component, its arguments that change nothing here. They are
+            left out without being computed, since they are often more than data, as devices are.
     """
 
-    def __init__(self, path: Path, data: Mapping[str, Any]):
+    def __init__(
+        self,
+        path: Path,
+        data: Mapping[str, Any],
+        unused: Callable[[str], Collection[str]] = lambda target: (),
+    ):
         self.path = path
         self.data = data
+        self.unused = unused
+        self._values = 0
 
-    def section(self, name: str) -> Facts:
+    def section(self, name: str, keys: Collection[str] | None = None) -> Facts:
         """A section with its references looked up and its expressions computed.
+
+        Args:
+            keys: all that is wanted of it; None for everything.
 
         Raises:
             UnsupportedLayout: not there, or it holds something that is no data.
         """
         if name not in self.data:
             raise UnsupportedLayout(self.path, f"no {name!r}; expected it as in MONAI's bundles")
-        return Facts(self.path, self.resolved(self.data[name], name), name)
+        given = self.data[name]
+        if keys is not None and isinstance(given, Mapping):
+            given = {key: value for key, value in given.items() if key in keys}
+        return Facts(self.path, self.resolved(given, name), name)
 
     def resolved(self, value: object, place: str, depth: int = 0) -> Any:
         """``value`` without references and expressions; components stay mappings."""
         if depth > MAX_DEPTH:
             raise UnsupportedLayout(self.path, f"{place}: references that lead in a circle")
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise UnsupportedLayout(
+                self.path, f"{place}: its references expand to more than {MAX_VALUES:,} values"
+            )
         if isinstance(value, Mapping):
-            kept = {k: v for k, v in value.items() if k not in ("_desc_", "_requires_")}
+            left_out = {"_desc_", "_requires_", *self.unused(str(value.get("_target_", "")))}
+            kept = {k: v for k, v in value.items() if k not in left_out}
             return {k: self.resolved(v, f"{place}#{k}", depth + 1) for k, v in kept.items()}
         if isinstance(value, list):
-            kept_items = [v for v in value if not (isinstance(v, Mapping) and v.get("_disabled_"))]
-            return [self.resolved(v, f"{place}#{i}", depth + 1) for i, v in enumerate(kept_items)]
+            items = [(f"{place}#{i}", v) for i, v in enumerate(value)]
+            return [self.resolved(v, at, depth + 1) for at, v in items if self._on(v, at, depth)]
         if isinstance(value, str) and value.startswith("@"):
             return self._looked_up(value, place, depth)
         if isinstance(value, str) and value.startswith("$"):
@@ -150,6 +185,12 @@ class Config:
                 self.path, f"{place}: the macro {printable(value, 60)}; write it out"
             )
         return value
+
+    def _on(self, item: object, place: str, depth: int) -> bool:
+        """Whether an item of a list is not switched off."""
+        if not isinstance(item, Mapping) or "_disabled_" not in item:
+            return True
+        return not self.resolved(item["_disabled_"], f"{place}#_disabled_", depth + 1)
 
     def _looked_up(self, text: str, place: str, depth: int) -> Any:
         match = _REFERENCE.fullmatch(text)
@@ -168,6 +209,10 @@ class Config:
 
     def _computed(self, text: str, place: str, depth: int) -> Any:
         names: dict[str, str] = {}
+        if len(text) > MAX_LENGTH:
+            raise UnsupportedLayout(
+                self.path, f"{place}: an expression of {len(text):,} letters; write its value"
+            )
 
         def name(match: re.Match[str]) -> str:
             return names.setdefault(match[0], f"reference_{len(names)}")
@@ -176,23 +221,28 @@ class Config:
         known = {short: reference for reference, short in names.items()}
 
         def value(node: ast.AST) -> Any:
+            found: Any
             if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
-                return node.value
-            if isinstance(node, ast.Name) and node.id in known:
-                return self._looked_up(known[node.id], place, depth + 1)
-            if isinstance(node, ast.List | ast.Tuple):
-                return [value(item) for item in node.elts]
-            if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-                return -value(node.operand)
-            if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-                return _combine(node.op, value(node.left), value(node.right))
-            if isinstance(node, ast.Attribute) and ast.unparse(node) in _TYPES:
-                return _TYPES[ast.unparse(node)]
-            raise ValueError("more than numbers, lists and arithmetic")
+                found = node.value
+            elif isinstance(node, ast.Name) and node.id in known:
+                found = self._looked_up(known[node.id], place, depth + 1)
+            elif isinstance(node, ast.List | ast.Tuple):
+                found = [value(item) for item in node.elts]
+            elif isinstance(node, ast.IfExp):
+                found = value(node.body if value(node.test) else node.orelse)
+            elif isinstance(node, ast.UnaryOp) and type(node.op) in _SIGNS:
+                found = _SIGNS[type(node.op)](value(node.operand))
+            elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+                found = _combine(node.op, value(node.left), value(node.right))
+            elif isinstance(node, ast.Attribute) and ast.unparse(node) in _TYPES:
+                found = _TYPES[ast.unparse(node)]
+            else:
+                raise ValueError("more than numbers, lists and arithmetic")
+            return found
 
         try:
             return value(ast.parse(source, mode="eval").body)
-        except (ValueError, TypeError, SyntaxError, ArithmeticError, RecursionError) as error:
+        except (*_FAULTS, RecursionError, MemoryError) as error:
             raise UnsupportedLayout(
                 self.path,
                 f"{place}: the expression {printable(text, 120)!r} is not computed here "
@@ -205,4 +255,8 @@ def _combine(kind: ast.operator, left: Any, right: Any) -> Any:
     same = isinstance(kind, ast.Add) and type(left) is type(right) and isinstance(left, list | str)
     if not numbers and not same:
         raise ValueError(f"{type(left).__name__} and {type(right).__name__} combined")
+    if numbers and max(abs(left), abs(right)) > MAX_NUMBER:
+        raise ValueError(f"a number over {MAX_NUMBER}")
+    if same and len(left) + len(right) > MAX_LENGTH:
+        raise ValueError(f"more than {MAX_LENGTH} letters or items together")
     return _ARITHMETIC[type(kind)](left, right)

@@ -17,7 +17,7 @@ from repack.sources.bundle import INFERENCE, METADATA, Bundle, Config
 from repack.sources.checkpoint import read_checkpoint
 from repack.sources.errors import UnreadableFile, UnsupportedLayout, printable
 from repack.sources.facts import Facts
-from repack.sources.monai_transforms import finish, preparation, windows
+from repack.sources.monai_transforms import finish, preparation, unused, windows
 from repack.sources.source import Source, sha256_of, sha256_of_files
 from repack.sources.state_dict import without_wrapper
 from repack.sources.weights import find_weights
@@ -50,7 +50,7 @@ def load(path: Path) -> Source:
     name = next((n for n in INFERENCE if bundle.has(n)), None)
     if name is None:
         raise UnreadableFile(path, f"a MONAI bundle without {INFERENCE[0]} (or .yaml)")
-    config = Config(path / name, bundle.config(name))
+    config = Config(path / name, bundle.config(name), unused)
     metadata = Facts(path / METADATA, bundle.config(METADATA))
     settings, labels = _settings(config, metadata)
     module, network, file = _module(bundle, config)
@@ -89,17 +89,11 @@ def _settings(config: Config, metadata: Facts) -> tuple[dict[str, Any], tuple[st
             "crop": prepared.crop,
             "invert_at": finished.invert_at,
             "preprocessing": before.data["transforms"],
-            "postprocessing": [_plain(step) for step in after.data["transforms"]],
+            "postprocessing": after.data["transforms"],
             "inferer": dict(inferer.data),
         },
     }
     return settings, labels
-
-
-def _plain(step: Mapping[str, Any]) -> dict[str, Any]:
-    """A post-transform without the pre-transforms that it refers to and without its folders."""
-    left_out = ("transform", "output_dir", "data_root_dir")
-    return {key: value for key, value in step.items() if key not in left_out}
 
 
 def _channels(facts: Facts, what: str) -> list[str]:
@@ -128,11 +122,12 @@ def _labels(pred: Facts, answer: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _module(bundle: Bundle, config: Config) -> tuple[nn.Module, str, str]:
     """The network, its name, and the file it came from."""
-    section = config.section("network_def" if "network_def" in config.data else "network")
+    key = "network_def" if "network_def" in config.data else "network"
+    section = config.section(key, ("_target_",))
     target = section.text("_target_")
     package, _, short = target.rpartition(".")
     known = short in NETWORKS and package.partition(".")[0] in ("", "monai")
-    built = _built(section, short) if known and bundle.has(STATE_DICT) else None
+    built = _built(config.section(key), short) if known and bundle.has(STATE_DICT) else None
     if built is not None:
         with bundle.file(STATE_DICT) as file:
             tensors = without_wrapper(find_weights(file, read_checkpoint(file)).tensors)

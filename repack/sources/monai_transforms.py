@@ -15,63 +15,79 @@ from repack.sources.errors import UnsupportedLayout
 from repack.sources.facts import Facts
 
 ANY = object()
-"""An argument that changes nothing here, whatever its value."""
+"""An argument that is carried over."""
 
-_COMMON = {"keys": ANY, "allow_missing_keys": ANY, "lazy": ANY, "overwriting": ANY}
+UNUSED = object()
+"""An argument that changes nothing here, whatever its value: it is not even computed."""
+
+_COMMON = {"keys": ANY} | dict.fromkeys(("allow_missing_keys", "lazy", "overwriting"), UNUSED)
+
+
+def _unused(*names: str) -> dict[str, Any]:
+    return dict.fromkeys(names, UNUSED)
+
+
+_TYPED = {"dtype": "float32", **_unused("data_type", "device", "track_meta")}
 
 PREPARING: dict[str, dict[str, Any]] = {
-    "LoadImage": {"image_only": ANY, "ensure_channel_first": ANY, "dtype": ANY, "prune_meta": ANY},
-    "EnsureChannelFirst": {"channel_dim": None, "strict_check": ANY},
-    "EnsureType": {"data_type": ANY, "device": ANY, "dtype": "float32", "track_meta": ANY},
-    "ToTensor": {"device": ANY, "dtype": "float32", "track_meta": ANY},
+    "LoadImage": {
+        "reader": (None, "ITKReader", "NibabelReader"),
+        **_unused("image_only", "ensure_channel_first", "dtype", "simple_keys"),
+        **_unused("prune_meta_pattern", "prune_meta_sep"),
+    },
+    "EnsureChannelFirst": {"channel_dim": (None, "no_channel"), **_unused("strict_check")},
+    "EnsureType": _TYPED,
+    "ToTensor": _TYPED,
     "CastToType": {"dtype": "float32"},
     "Orientation": {"axcodes": ANY, "as_closest_canonical": False},
     "Spacing": {
         **{"pixdim": ANY, "mode": ANY, "padding_mode": "border", "align_corners": False},
-        **{"diagonal": False, "dtype": ANY, "scale_extent": False, "recompute_affine": ANY},
-        **{"min_pixdim": None, "max_pixdim": None, "ensure_same_shape": ANY},
+        **{"diagonal": False, "scale_extent": False, "min_pixdim": None, "max_pixdim": None},
+        **_unused("dtype", "recompute_affine", "ensure_same_shape"),
     },
     "ScaleIntensityRange": {
-        **{"a_min": ANY, "a_max": ANY, "b_min": ANY, "b_max": ANY, "clip": ANY, "dtype": ANY},
+        **{"a_min": ANY, "a_max": ANY, "b_min": ANY, "b_max": ANY, "clip": ANY},
+        **_unused("dtype"),
     },
     "ScaleIntensity": {
-        **{"minv": 0.0, "maxv": 1.0, "factor": None, "channel_wise": ANY, "dtype": ANY},
+        **{"minv": 0.0, "maxv": 1.0, "factor": None, "channel_wise": ANY},
+        **_unused("dtype"),
     },
     "NormalizeIntensity": {
-        **{"subtrahend": ANY, "divisor": ANY, "nonzero": ANY, "channel_wise": ANY, "dtype": ANY},
+        **{"subtrahend": ANY, "divisor": ANY, "nonzero": ANY, "channel_wise": ANY},
+        **_unused("dtype"),
     },
     "CropForeground": {
         **{"source_key": ANY, "margin": ANY, "allow_smaller": ANY, "k_divisible": 1},
-        **{"mode": "constant", "start_coord_key": ANY, "end_coord_key": ANY},
-        **{"select_fn": None, "channel_indices": None},
+        **{"mode": "constant", "select_fn": None, "channel_indices": None},
+        **_unused("start_coord_key", "end_coord_key"),
     },
 }
 FINISHING: dict[str, dict[str, Any]] = {
-    "EnsureType": {"data_type": ANY, "device": ANY, "dtype": "float32", "track_meta": ANY},
-    "ToTensor": {"device": ANY, "dtype": "float32", "track_meta": ANY},
+    "EnsureType": _TYPED,
+    "ToTensor": _TYPED,
     "Activations": {"softmax": ANY, "sigmoid": ANY, "other": None, "dim": 0},
     "AsDiscrete": {"argmax": ANY, "threshold": ANY, "to_onehot": None, "rounding": None},
     "Invert": {
-        **{"transform": ANY, "orig_keys": ANY, "meta_keys": ANY, "orig_meta_keys": ANY},
-        **{"meta_key_postfix": ANY, "nearest_interp": ANY, "to_tensor": ANY, "device": ANY},
-        **{"post_func": None},
+        **{"nearest_interp": ANY, "post_func": None},
+        **_unused("transform", "orig_keys", "meta_keys", "orig_meta_keys", "meta_key_postfix"),
+        **_unused("to_tensor", "device"),
     },
-    "SaveImage": dict.fromkeys(
-        (
-            *("output_dir", "output_postfix", "output_ext", "resample", "mode", "padding_mode"),
-            *("separate_folder", "print_log", "data_root_dir", "meta_keys", "meta_key_postfix"),
-            *("output_dtype", "squeeze_end_dims", "output_format", "writer", "dtype"),
-            *("folder_layout", "savepath_in_metadict", "output_name_formatter", "scale"),
-        ),
-        ANY,
-    ),
+    "SaveImage": {
+        **{"resample": ANY, "mode": ANY},
+        **_unused("output_dir", "output_postfix", "output_ext", "padding_mode", "writer", "dtype"),
+        **_unused("separate_folder", "print_log", "data_root_dir", "meta_keys", "scale"),
+        **_unused("meta_key_postfix", "output_dtype", "squeeze_end_dims", "output_format"),
+        **_unused("folder_layout", "savepath_in_metadict", "output_name_formatter"),
+    },
 }
 INFERER: dict[str, Any] = {
-    **{"roi_size": ANY, "sw_batch_size": ANY, "overlap": ANY, "mode": ANY, "sigma_scale": ANY},
-    **{"padding_mode": "constant", "cval": 0.0, "sw_device": ANY, "device": ANY, "progress": ANY},
-    **{"cache_roi_weight_map": ANY, "cpu_thresh": ANY, "buffer_steps": ANY, "buffer_dim": ANY},
-    **{"with_coord": False},
+    **{"roi_size": ANY, "overlap": ANY, "mode": ANY, "sigma_scale": ANY},
+    **{"padding_mode": "constant", "cval": 0.0, "with_coord": False},
+    **_unused("sw_batch_size", "sw_device", "device", "progress", "cache_roi_weight_map"),
+    **_unused("cpu_thresh", "buffer_steps", "buffer_dim"),
 }
+SLIDING = {"SlidingWindowInferer": INFERER}
 
 _ORDERS = {"bilinear": 1, "nearest": 0}
 
@@ -108,6 +124,21 @@ class Finish:
     nearest: bool = False
 
 
+def _known(target: str, known: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The name in ``known`` of a ``_target_``, without "monai." and the "d" of dictionaries."""
+    package, _, name = target.rpartition(".")
+    if package.partition(".")[0] not in ("", "monai"):
+        return None
+    return next((n for n in (name, name[:-1], name.removesuffix("Dict")) if n in known), None)
+
+
+def unused(target: str) -> set[str]:
+    """The arguments of a component that change nothing here."""
+    tables = (PREPARING, FINISHING, SLIDING)
+    found = [{**_COMMON, **table[n]} for table in tables if (n := _known(target, table))]
+    return {key for table in found for key, value in table.items() if value is UNUSED}
+
+
 def component(facts: Facts, known: Mapping[str, Mapping[str, Any]]) -> str:
     """The name of a mapping with ``_target_``, without "monai." and the "d" of dictionaries.
 
@@ -115,9 +146,8 @@ def component(facts: Facts, known: Mapping[str, Mapping[str, Any]]) -> str:
         UnsupportedLayout: not on the list, or an argument that is not, or not of that value.
     """
     target = facts.text("_target_")
-    package, _, name = target.rpartition(".")
-    short = next((n for n in (name, name[:-1], name.removesuffix("Dict")) if n in known), None)
-    if short is None or package.partition(".")[0] not in ("", "monai"):
+    short = _known(target, known)
+    if short is None:
         raise facts.wrong("_target_", target, f"one of MONAI's {', '.join(known)}")
     if facts.data.get("_mode_", "default") != "default":
         raise facts.wrong("_mode_", facts.data["_mode_"], "default")
@@ -130,8 +160,10 @@ def component(facts: Facts, known: Mapping[str, Mapping[str, Any]]) -> str:
                 facts.path,
                 f"{facts.place}: {short}'s argument {key!r} is not one that the kit knows",
             )
-        if allowed[key] is not ANY and value not in (allowed[key], [allowed[key]]):
-            raise facts.wrong(key, value, f"{allowed[key]!r}, all that the kit's handler does")
+        usual = allowed[key] if isinstance(allowed[key], tuple) else (allowed[key],)
+        if allowed[key] is not ANY and value not in (*usual, *([u] for u in usual)):
+            shown = " or ".join(map(repr, usual))
+            raise facts.wrong(key, value, f"{shown}, all that the kit's handler does")
     return short
 
 
@@ -170,6 +202,8 @@ def _of_key(step: Facts, index: int, count: int) -> Facts:
 
 def _prepare(found: Preparation, kind: str, step: Facts, channels: int) -> None:
     if kind == "Orientation":
+        if set(found.order) & {"spacing", "crop"}:
+            raise step.wrong("_target_", "Orientationd", "it before Spacingd and CropForegroundd")
         found.orientation = step.text("axcodes")
         _once(found, step, "orientation")
     elif kind == "Spacing":
@@ -267,7 +301,7 @@ def _answer(step: Facts, stage: str) -> dict[str, Any]:
 
 def windows(section: Facts) -> tuple[list[int], dict[str, Any]]:
     """The inferer's patch, and the handler's "windows" setting."""
-    component(section, {"SlidingWindowInferer": INFERER})
+    component(section, SLIDING)
     roi = section.data.get("roi_size")
     roi = [roi] * 3 if isinstance(roi, int) else roi
     patch = Facts(section.path, {"roi_size": roi}, section.place).sizes("roi_size", (3,))

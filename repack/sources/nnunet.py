@@ -22,12 +22,11 @@ from repack.sources.checkpoint import read_checkpoint
 from repack.sources.content import Kind, sniff
 from repack.sources.errors import UnreadableFile, UnsupportedLayout, printable
 from repack.sources.facts import Facts, read
+from repack.sources.nnunet_places import CHECKPOINT
 from repack.sources.source import Source, sha256_of_files
 from repack.sources.state_dict import without_wrapper
 from repack.sources.weights import find_weights
 from repack.sources.yolov5_layout import check_tensors
-
-CHECKPOINT = "checkpoint_final.pth"
 
 PACKAGE = "dynamic-network-architectures==0.4.4"
 
@@ -65,11 +64,6 @@ class Fold:
     configuration: str
     trainer: str
     mirror: tuple[int, ...]
-
-
-def is_results(folder: Path) -> bool:
-    """Whether a folder looks like nnU-Net's results of one configuration."""
-    return (folder / "plans.json").is_file() and (folder / "dataset.json").is_file()
 
 
 def load(folder: Path, folds: Sequence[str] | None = None, mirror: bool = False) -> Source:
@@ -122,7 +116,9 @@ def _files(folder: Path, folds: Sequence[str] | None) -> list[Path]:
     if not names:
         names = [name for name in there if name != "fold_all"] or there
     if not names:
-        raise UnreadableFile(folder, f"no fold_*/{CHECKPOINT}: has the training ended?")
+        others = sorted({p.name for p in folder.glob("fold_*/checkpoint_*.pth")})
+        there_is = f" (there is {', '.join(others)})" if others else ""
+        raise UnreadableFile(folder, f"no fold_*/{CHECKPOINT}{there_is}: has the training ended?")
     missing = [name for name in names if name not in there]
     if missing:
         have = ", ".join(there) or "none"

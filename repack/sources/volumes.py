@@ -64,7 +64,7 @@ def apply(source: Source, file: Path) -> Source:
         "patch": patch,
         "resampling": _resampling(facts),
         "windows": _windows(facts, len(patch)),
-        "answer": _answer(facts),
+        "answer": _answer(facts, labels),
         "label_values": list(range(len(labels))),
     }
     return replace(source, task="segmentation", labels=tuple(labels), settings=settings)
@@ -158,14 +158,24 @@ def _windows(facts: Facts, dimensions: int) -> dict[str, Any]:
     return {"overlap": overlap, "gaussian": gaussian, "sigma": 0.125, "mirror": sorted(set(mirror))}
 
 
-def _answer(facts: Facts) -> dict[str, Any]:
-    """Argmax over one channel per label, or a sigmoid per foreground label."""
+def _answer(facts: Facts, labels: list[str]) -> dict[str, Any]:
+    """Argmax over one channel per label, or a sigmoid per foreground label.
+
+    "written" are the channels in the order in which they are written, where that is given.
+    """
     found = facts.data.get("answer", "argmax")
     if found == "argmax":
         return {"kind": "argmax"}
     given = Facts(facts.path, found, "answer")
-    _check_keys(given, {"sigmoid_threshold": True})
+    _check_keys(given, {"sigmoid_threshold": True, "order": False})
     threshold = given.number("sigmoid_threshold")
     if not 0 < threshold < 1:
         raise given.wrong("sigmoid_threshold", threshold, "a number between 0 and 1")
-    return {"kind": "sigmoid_threshold", "threshold": threshold}
+    answer = {"kind": "sigmoid_threshold", "threshold": threshold}
+    order = given.data.get("order")
+    if order is None:
+        return answer
+    if not isinstance(order, list) or sorted(map(str, order)) != sorted(labels[1:]):
+        expected = f"each of {', '.join(labels[1:])} once, the one that is written over all last"
+        raise given.wrong("order", order, expected)
+    return answer | {"written": [labels[1:].index(name) for name in order]}

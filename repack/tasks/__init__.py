@@ -28,6 +28,7 @@ TASKS: dict[str, Task] = {
             "handlers.segmentation:SegmentationHandler",
             names_causes=True,
             one_at_a_time=True,
+            settles=True,
             # A 512x512x500 scan of 16-bit values has 250 MiB, and minutes are usual on a CPU.
             server={"max_request_mb": "512", "response_timeout": "900"},
         ),

@@ -47,6 +47,7 @@ class Task:
         labelled: ``--labels`` names its classes.
         takes_pictures: a request is a JPEG, PNG, WebP or BMP.
         one_at_a_time: a request is a whole piece of work: several at once gain nothing.
+        settles: the original's answers decide some of its settings (``nesting.settled``).
         server: settings of a server whose store holds such an archive, as fields of
             ``deploy.torchserve.settings.Settings``.
     """
@@ -61,6 +62,7 @@ class Task:
     labelled: bool = False
     takes_pictures: bool = False
     one_at_a_time: bool = False
+    settles: bool = False
     server: Mapping[str, str] = field(default_factory=dict)
 
     def part(self, module: str) -> Any:
@@ -91,6 +93,14 @@ class Task:
     def example(self, model: Model, samples: Sequence[Sample], folder: Path) -> Path:
         """A file that the finished archive must answer; made in ``folder`` where there is none."""
         found: Path = self.part("samples").example(model, samples, folder)
+        return found
+
+    def settled(self, model: Model, answers: Sequence[Arrays]) -> Model:
+        """The model with the settings that depend on the original's answers to the gate's inputs;
+        none where there is no original."""
+        if not self.settles:
+            return model
+        found: Model = self.part("nesting").settled(model, answers)
         return found
 
     def compare(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers.volumes.masks import sequence
 from repack.model import Arrays, Model
 from repack.samples import Sample
 from repack.tasks.base import Comparison
@@ -64,6 +65,8 @@ def compare(
         "windows": sum(len(answer[OUTPUT]) for answer in originals),
         "grid": f"{' x '.join(f'{s:g}' for s in spacing)} {unit}",
     }
+    if covered := hidden(originals, settings, model.source.labels):
+        result.figures["never_in_a_mask"] = ", ".join(covered)
     collapse = _collapse(asked, tallies, converted)
     if collapse:
         result.failures.append(collapse)
@@ -89,6 +92,44 @@ def masks(logits: NDArray[Any], settings: Mapping[str, Any]) -> list[Mask]:
     share = answer.get("threshold", 0.5)
     above = np.log(share / (1 - share))
     return [logits[:, i] > above for i in range(logits.shape[1])]
+
+
+def values(settings: Mapping[str, Any], count: int) -> list[int]:
+    """What each of the masks of ``masks`` is drawn as: 1 and up, or the regions' own."""
+    return list(settings["answer"].get("order") or range(1, count + 1))
+
+
+def drawn(found: Sequence[Mask], settings: Mapping[str, Any]) -> NDArray[np.int64]:
+    """The masks of ``masks`` in one array of labels, as the handler writes them over each other."""
+    numbers = values(settings, len(found))
+    whole = np.zeros(found[0].shape, np.int64)
+    for i in sequence(settings["answer"], len(found)):
+        whole[found[i]] = numbers[i]
+    return whole
+
+
+def hidden(
+    answers: Sequence[Arrays], settings: Mapping[str, Any], labels: Sequence[str]
+) -> list[str]:
+    """Labels that are found, and of which no voxel is left when the others are written.
+
+    Args:
+        answers: of the model, with logits ``[batch, outputs, *patch]`` each.
+        labels: the source's, the background's first.
+    """
+    if settings["answer"]["kind"] == "argmax":
+        return []
+    names = channels(settings, labels)
+    there, left = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64)
+    for answer in answers:
+        found = masks(answer[OUTPUT], settings)
+        whole = drawn(found, settings)
+        there += [int(mask.sum()) for mask in found]
+        left += [
+            int((whole[mask] == value).sum())
+            for mask, value in zip(found, values(settings, len(found)), strict=True)
+        ]
+    return [name for name, a, b in zip(names, there, left, strict=True) if a and not b]
 
 
 class Tally:

@@ -30,7 +30,14 @@ def unchecked(figures: Mapping[str, Any], samples: int) -> list[dict[str, Any]]:
         samples: how many windows were compared.
     """
     why = "Dice and Hausdorff distance are against the original, not against a person's masks."
-    return [reporting.note("Accuracy", why)]
+    notes = [reporting.note("Accuracy", why)]
+    if covered := figures.get("never_in_a_mask"):
+        why = (
+            "wherever the original finds it, another label is written over it, so no mask holds "
+            "it: in the YAML, answer.order says which label is written over which."
+        )
+        notes.append(reporting.note(f"Masks of {covered}", why, serious=True))
+    return notes
 
 
 def headline(figures: Mapping[str, Any]) -> dict[str, str] | None:
@@ -86,7 +93,7 @@ def _shown(plane: planes.Plane, unit: str) -> list[dict[str, Any]]:
 
 def _legend(model: Model, seen: set[int]) -> dict[str, list[dict[str, str]]]:
     names = compare.channels(model.settings, model.source.labels)
-    named = zip(_values(model.settings, len(names)), names, strict=True)
+    named = zip(compare.values(model.settings, len(names)), names, strict=True)
     drawn = {
         "original and converted": [
             (n, planes.colour(value)) for value, n in named if value in seen
@@ -104,11 +111,6 @@ def _legend(model: Model, seen: set[int]) -> dict[str, list[dict[str, str]]]:
     }
 
 
-def _values(settings: Mapping[str, Any], count: int) -> list[int]:
-    """What each of the masks of ``compare.masks`` is drawn as: 1 and up, or the regions' own."""
-    return list(settings["answer"].get("order") or range(1, count + 1))
-
-
 def mask(logits: NDArray[Any], settings: Mapping[str, Any]) -> NDArray[np.int64]:
     """The labels that the handler would answer for one window.
 
@@ -116,8 +118,5 @@ def mask(logits: NDArray[Any], settings: Mapping[str, Any]) -> NDArray[np.int64]
         logits: ``[K, *patch]``.
         settings: the passport's, see "answer" in the README's part on segmentation.
     """
-    masks = compare.masks(logits[None], settings)
-    found = np.zeros(logits.shape[1:], np.int64)
-    for value, (region,) in zip(_values(settings, len(masks)), masks, strict=True):
-        found[region] = value
+    found: NDArray[np.int64] = compare.drawn(compare.masks(logits[None], settings), settings)[0]
     return found

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,29 @@ def test_a_series_is_answered_with_a_segmentation_or_a_nifti() -> None:
     np.testing.assert_allclose(image.header.get_zooms(), (0.7, 0.8, 2.5), rtol=1e-6)
 
 
+def test_the_answer_says_which_file_became_which_channel() -> None:
+    channels = [{"name": name, "normalisation": {"kind": "none"}} for name in ("T1", "T2")]
+    made, context = handler(channels=channels), LocalContext(Path())
+    body = volumes.nifti(volumes.scan())
+    made.handle([{"t2": body, "T1": body}, {"a": body, "b": body}], context)
+    assert context.statuses == [200, 422]
+    assert context.response_headers[0]["X-Channels"] == "T1=T1, T2=t2"
+
+
+def test_a_header_names_a_few_of_what_was_left_out_and_json_all() -> None:
+    files = volumes.series(np.round(volumes.scan((6, 8, 8)) * 9).astype(np.int16))
+    body = io.BytesIO(volumes.dicom_zip(files))
+    with zipfile.ZipFile(body, "a") as z:
+        for i in range(20):
+            z.writestr(f"{i:02}{'x' * 80}", b"hello")
+    context = LocalContext(Path(), headers={"accept": "application/json"})
+    (found,) = handler().handle([{"body": bytearray(body.getvalue())}], context)
+    told = context.response_headers[0]["X-Left-Out"]
+    assert told.endswith("..., 12 more")
+    assert len(told) < 600
+    assert len(json.loads(found)["volume"]["left_out"]) == 20
+
+
 def test_a_network_that_overflows_is_no_empty_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Net, "scale", np.float32(np.nan))
     status, found = answer(handler(), volumes.nifti(volumes.scan()))
@@ -89,6 +114,7 @@ def test_one_bad_volume_in_a_batch_costs_the_others_nothing() -> None:
         {"patch": [3]},
         {"crop": "other"},
         {"label_values": [0, 1]},
+        {"answer": {"kind": "sigmoid_threshold", "written": [0, 0]}},
         {"resampling": {"logits": {"order": 3}}},
     ],
 )

@@ -114,6 +114,7 @@ CHANGES: list[dict[str, Any]] = [
     {"framework": "monai", "windows": {"overlap": 0.25, "mirror": [0, 2]}},
     {"answer": REGIONS, "label_values": [0, 2, 5]},
     {"answer": {"kind": "sigmoid_threshold", "threshold": 0.6}, "label_values": [0, 1, 5, 700]},
+    {"answer": {"kind": "sigmoid_threshold", "written": [2, 0, 1]}, "label_values": [0, 1, 5, 7]},
     {"orientation": "RAS", "transpose_forward": [2, 0, 1], "windows": {"mirror": [1]}},
     {"crop": "nonzero", "channels": [{"name": "MR", "normalisation": {"kind": "zscore_nonzero"}}]},
     {"spacing": [1.5, 1.5, 1.5]},

@@ -353,9 +353,12 @@ def test_why_a_more_exact_candidate_was_not_taken() -> None:
         "was not taken because it takes 3.5 times as long: 21.00 ms an item against 6.00 ms."
     ) in text
     found["candidates"][0]["verdict"] = "y: differs"
-    assert "No more exact candidate passed the gate." in Reader(page.made(found)).text
+    failed = "No more exact candidate passed the gate: ONNX Runtime f32 (y: differs)."
+    assert failed in " ".join(Reader(page.made(found)).text.split())
     del found["candidates"][0]
-    assert "No more exact precision was tried." in Reader(page.made(found)).text
+    found["asked"]["precision"] = "bf16"
+    why = "No more exact precision was tried, because bf16 was asked for."
+    assert why in Reader(page.made(found)).text
 
 
 @pytest.mark.parametrize(("samples", "noted"), [(0, True), (4, True), (5, False)])
@@ -366,6 +369,26 @@ def test_how_many_samples_are_enough_is_told(samples: int, noted: bool) -> None:
     assert [bool(re.search(r"\b5 (samples|or more) are enough", n["why"])) for n in serious] == (
         [True] if noted else []
     )
+    told = " ".join(Reader(page.made(facts())).text.split())
+    assert "5 samples are enough for this page: what goes wrong on every second input is" in told
+    assert "every tenth takes 29 inputs for 95 %" in told
+    assert 0.968 < 1 - 0.5**unchecked.ENOUGH < 0.97
+    assert 1 - 0.9**28 < 0.95 < 1 - 0.9**29
+
+
+def test_several_windows_of_one_file_are_one_sample() -> None:
+    gate: dict[str, Any] = {"inputs": {"samples": 8}, "passed": True}
+    chosen = Artefact("onnxruntime", (), "f32", {}, "tensors")
+    first = unchecked.listed([], gate, [], chosen, files=2)[0]
+    assert first["why"].startswith("the gate saw 2 of yours; 5 or more are enough")
+
+
+def test_every_samples_pictures_have_the_legend_beside_them() -> None:
+    found = segmentation_facts(facts())
+    found["pictures"]["samples"] *= 2
+    made_of = page.made(found)
+    assert made_of.count('<ul class="legend">') == 4
+    assert made_of.index("<article>") < made_of.index('<ul class="legend">')
 
 
 def test_what_is_no_picture_and_no_colour_does_not_reach_the_page() -> None:

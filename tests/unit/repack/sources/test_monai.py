@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -173,6 +174,10 @@ def inferer(**values: Any) -> Change:
         (inferer(roi_size="$[i for i in (1, 2)]"), "is not computed here"),
         (inferer(roi_size="$9 ** 9 ** 9"), "is not computed here"),
         (inferer(roi_size="$[0] * 10"), "list and int combined"),
+        (inferer(roi_size="$" + "(" * 400 + "1" + ")" * 400), "is not computed here"),
+        (inferer(roi_size="$1" + " + 1" * 400), "an expression of 1,602 letters"),
+        (inferer(roi_size="$9999999999 * 9999999999 * 2"), "a number over 9223372036854775808"),
+        (inferer(overlap=10**400), "one share from 0"),
         (inferer(roi_size="@nowhere#1"), "inferer#roi_size: @nowhere#1 leads nowhere"),
         (inferer(roi_size="@inferer#roi_size"), "references that lead in a circle"),
         (inferer(roi_size="%other.json::x"), "the macro %other.json::x"),
@@ -185,6 +190,10 @@ def inferer(**values: Any) -> Change:
         (added("preprocessing", _target_="os.system"), "transforms[0]._target_: 'os.system', exp"),
         (added("preprocessing", _target_="Lambdad", keys="image"), "'Lambdad', expected one of"),
         (added("preprocessing", _target_="Orientationd", keys="image", axcodes="RAS"), "once"),
+        (
+            step("preprocessing", 0, reader="PILReader"),
+            "reader: 'PILReader', expected None or 'ITK",
+        ),
         (step("preprocessing", 3, mode="bicubic"), "mode: 'bicubic', expected bilinear or nearest"),
         (step("preprocessing", 3, diagonal=True), "diagonal: True, expected False"),
         (step("preprocessing", 3, pixdim=[1, 1, -1]), "expected 3 positive numbers"),
@@ -212,9 +221,65 @@ def test_what_is_no_data_or_not_done_is_one_line(
 
 
 def test_a_crop_before_the_spacing_is_refused(tmp_path: Path) -> None:
-    crop = added("preprocessing", _target_="CropForegroundd", keys="image", source_key="image")
+    def change(number: int) -> Change:
+        crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image"}
+        return lambda config, metadata: config["preprocessing"]["transforms"].insert(number, crop)
+
     with pytest.raises(SourceError, match="CropForegroundd after Spacingd"):
-        load(bundle(tmp_path / "bundle", change=crop))
+        load(bundle(tmp_path / "bundle", change=change(3)))
+    with pytest.raises(SourceError, match="'Orientationd', expected it before Spacingd and Crop"):
+        load(bundle(tmp_path / "other", change=change(2)))
+
+
+def test_what_changes_nothing_here_is_not_computed(tmp_path: Path) -> None:
+    device = "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')"
+
+    def change(config: dict[str, Any], metadata: dict[str, Any]) -> None:
+        config["device"] = device
+        config["inferer"] |= {"sw_device": "@device", "device": device, "progress": "$1 > 0"}
+        config["preprocessing"]["transforms"][0] |= {"dtype": "$np.float64", "image_only": "$a()"}
+        config["preprocessing"]["transforms"][-1]["device"] = "@device"
+        config["postprocessing"]["transforms"][1] |= {"device": "@device", "transform": "$a(b)"}
+        config["postprocessing"]["transforms"][-1] |= {"output_dtype": "$np.uint8", "scale": "$f()"}
+
+    plain, found = load(bundle(tmp_path / "plain")), load(bundle(tmp_path / "other", change=change))
+    assert found.settings == plain.settings
+
+
+def test_a_network_that_is_not_built_here_needs_no_arguments(tmp_path: Path) -> None:
+    def own(config: dict[str, Any], metadata: dict[str, Any]) -> None:
+        config["network_def"] = {"_target_": "scripts.net.MyNet", "space": "$open('x').read()"}
+
+    with pytest.raises(SourceError, match=r"network_def._target_: 'scripts.net.MyNet', expected"):
+        load(bundle(tmp_path / "bundle", change=own))
+
+
+def test_a_step_that_an_expression_switches_off(tmp_path: Path) -> None:
+    def change(config: dict[str, Any], metadata: dict[str, Any]) -> None:
+        config["fast"] = False
+        spacing = config["preprocessing"]["transforms"][3]
+        spacing["pixdim"] = "$[1, 1, 1] if @fast else [2, 2, 2]"
+        off = {"_target_": "Lambdad", "keys": "image", "_disabled_": "$not @fast"}
+        config["preprocessing"]["transforms"].append(off)
+
+    assert load(bundle(tmp_path / "bundle", change=change)).settings["spacing"] == [2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("kind", ["lists", "texts", "items"])
+def test_row_46_references_that_explode_are_refused_in_time(tmp_path: Path, kind: str) -> None:
+    """Row 46: a config of a kilobyte, whose references become ten at each of eight steps."""
+
+    def change(config: dict[str, Any], metadata: dict[str, Any]) -> None:
+        for i in range(8):
+            ten = [f"@v{i + 1}"] * 10
+            config[f"v{i}"] = ten if kind == "lists" else "$" + " + ".join(ten)
+        config["v8"] = "x" * 900 if kind == "texts" else [1]
+        config["inferer"]["roi_size"] = "@v0"
+
+    begin = time.process_time()
+    with pytest.raises(SourceError, match=r"expand to more than|letters or items together"):
+        load(bundle(tmp_path / "bundle", change=change))
+    assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from repack.networks.ensemble import Mean
 from repack.sources import Source, SourceError, UnsafePickle, UnsupportedLayout, nnunet
 from repack.sources import nnunet_plans as plans_of
 from repack.sources.facts import Facts
+from repack.sources.nnunet_places import CHECKPOINT
 from repack.tasks.segmentation import model as segmentation
 from tests.support.loading import load
 from tests.support.nnunet import DATA, changed, fullres, older, unpacked
@@ -130,9 +131,7 @@ def test_a_network_with_residual_encoder(results: Path, tmp_path: Path) -> None:
     given = nnunet._resolved(configuration, arguments)
     network = ResidualEncoderUNet(input_channels=1, num_classes=3, **given)
     fold = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)
-    torch.save(
-        fold | {"network_weights": network.state_dict()}, folder / "fold_0" / nnunet.CHECKPOINT
-    )
+    torch.save(fold | {"network_weights": network.state_dict()}, folder / "fold_0" / CHECKPOINT)
     source = load(folder, folds=("0",))
     assert source.network.startswith("ResidualEncoderUNet 3d_fullres")
     network.decoder.deep_supervision = False
@@ -259,7 +258,7 @@ def test_damaged_plans_are_named(results: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_that_runs_code_is_refused_and_did_not(tmp_path: Path) -> None:
     folder, marker = unpacked(tmp_path / "evil"), tmp_path / "ran"
     attack = pickle.dumps({"network_weights": Attack(print, str(marker))}, 2)
-    file = folder / "fold_0" / nnunet.CHECKPOINT
+    file = folder / "fold_0" / CHECKPOINT
     file.unlink()
     zip_with(file, attack)
     with pytest.raises(UnsafePickle, match=r"builtins\.print"):
@@ -268,7 +267,7 @@ def test_a_checkpoint_that_runs_code_is_refused_and_did_not(tmp_path: Path) -> N
 
 def test_an_unknown_trainer_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = unpacked(tmp_path / "own")
-    file = folder / "fold_0" / nnunet.CHECKPOINT
+    file = folder / "fold_0" / CHECKPOINT
     content = torch.load(file, weights_only=False)
     load(folder, folds=("0",))
     assert "note" not in capsys.readouterr().err

@@ -112,6 +112,21 @@ def test_every_key_arrives(tmp_path: Path, state_dict: Path) -> None:
     assert settings["windows"]["mirror"] == [0, 2]
 
 
+NESTED = {
+    **GOOD,
+    "labels": ["background", "core", "whole"],
+    "answer": {"sigmoid_threshold": 0.5, "order": ["whole", "core"]},
+}
+
+
+def test_an_order_of_labels_is_one_of_channels(tmp_path: Path, state_dict: Path) -> None:
+    settings = load(state_dict, f"{__name__}:Net", volumes=written(tmp_path, NESTED)).settings
+    assert settings["answer"]["written"] == [1, 0]
+    given = {**NESTED, "answer": {"sigmoid_threshold": 0.5}}
+    settings = load(state_dict, f"{__name__}:Net", volumes=written(tmp_path, given)).settings
+    assert "written" not in settings["answer"]
+
+
 def test_onnx_gets_the_kits_names(tmp_path: Path, net: Net, state_dict: Path) -> None:
     path = tmp_path / "net.onnx"
     plain = tensors(load(state_dict, f"{__name__}:Net"), {"scan": ("batch", 2, 4, 8, 8)})
@@ -164,6 +179,10 @@ def normalised(**values: Any) -> Any:
         ({**GOOD, "resampling": {"date": 1}}, "resampling: unknown key 'date'"),
         ({**GOOD, "answer": {"threshold": 1}}, "answer: unknown key 'threshold'"),
         ({**GOOD, "answer": "softmax"}, "answer: 'softmax', expected a mapping"),
+        (
+            {**NESTED, "answer": {"sigmoid_threshold": 0.5, "order": ["whole"]}},
+            "answer.order: ['whole'], expected each of core, whole once",
+        ),
         (normalised(kind="hu"), "channels[0].normalisation.kind: 'hu', expected one of ct"),
         (normalised(kind="ct", lower=1, upper=2, mean=0), "channels[0].normalisation: 'std' is"),
         (normalised(kind="zscore", mean=1), "channels[0].normalisation: unknown key 'mean'"),
