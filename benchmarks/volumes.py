@@ -64,7 +64,7 @@ def main() -> None:
     """Packs both archives, serves them, measures them in turn, writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="auto", help="of the accelerated archive")
-    parser.add_argument("--precision", default="auto", help="likewise; int8 is calibrated")
+    parser.add_argument("--precision", default="auto", help="likewise; calibrated")
     parser.add_argument("--shape", type=int, nargs=3, default=SHAPE, metavar=("Z", "Y", "X"))
     parser.add_argument("--requests", type=int, default=3, help="counted volumes per side and turn")
     parser.add_argument("--rounds", type=int, default=1, help="turns of both sides (median kept)")
@@ -123,7 +123,7 @@ def pack(folder: Path, store: Path, backend: str, precision: str, name: str = SI
     command += ["--network", "examples.vessels.network:Net", "--name", name]
     command += ["--volumes", str(evaluate.HERE / "volumes.yaml"), "--samples", str(samples)]
     command += ["--backend", backend, "--precision", precision]
-    if precision == "int8":
+    if precision in ("auto", "int8"):
         seed = make_samples.CALIBRATION_SEED
         calibration = make_samples.write(folder / "calibration", 8, seed)
         command += ["--calibration", str(calibration)]

@@ -46,7 +46,7 @@ def network(path: Path, sides: tuple[int, ...], scales: Any) -> Model:
         "zero": np.zeros(count, np.float32),
         "second_w": rng.normal(0, 0.3, (2, count, *kernel)).astype(np.float32),
     }
-    shape = ["batch", 1, *sides]
+    shape: list[int | str] = ["batch", 1, *sides]
     odd.saved(
         path,
         nodes,
