@@ -28,6 +28,10 @@ DICE = {"f32": 0.999, "f16": 0.995, "bf16": 0.99, "int8": 0.97, "best": 0.97}
 SURFACE_VOXELS = {"f32": 1.0, "f16": 1.0, "bf16": 2.0, "int8": 3.0, "best": 3.0}
 """Largest Hausdorff distance (95 %), in steps of the grid's coarsest axis."""
 
+CALIBRATED = ("int8", "best")
+"""Precisions whose ranges come from the user's own data. A label that the samples hold is judged on
+them alone: made-up windows lie outside these ranges, and the net is sure of nothing there."""
+
 FEW = 64
 """A label of fewer voxels on both sides is shown and not judged, unless one side has none at all:
 one voxel more or less would decide."""
@@ -50,14 +54,17 @@ def compare(
     names = channels(settings, model.source.labels)
     spacing = settings["spacing"] or [1.0] * len(settings["patch"])
     unit = "mm" if settings["spacing"] else "voxels"
-    tallies = {name: Tally() for name in names}
-    for want, have in zip(originals, converted, strict=True):
+    on_made_up, on_samples = ({name: Tally() for name in names} for _ in range(2))
+    first_sample = len(originals) - len(samples)
+    for i, (want, have) in enumerate(zip(originals, converted, strict=True)):
         other = have.get(OUTPUT)
         if other is None or other.shape != want[OUTPUT].shape:
             return result  # already a failure, by name
         pairs = zip(masks(want[OUTPUT], settings), masks(other, settings), strict=True)
         for name, (a, b) in zip(names, pairs, strict=True):
-            tallies[name].add(a, b, spacing)
+            (on_samples if i >= first_sample else on_made_up)[name].add(a, b, spacing)
+    alone = [n for n in names if asked in CALIBRATED and on_samples[n].original >= FEW]
+    tallies = {n: on_samples[n] if n in alone else on_samples[n] + on_made_up[n] for n in names}
     limit = SURFACE_VOXELS[asked] * max(spacing)
     result.figures = {
         "labels": {name: tally.shown(unit) for name, tally in tallies.items()},
@@ -67,6 +74,8 @@ def compare(
     }
     if covered := hidden(originals, settings, model.source.labels):
         result.figures["never_in_a_mask"] = ", ".join(covered)
+    if alone:
+        result.figures["judged_on_samples_alone"] = ", ".join(alone)
     collapse = _collapse(asked, tallies, converted)
     if collapse:
         result.failures.append(collapse)
@@ -149,6 +158,13 @@ class Tally:
             if one.sum() >= FEW and other.sum() >= FEW:
                 self.surface = max(self.surface, hausdorff95(one, other, spacing))
                 self.judged += 1
+
+    def __add__(self, other: Tally) -> Tally:
+        both = Tally()
+        for name in ("original", "converted", "both", "judged"):
+            setattr(both, name, getattr(self, name) + getattr(other, name))
+        both.surface = max(self.surface, other.surface)
+        return both
 
     @property
     def dice(self) -> float:

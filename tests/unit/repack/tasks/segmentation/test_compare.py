@@ -13,6 +13,7 @@ from torch import nn
 
 from repack.model import Arrays
 from repack.options import Options
+from repack.samples import Sample
 from repack.sources import Source
 from repack.tasks.base import Comparison
 from repack.tasks.segmentation.compare import DICE, compare, hausdorff95
@@ -178,3 +179,30 @@ def test_a_net_that_answers_otherwise_is_one_line() -> None:
     with pytest.raises(KitError, match="does not run on a 1x1x8x16x16 window"):
         other = source(ARGMAX, 3)
         make(replace(other, module=nn.Conv2d(1, 3, 1)), Options())
+
+
+@pytest.mark.parametrize(
+    ("asked", "sample", "fine"),
+    [
+        ("int8", [BALL, ROD], True),
+        ("int8", [BALL, ROD & False], False),  # a label that no sample holds is judged on all
+        ("bf16", [BALL, ROD], False),
+    ],
+)
+def test_int8_is_judged_on_the_samples_for_labels_that_they_hold(
+    asked: str, sample: list[NDArray[np.bool_]], fine: bool
+) -> None:
+    made_up, other = logits([BALL, ROD]), logits([BALL, np.roll(ROD, 2, 1)])
+    given = logits(sample)
+    model, samples = make(source(ARGMAX, 3), Options()), [Sample(Path("a.nii"), {})]
+    result = compare(model, asked, [made_up, given], [other, given], samples)
+    assert [line.split(":")[0] for line in result.failures] == ([] if fine else ["rod"])
+    alone = {"int8": "ball, rod" if fine else "ball"}.get(asked)
+    assert result.figures.get("judged_on_samples_alone") == alone
+
+
+def test_int8_that_is_wrong_on_a_sample_is_refused() -> None:
+    model, samples = make(source(ARGMAX, 3), Options()), [Sample(Path("a.nii"), {})]
+    right, wrong = logits([BALL, ROD]), logits([BALL, np.roll(ROD, 2, 1)])
+    failures = compare(model, "int8", [right, right], [right, wrong], samples).failures
+    assert [line.split(":")[0] for line in failures] == ["rod"]

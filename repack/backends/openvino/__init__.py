@@ -16,6 +16,7 @@ from handlers.artefact import Artefact, OpenVinoOptions
 from handlers.errors import KitError, RuntimeMissing
 from repack import inputs
 from repack.backends.base import Backend, Found, narrowed
+from repack.backends.openvino import norms
 from repack.element_types import NAMES
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ def convert(source: Path, target: Path, precision: str, calibration: Sequence[Ar
         execution = "f32" if OpenVino().lacks("bf16") else "bf16"
     elif precision == "bf16":
         execution = "bf16"
+    else:
+        norms.in_stages(model)
     ov.save_model(model, target, compress_to_fp16=False)
     return execution
 
@@ -119,14 +122,16 @@ def _quantise(model: Any, calibration: Sequence[Arrays]) -> Any:
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    tail = nncf.IgnoredScope(patterns=["nms_.*"], validate=False)
+    # NNCF would hold what a norm takes in steps of one size for all channels, though the norm makes
+    # the smallest of them as large as any.
+    floats = nncf.IgnoredScope(patterns=["nms_.*"], types=["MVN"], validate=False)
     with contextlib.redirect_stdout(sys.stderr):  # NNCF's progress bars
         return nncf.quantize(
             model,
             nncf.Dataset(calibration),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(calibration),
-            ignored_scope=tail,
+            ignored_scope=floats,
             fast_bias_correction=True,
         )
 
