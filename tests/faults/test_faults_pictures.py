@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
-import struct
 import time
-import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
 
 from tests.support.bench import GOOD, Bench, together
 from tests.support.bodies import form
-
-
-def saved(kind: str, side: int = 640, **options: Any) -> bytes:
-    out = io.BytesIO()
-    Image.open(io.BytesIO(GOOD)).convert("RGB").resize((side, side)).save(out, kind, **options)
-    return out.getvalue()
-
-
-def claims(width: int, height: int) -> bytes:
-    """A PNG of a few dozen bytes whose header claims this size."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + check
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+from tests.support.pictures import claims, saved
 
 
 @pytest.mark.parametrize(
