@@ -24,6 +24,7 @@ from handlers.runtimes.torchscript import flatten
 from repack.element_types import NAMES
 from repack.onnx import nodes
 from repack.options import Profiles, Shapes
+from repack.patience import answering
 from repack.sources.source import Source
 
 Arrays = dict[str, NDArray[Any]]
@@ -173,7 +174,8 @@ class Model:
         if self.original is None:
             raise KitError(f"{self.source.path}: holds no original to compare with")
         try:
-            return self.original(given)
+            with answering(self.source.path):
+                return self.original(given)
         except KitError:
             raise
         except Exception as e:  # runtimes raise many types for inputs that a model does not take
@@ -256,7 +258,7 @@ def tensors(source: Source, shapes: Shapes, types: Mapping[str, str] | None = No
     example = {s.name: random_array(s, np.random.default_rng(0), 2) for s in specs}
     given = ", ".join(f"{s.name}={s.dtype}:{'x'.join(map(str, s.shape))}" for s in specs)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), answering(source.path):
             result = module(*(torch.from_numpy(example[s.name]) for s in specs))
     except Exception as e:
         reason = str(e).strip().splitlines()[-1] if str(e).strip() else type(e).__name__

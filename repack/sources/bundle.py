@@ -26,6 +26,13 @@ INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/infere
 MAX_DEPTH = 24
 """References to references, and lists in lists."""
 
+MAX_VALUES = 20_000
+"""Values that a configuration may have once its references are looked up: each may stand for many,
+and they for as many again."""
+
+MAX_EXPRESSION, MAX_LENGTH, MAX_NUMBER = 1000, 10_000, 1 << 64
+"""Characters of an expression; items or characters, and size, of what it comes to."""
+
 _REFERENCE = re.compile(r"@([\w.]+(?:(?:#|::)[\w.]+)*)")
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -120,6 +127,7 @@ class Config:
     def __init__(self, path: Path, data: Mapping[str, Any]):
         self.path = path
         self.data = data
+        self._values = 0
 
     def section(self, name: str) -> Facts:
         """A section with its references looked up and its expressions computed.
@@ -133,6 +141,11 @@ class Config:
 
     def resolved(self, value: object, place: str, depth: int = 0) -> Any:
         """``value`` without references and expressions; components stay mappings."""
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise UnsupportedLayout(
+                self.path, f"{place}: more than {MAX_VALUES:,} values once references are looked up"
+            )
         if depth > MAX_DEPTH:
             raise UnsupportedLayout(self.path, f"{place}: references that lead in a circle")
         if isinstance(value, Mapping):
@@ -191,6 +204,8 @@ class Config:
             raise ValueError("more than numbers, lists and arithmetic")
 
         try:
+            if len(text) > MAX_EXPRESSION:
+                raise ValueError(f"more than {MAX_EXPRESSION:,} characters")
             return value(ast.parse(source, mode="eval").body)
         except (ValueError, TypeError, SyntaxError, ArithmeticError, RecursionError) as error:
             raise UnsupportedLayout(
@@ -205,4 +220,9 @@ def _combine(kind: ast.operator, left: Any, right: Any) -> Any:
     same = isinstance(kind, ast.Add) and type(left) is type(right) and isinstance(left, list | str)
     if not numbers and not same:
         raise ValueError(f"{type(left).__name__} and {type(right).__name__} combined")
-    return _ARITHMETIC[type(kind)](left, right)
+    if same and len(left) + len(right) > MAX_LENGTH:
+        raise ValueError(f"more than {MAX_LENGTH:,} items")
+    found = _ARITHMETIC[type(kind)](left, right)
+    if numbers and abs(found) > MAX_NUMBER:
+        raise ValueError("a number of more than 64 bits")
+    return found

@@ -15,6 +15,9 @@ from repack.sources.errors import UnreadableFile, UnsupportedLayout, printable
 MAX_TEXT_BYTES = 16 * 2**20
 """Plans and configurations are a few kilobytes."""
 
+MAX_YAML_BYTES = 2**17
+"""Its reader is slow, and makes whole numbers keys, of which many may hash alike."""
+
 
 def read_text(path: Path) -> bytes:
     """A small file's bytes.
@@ -53,6 +56,8 @@ def read(path: Path) -> dict[str, Any]:
 
 def _yaml(data: bytes) -> object:
     """YAML without tags and without aliases, which could make a small file endlessly large."""
+    if len(data) > MAX_YAML_BYTES:
+        raise ValueError(f"{len(data):,} bytes, at most {MAX_YAML_BYTES:,}: write it as JSON")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(data)):
         raise ValueError("an alias (*name); write the value out")
     found: object = yaml.safe_load(data)
