@@ -1,4 +1,4 @@
-"""Rows 1 to 5 and 11: bodies that are no picture, or only half of one, or packed in another way."""
+"""Rows 1 to 5, 11 and 47: bodies that are no picture, half of one, or packed otherwise."""
 
 from __future__ import annotations
 
@@ -111,6 +111,27 @@ def test_row_05_what_cannot_be_read_is_refused(
     served: Bench, body: bytes, kind: str, status: int, words: str
 ) -> None:
     served.ask(body, Content_Type=kind).reason(status, words)
+
+
+TWO = form(("a", "a.jpg", GOOD), ("b", "b.jpg", GOOD))
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "query", "came"),
+    [
+        (*TWO, "", "a, b"),
+        (GOOD, "image/jpeg", "?threshold=0.9", "body, threshold"),
+        (json.dumps({"data": TEXT.decode(), "threshold": 0.9}).encode(), "application/json", "",
+         "data, threshold"),
+    ],
+    ids=["two pictures", "a parameter", "a field of JSON"],
+)  # fmt: skip
+def test_row_47_nothing_is_dropped_in_silence(
+    served: Bench, body: bytes, kind: str, query: str, came: str
+) -> None:
+    """Row 47: two pictures, or a parameter that the handler does not know."""
+    reply = served.ask(body, path="/predictions/{}" + query, Content_Type=kind)
+    reply.reason(400, f"fields or parameters {came} came: expected one, which is the input")
 
 
 def test_row_05_bytes_called_a_web_form_are_refused(served: Bench) -> None:
