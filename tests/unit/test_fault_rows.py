@@ -31,7 +31,8 @@ def docstrings(source: str) -> Iterator[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     ]
-    for node in (tree, *tests) if tests else ():
+    documented: list[ast.Module | ast.FunctionDef] = [tree, *tests] if tests else []
+    for node in documented:
         yield ast.get_docstring(node) or ""
 
 
