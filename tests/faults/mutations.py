@@ -28,6 +28,7 @@ from tests.support import shared
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+README = HERE / "README.md"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Mutation:
 
     Attributes:
         row: of the table of faults.
-        test: the tests that must fail, as pytest is given them.
+        test: the tests of which one must fail: a file, and words to choose by after " -k ".
         what: the mend, in words.
         file: below the root of the tree.
         old: its text there, found exactly once.
@@ -102,6 +103,16 @@ def ran(root: Path, test: str, archives: Path) -> str:
     return "red" if done.returncode == 1 and " failed" in last else f"not run ({last})"
 
 
+def together(asked: Sequence[Mutation]) -> str:
+    """All their tests in one run, and a few more that the same words choose."""
+    given = [m.test.partition(" -k ") for m in asked]
+    files = sorted({test for test, _, _ in given})
+    words = " or ".join(sorted({word for _, _, word in given if word}))
+    if not words or not all(word for _, _, word in given):
+        return " ".join(files)
+    return f"{' '.join(files)} -k '{words}'"
+
+
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=line")
 
 
@@ -122,14 +133,14 @@ def renew(archives: Path, root: Path) -> None:
 def run(asked: Sequence[Mutation]) -> Iterator[tuple[Mutation, str]]:
     """What came of each: "red" is right; "green" means that its test cannot fail.
 
-    Each test is first run with the mend, where it must be green.
+    First all tests are run with every mend in its place, where they must be green.
     """
     with copied() as root:
         archives = root.parent / "archives"
         archives.mkdir()
-        sound: dict[str, str] = {}
+        sound = dict.fromkeys({m.test for m in asked}, ran(root, together(asked), archives))
         for one in asked:
-            if one.test not in sound:
+            if sound[one.test] != "green":  # of all of them: this one may be
                 sound[one.test] = ran(root, one.test, archives)
             if sound[one.test] != "green":
                 yield one, f"not green with the mend: {sound[one.test]}"
@@ -146,21 +157,21 @@ def run(asked: Sequence[Mutation]) -> Iterator[tuple[Mutation, str]]:
                 renew(archives, root)
 
 
-def table(results: Sequence[tuple[Mutation, str]]) -> str:
-    lines = ["| row | test | mend taken out | red |", "|---|---|---|---|"]
-    lines += [
-        f"| {m.row} | `{m.test.replace('|', chr(92) + '|')}` | {m.what} (`{m.file}`) | "
-        f"{'yes' if found == 'red' else found} |"
-        for m, found in results
-    ]
-    return "\n".join(lines) + "\n"
+HEAD = "| row | test | mend taken out | red |\n|---|---|---|---|\n"
 
 
-def written(text: str, heading: str, rows: str) -> str:
-    """README.md with another table under a heading."""
+def written(text: str, heading: str, every: Sequence[Mutation], found: dict[Mutation, str]) -> str:
+    """README.md with these results under a heading; those of earlier runs stay beside them."""
     before, _, rest = text.partition(f"## {heading}\n")
-    after = rest.partition("\n## ")
-    return f"{before}## {heading}\n\n{rows}{after[1]}{after[2]}"
+    old, gap, after = rest.partition("\n## ")
+    known = {line.rpartition(" | ")[0]: line for line in old.splitlines()}
+    rows = ""
+    for m in every:
+        start = f"| {m.row} | `{m.test}` | {m.what} (`{m.file}`)"
+        result = {"red": "yes"}.get(found.get(m, ""), found.get(m, "not run"))
+        line = f"{start} | {result} |"
+        rows += f"{line if m in found else known.get(start, line)}\n"
+    return f"{before}## {heading}\n\n{HEAD}{rows}{gap}{after}"
 
 
 def main() -> int:
@@ -171,15 +182,14 @@ def main() -> int:
     wanted = {int(row) for row in given.rows.split(",") if row}
     bad = 0
     for heading, every in tables().items():
-        results = []
-        for one, found in run([m for m in every if not wanted or m.row in wanted]):
-            print(f"{time.strftime('%H:%M:%S')} row {one.row}: {one.what}: {found}", flush=True)
-            results.append((one, found))
-        bad += sum(found != "red" for _, found in results)
-        if given.write:
-            text = (HERE / "README.md").read_text(encoding="utf-8")
-            text = written(text, heading, table(results))
-            (HERE / "README.md").write_text(text, encoding="utf-8")
+        found: dict[Mutation, str] = {}
+        for one, result in run([m for m in every if not wanted or m.row in wanted]):
+            print(f"{time.strftime('%H:%M:%S')} row {one.row}: {one.what}: {result}", flush=True)
+            found[one] = result
+            if given.write:
+                text = written(README.read_text(encoding="utf-8"), heading, every, found)
+                README.write_text(text, encoding="utf-8")
+        bad += sum(result != "red" for result in found.values())
     return 1 if bad else 0
 
 

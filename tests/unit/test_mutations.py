@@ -28,7 +28,15 @@ def test_a_mend_that_is_gone_is_named(tmp_path: Path) -> None:
             gone.taken_out(tmp_path)
 
 
-def test_a_table_goes_under_its_heading() -> None:
+def test_results_go_under_their_heading_and_those_of_earlier_runs_stay() -> None:
+    one, other = (Mutation(n, "tests", "a mend", "a.py", "x", "y") for n in (1, 2))
     text = "# Title\n\n## Rows\n\nold\n\n## Server\n\nkept\n"
-    assert written(text, "Rows", "new\n") == "# Title\n\n## Rows\n\nnew\n\n## Server\n\nkept\n"
-    assert written(text, "Server", "new\n").endswith("## Rows\n\nold\n\n## Server\n\nnew\n")
+    first = written(text, "Rows", [one, other], {one: "red"})
+    assert first.endswith("\n## Server\n\nkept\n")
+    assert (
+        "| 1 | `tests` | a mend (`a.py`) | yes |\n| 2 | `tests` | a mend (`a.py`) | not run |\n"
+        in first
+    )
+    second = written(first, "Rows", [one, other], {other: "green"})
+    assert "a mend (`a.py`) | yes |\n| 2 | `tests` | a mend (`a.py`) | green |\n" in second
+    assert "old" not in second
