@@ -283,13 +283,13 @@ MUTATIONS = [
         46, f"{F}bombs.py -k never_answers", "the time for one answer",
         "repack/patience.py",
         "if time.monotonic() - begin > ANSWER_S:",
-        "if time.monotonic() - begin > 60 * ANSWER_S:",
+        "if False:",
     ),
     Mutation(
         46, f"{F}bombs.py -k never_answers", "the memory for one answer",
         "repack/patience.py",
         "rss) > MEMORY:",
-        "rss) > 3 * MEMORY:",
+        "rss) < 0:",
     ),
     Mutation(
         47, f"{F}tensors.py -k row_47", "tensors that the model has not are refused",

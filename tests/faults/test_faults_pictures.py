@@ -39,6 +39,12 @@ def test_row_02_truncated_pictures(served: Bench, kind: str, share: float) -> No
     assert served.ask(data).status == 200
 
 
+@pytest.mark.parametrize("cut", [1, 4, 8, 12])
+def test_row_02_a_png_without_its_end(served: Bench, cut: int) -> None:
+    """Row 2: all pixels are there, and Pillow gives them; whether that is the file, nobody knows."""
+    served.ask(saved("PNG")[:-cut]).reason(400, "the PNG is damaged or truncated", "IEND")
+
+
 def test_row_03_a_tiny_file_that_claims_to_be_huge(served: Bench) -> None:
     (pid,) = served.pids("fd1")
     before = psutil.Process(pid).memory_info().rss
