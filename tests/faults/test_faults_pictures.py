@@ -41,7 +41,7 @@ def test_row_02_truncated_pictures(served: Bench, kind: str, share: float) -> No
 
 @pytest.mark.parametrize("cut", [1, 4, 8, 12])
 def test_row_02_a_png_without_its_end(served: Bench, cut: int) -> None:
-    """Row 2: all pixels are there, and Pillow gives them; whether that is the file, nobody knows."""
+    """Row 2: all pixels may be there, and Pillow gives them without a word."""
     served.ask(saved("PNG")[:-cut]).reason(400, "the PNG is damaged or truncated", "IEND")
 
 
