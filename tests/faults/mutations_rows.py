@@ -238,6 +238,12 @@ MUTATIONS = [
         "return True",
     ),
     Mutation(
+        38, "tests/soak -k full_speed", "the front end's young generation has room",
+        "deploy/torchserve/config.py",
+        '        "-Xmn48m",\n',
+        "",
+    ),
+    Mutation(
         45, f"{F}store.py -k row_45_code", "an archive's code is compared with the kit's",
         "repack/archive.py",
         '    return ", ".join(told)',

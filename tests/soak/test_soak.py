@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import platform
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,36 @@ def test_row_38_an_hours_worth_of_requests() -> None:
         assert found.pids() == pids, "a worker was restarted"
     if OUT:
         Path(OUT).write_text(page(seen), encoding="utf-8")
+    assert not seen.wrong, seen.wrong[:20]
+    assert not seen.grown(), seen.grown()
+
+
+STAND_IN = """
+import zlib
+
+class Handler:
+    def initialize(self, context):
+        pass
+
+    def handle(self, rows, context):
+        for i, row in enumerate(rows):
+            body = row.get("body") or row.get("data") or b""
+            context.set_response_status({statuses}.get(zlib.crc32(body), 200), "x", idx=i)
+        return [b"y" * 20_000] * len(rows)
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.alone
+def test_row_38_the_front_end_at_full_speed(tmp_path: Path) -> None:
+    """Row 38: the same requests to workers that answer at once, for the front end's own memory."""
+    statuses = {zlib.crc32(k.body): k.status for k in KINDS if k.status and k.model != "none"}
+    code = STAND_IN.format(statuses=statuses)
+    archives = {name: write_archive(tmp_path, name, code) for name in ("fd1", "tiny", "seg")}
+    with bench(archives, ("fd1", GOOD), max_request_mb=LIMIT_MB) as found:
+        for name in archives:
+            found.server.wait_ready(name)
+        seen = soak(found, KINDS, 12_000, (), pace=None)
     assert not seen.wrong, seen.wrong[:20]
     assert not seen.grown(), seen.grown()
 
