@@ -2,8 +2,9 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 JOBS := 2
+MINUTES := 60
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-gpu lint format bench bench-volumes clean clean-all
+.PHONY: help setup test test-slow test-gpu soak lint format bench bench-volumes clean clean-all
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,11 +16,15 @@ test: setup ## all tests but the slow and the GPU ones; JOBS=2 processes
 	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
 		-m "not slow and not gpu and not soak"
 
-test-slow: setup ## the slow and the soak tests
-	$(PY) -m pytest -m "slow or soak"
+test-slow: setup ## the slow tests, and five minutes' worth of the soak
+	KIT_SOAK_MINUTES=5 $(PY) -m pytest -m "slow or soak"
 
 test-gpu: setup ## the tests that need an NVIDIA GPU
 	$(PY) -m pytest -m gpu
+
+soak: setup ## an hour's worth of requests, MINUTES=60; figures in benchmarks/results
+	KIT_SOAK_MINUTES=$(MINUTES) KIT_SOAK_OUT=benchmarks/results/soak.md \
+		$(PY) -m pytest -m soak tests/soak
 
 lint: setup ## ruff and mypy
 	$(PY) -m ruff check .

@@ -27,6 +27,7 @@ from repack.element_types import NAMES
 from repack.inputs import ANY
 from repack.onnx import nodes
 from repack.options import Profiles, Shapes, Values
+from repack.patience import answering
 from repack.sources.source import Source
 
 Arrays = dict[str, NDArray[Any]]
@@ -178,7 +179,8 @@ class Model:
         if self.original is None:
             raise KitError(f"{self.source.path}: holds no original to compare with")
         try:
-            return self.original(given)
+            with answering(self.source.path):
+                return self.original(given)
         except KitError:
             raise
         except Exception as e:  # runtimes raise many types for inputs that a model does not take
@@ -288,7 +290,7 @@ def _of_module(
     specs = inputs.limited(specs, {}, values)
     made = inputs.made_up(specs, np.random.default_rng(0), 2)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), answering(source.path):
             given = {name: torch.from_numpy(value) for name, value in made.items()}
             result, limits = lookups.watched(module, given)
     except Exception as e:

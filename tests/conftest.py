@@ -27,9 +27,10 @@ LONG = ("integration", "faults", "seams")
 def pytest_configure(config: pytest.Config) -> None:
     """Makes the folder that the processes of this run share."""
     if not hasattr(config, "workerinput"):
-        folder = tempfile.mkdtemp(prefix="kit-tests-")
-        os.environ[shared.SHARED] = folder
-        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        if shared.SHARED not in os.environ:
+            folder = tempfile.mkdtemp(prefix="kit-tests-")
+            os.environ[shared.SHARED] = folder
+            config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         if config.getoption("numprocesses", None):
             # The processes share the cores. OpenMP's threads spin while they wait for each other:
             # two in each of two processes on two cores took up to eight times the processor time.

@@ -95,11 +95,11 @@ def _in_order(
     given = {field.lower(): (field, data) for field, data in parts}
     if len(given) == len(parts):
         wanted = [name.lower() for name in names]
-        numbers = sorted(given, key=lambda f: int(f) if f.isdigit() else -1)
+        numbers = {int(f): given[f] for f in given if f.isdecimal() and len(f) < 9}
         if set(wanted) == set(given):
             return [given[name] for name in wanted]
-        if all(f.isdigit() for f in given):
-            return [given[f] for f in numbers]
+        if sorted(numbers) == list(range(len(parts))):
+            return [numbers[i] for i in range(len(parts))]
     raise Unprocessable(
         f"fields {', '.join(field for field, _ in parts)} came; expected {', '.join(names)}, or "
         "their numbers from 0 on: which file is which channel cannot be guessed"

@@ -15,8 +15,8 @@ from repack.sources.errors import UnreadableFile, UnsupportedLayout, printable
 MAX_TEXT_BYTES = 16 * 2**20
 """Plans and configurations are a few kilobytes."""
 
-MAX_YAML_BYTES = 2**20
-"""YAML is read a letter at a time, some seconds for as much."""
+MAX_YAML_BYTES = 2**17
+"""Its reader is slow, and makes whole numbers keys, of which many may hash alike."""
 
 
 def read_text(path: Path) -> bytes:
@@ -57,7 +57,7 @@ def read(path: Path) -> dict[str, Any]:
 def _yaml(data: bytes) -> object:
     """YAML without tags and without aliases, which could make a small file endlessly large."""
     if len(data) > MAX_YAML_BYTES:
-        raise ValueError(f"{len(data):,} bytes, at most {MAX_YAML_BYTES:,}")
+        raise ValueError(f"{len(data):,} bytes, at most {MAX_YAML_BYTES:,}: write it as JSON")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(data)):
         raise ValueError("an alias (*name); write the value out")
     found: object = yaml.safe_load(data)

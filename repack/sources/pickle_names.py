@@ -7,6 +7,7 @@ remembers its name, and the few functions that make tensors are this module's ow
 from __future__ import annotations
 
 import math
+import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Callable
@@ -201,11 +202,18 @@ def _size(values: object = ()) -> tuple[int, ...]:
 
 
 def checked_key(key: object) -> object:
-    """``key``, where it can be hashed without walking a structure of the file's making."""
-    flat = (str, bytes, int, float, bool, type(None), Inert, InertClass, torch.dtype)
-    if isinstance(key, flat):
+    """``key``, where it can be hashed without walking a structure of the file's making, and where
+    a file cannot choose many that hash alike: a dictionary of those takes hours to fill.
+
+    Texts hash differently in every process. Numbers do not: those below ``sys.hash_info.modulus``
+    are their own hash, and few floats share one; a tuple of numbers can be made to hash like any
+    other, so only texts may be in one.
+    """
+    if isinstance(key, int) and abs(key) >= sys.hash_info.modulus:
+        raise ValueError(f"a number of {key.bit_length()} bits as a key")
+    if isinstance(key, tuple) and len(key) <= 64 and all(isinstance(k, str) for k in key):
         return key
-    if isinstance(key, tuple) and len(key) <= 64 and all(isinstance(k, flat) for k in key):
+    if isinstance(key, str | bytes | int | float | None | Inert | InertClass | torch.dtype):
         return key
     raise ValueError(f"a {type(key).__name__} as a key")
 

@@ -42,6 +42,14 @@ def _no_persistent_ids(_: object) -> object:
     raise ValueError("a reference to data outside the pickle")
 
 
+def _slot(arg: object) -> int:
+    """A place in the memo, of 32 bits: greater ones, which only PUT can give, may hash alike."""
+    slot = int(str(arg))
+    if not 0 <= slot < 1 << 32:
+        raise ValueError(f"memo slot of {slot.bit_length()} bits")
+    return slot
+
+
 class PickleReader:
     """One pickle of ``path``, read into plain containers, tensors and inert stand-ins.
 
@@ -90,7 +98,7 @@ class PickleReader:
         elif name in _GETS:
             self.stack.append(self.memo[int(arg)])
         elif name in _PUTS:
-            self.memo[int(arg)] = self.stack[-1]
+            self.memo[_slot(arg)] = self.stack[-1]
         elif name not in ("PROTO", "FRAME"):
             method = getattr(self, f"_op_{name.lower()}", None)
             if method is None:

@@ -1,4 +1,4 @@
-"""Rows 27 and 34: who may listen where, and who may ask."""
+"""Rows 27, 34 and 35: who may listen where, who may ask, and what is not to be had at all."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from deploy.torchserve.settings import make
 from tests.support import made
+from tests.support.archives import write_archive
 from tests.support.bench import Bench, bench
 from tests.support.bodies import ARRAY, npy
 from tests.support.servers import free_ports
@@ -103,6 +105,20 @@ def test_row_34_management_does_not_answer_on_another_address(served: Bench) -> 
 )
 def test_row_34_beyond_loopback_tokens_are_on(values: dict[str, str], expected: bool) -> None:
     assert make(values).needs_tokens is expected
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/x.mar", "{outside}", "file:///etc/passwd", "tiny.mar", "../x.mar"]
+)
+def test_row_35_nothing_can_be_registered(served: Bench, tmp_path: Path, url: str) -> None:
+    """Row 35: from elsewhere, from outside the store, nor from the store itself."""
+    where = url.format(outside=write_archive(tmp_path, "outside").as_uri())
+    models = served.ask(b"", purpose="management", path="/models").json()
+    for path in (f"/models?url={where}&initial_workers=1", f"/workflows?url={where}"):
+        answer = served.server.client.request("management", "POST", path)
+        assert answer.status in (404, 405), answer.body
+        assert "\n" not in str(json.loads(answer.body)["message"]).strip()
+    assert served.ask(b"", purpose="management", path="/models").json() == models
 
 
 @pytest.fixture(scope="module")

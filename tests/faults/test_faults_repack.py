@@ -1,4 +1,7 @@
-"""Rows 28, 30 and 31: a full disk, two repacks at once, and checkpoints whose pickle runs code."""
+"""Rows 28, 30, 31 and 48: what a repack does not write, and checkpoints whose pickle runs code.
+
+Row 48 in all its kinds: tests/unit/repack/test_gate_any_model.py.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from repack import archive
-from tests.support import made
+from tests.support import made, odd_models
 from tests.support.bench import Bench
 
 TINY = ("--backend", "onnxruntime", "--precision", "f32", "--name", "tiny")
@@ -155,6 +158,16 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
         for candidate in found["candidates"]:
             assert candidate.pop("ms") > 0 and candidate.pop("per_item_ms") > 0
     assert reports[0] == reports[1]
+
+
+def test_row_48_what_the_gate_refuses_is_not_packed(served: Bench, tmp_path: Path) -> None:
+    """Row 48: an answer that depends on its batch."""
+    path = odd_models.traced(tmp_path / "m.pt", odd_models.Centred(), torch.zeros(2, 3, 16, 16))
+    flags = ("--task", "classification", "--input-shape", "x=batchx3x16x16", "--name", "m")
+    store = tmp_path / "store"
+    done = made.repack("--weights", path, *flags, "--scores", "logits", "--model-store", store)
+    one_line(done, str(path), "depends on the others in its batch")
+    assert not store.exists()
 
 
 class Runs:

@@ -1,4 +1,7 @@
-"""Rows 44, 45 and 49: odd things in the store, code that is not the kit's, awkward folders."""
+"""Rows 44, 45 and 49: odd things in the store, code that is not the kit's, awkward folders.
+
+Row 49 on another CPU: tests/integration/test_served_openvino.py and test_openvino_repacked.py.
+"""
 
 from __future__ import annotations
 

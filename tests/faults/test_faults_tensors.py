@@ -1,5 +1,7 @@
-"""Row 7: arrays of the wrong rank, size or type for a model of raw tensors; row 47: nothing in a
-request is dropped."""
+"""Rows 7, 8, 47 and 48: arrays that a model of raw tensors does not take, and how they may lie.
+
+Row 8 with an engine's profile needs a GPU: tests/gpu/test_gpu_engines.py.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ def test_row_07_the_same_as_json(served: Bench) -> None:
     served.ask(b'{"inputs": {"z": [1]}}', "tiny").reason(400, "inputs z came; expected x")
 
 
-def test_row_07_memory_order_and_type_do_not_change_the_answer(served: Bench) -> None:
+def test_row_08_memory_order_and_type_do_not_change_the_answer(served: Bench) -> None:
+    """Row 8: input that is not contiguous."""
     expected = served.ask(npy(ARRAY), "tiny")
     assert expected.status == 200
     for value in (np.asfortranarray(ARRAY), ARRAY.astype(np.float64), ARRAY.astype(">f4")):
@@ -51,6 +54,30 @@ def test_row_07_memory_order_and_type_do_not_change_the_answer(served: Bench) ->
     np.testing.assert_allclose(
         outputs["y"]["data"], expected.json()["outputs"]["y"]["data"], rtol=1e-6
     )
+
+
+def npz(**arrays: Any) -> bytes:
+    out = io.BytesIO()
+    np.savez(out, **arrays)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("way", ["json", "npz"])
+def test_row_47_tensors_that_the_model_has_not(served: Bench, way: str) -> None:
+    """Row 47: one beside the right one is not dropped in silence."""
+    body = npz(x=ARRAY, mask=ARRAY)
+    if way == "json":
+        body = json.dumps({"inputs": {"x": ARRAY.tolist(), "mask": [1]}}).encode()
+    words = "inputs mask came, which the model has not; expected x"
+    served.ask(body, "tiny").reason(422, words)
+
+
+def test_row_48_an_answer_that_is_not_finite(served: Bench) -> None:
+    """Row 48: 422 where JSON cannot carry it; .npz can."""
+    body = npy(ARRAY * np.float32(3e38))
+    served.ask(body, "tiny").reason(422, "output y holds NaN or infinity")
+    reply = served.ask(body, "tiny", Accept="application/x-npz")
+    assert not np.isfinite(np.load(io.BytesIO(reply.body))["y"]).all()
 
 
 def test_row_07_npz_comes_back_where_it_is_accepted(served: Bench) -> None:

@@ -1,4 +1,7 @@
-"""Rows 6, 7, 9, 10, 13, 14, 22 and 24 for medical volumes; series have a file of their own."""
+"""Rows 6, 7, 9, 10, 13, 14, 22, 24 and 47 for medical volumes; series have a file of their own.
+
+Row 22 on a GPU: tests/gpu/test_gpu_detector.py.
+"""
 
 from __future__ import annotations
 
@@ -158,6 +161,14 @@ def test_row_07_channels_that_do_not_belong_together(scanning: Bench) -> None:
     three = {"T1": GOOD, "T2": GOOD, "T3": GOOD}
     ask_form(scanning, three).reason(422, "3 files came (T1, T2, T3); expected 2: T1, T2")
     scanning.ask(GOOD, "two").reason(422, "1 values a voxel came; expected 2 (T1, T2)")
+
+
+def test_row_47_channels_of_unknown_names(scanning: Bench) -> None:
+    """Row 47: also where one of them is known."""
+    second = volumes.nifti(volumes.scan(seed=2))
+    for names in (("a", "b"), ("T1", "b"), ("1", "2"), ("0000", "0002"), ("0", "00")):
+        reply = ask_form(scanning, dict(zip(names, (GOOD, second), strict=True)))
+        reply.reason(422, f"fields {names[0]}, {names[1]} came; expected T1, T2, or their numbers")
 
 
 def test_row_13_a_body_over_the_limit(scanning: Bench) -> None:

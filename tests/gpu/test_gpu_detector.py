@@ -131,7 +131,7 @@ def test_a_bad_picture_in_a_batch_harms_no_other(served: tuple[Served, Served]) 
 def test_out_of_memory_is_507_and_the_next_request_is_answered(
     served: tuple[Served, Served],
 ) -> None:
-    """A PNG, whose 36 MB must all go to the device; a JPEG could be decoded smaller on the CPU."""
+    """Row 22: a PNG's 36 MB must all go to the device; a JPEG could be made smaller on the CPU."""
     gpu, out = served[0], io.BytesIO()
     with Image.open(SAMPLE) as opened:
         opened.convert("RGB").resize((4000, 3000)).save(out, "PNG", compress_level=1)
@@ -178,6 +178,7 @@ def built_with(folder: Path, **values: str) -> None:
 def test_an_engine_of_elsewhere_is_left_and_the_portable_module_serves(
     folder: Path, what: str, value: str
 ) -> None:
+    """Row 19, on a GPU."""
     built_with(folder, **{what: value})
     here = Served(folder)
     (status,), (answer,) = here.ask(SAMPLE.read_bytes())
@@ -194,6 +195,7 @@ def metrics(here: Served) -> dict[tuple[str, str], float]:
 
 
 def test_another_versions_header_is_refused_before_it_is_read(folder: Path) -> None:
+    """Row 19, on a GPU."""
     import tensorrt
 
     if not str(tensorrt.__version__).startswith("8."):
@@ -213,6 +215,7 @@ def test_a_damaged_engine_with_a_right_checksum_falls_back(folder: Path) -> None
 
 
 def test_one_flipped_byte_is_refused_by_checksum(folder: Path) -> None:
+    """Row 20, on a GPU."""
     path = folder / Passport.read(folder).artefacts["accelerated"].files[0]
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -222,6 +225,7 @@ def test_one_flipped_byte_is_refused_by_checksum(folder: Path) -> None:
 
 
 def test_without_tensorrt_the_log_names_it_and_how_to_get_it(unpacked: Path) -> None:
+    """Row 21, on a GPU."""
     report, log = answered(unpacked, SAMPLE, "tensorrt")
     assert report["status"] == 200
     assert report["runtime"]["name"] == "torchscript"

@@ -60,6 +60,7 @@ def test_padding_never_shows(tiny: Built) -> None:
 
 
 def test_a_non_contiguous_input_gives_the_right_answer(tiny: Built) -> None:
+    """Row 8, on a GPU."""
     rng = np.random.default_rng(4)
     wide = rng.standard_normal((4, built.SIDE, built.SIDE * 2, 3)).astype(np.float32)
     view = wide.transpose(0, 3, 1, 2)[:, ::-1, :, ::2]
@@ -79,6 +80,7 @@ def test_shapes_inside_the_profile_run(flexible: Built, shape: tuple[int, ...]) 
 def test_shapes_outside_are_refused_with_the_limits(
     flexible: Built, shape: tuple[int, ...]
 ) -> None:
+    """Row 8, on a GPU."""
     with pytest.raises(Unprocessable) as refused:
         flexible.runtime.infer({"x": np.zeros(shape, np.float32)})
     assert f"x: shape {list(shape)} came" in str(refused.value)

@@ -1,4 +1,7 @@
-"""OpenVINO's precisions at repack: what this processor has is asked for, and read back."""
+"""OpenVINO's precisions at repack: what this processor has is asked for, and read back.
+
+Row 49: also on processors without bfloat16 or AVX-512.
+"""
 
 from __future__ import annotations
 

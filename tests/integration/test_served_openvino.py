@@ -1,6 +1,6 @@
 """Archives packed where the CPU has bfloat16, behind a real server on processors with and without.
 
-Log, answer and metric say what runs.
+Log, answer and metric say what runs. Row 49: another CPU than the one that packed.
 """
 
 from __future__ import annotations

@@ -142,6 +142,7 @@ def test_a_single_item_is_not_tried_twice() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
 def test_row_12_a_wrong_number_of_results_is_never_handed_out(count: int) -> None:
+    """Row 12."""
     handler = Words(lambda items: ["X"] * count)
     statuses, found = answers(handler, "a", "b", "c")
     if count == 1:  # alone, one result for one item is right
@@ -154,6 +155,7 @@ def test_row_12_a_wrong_number_of_results_is_never_handed_out(count: int) -> Non
 
 
 def test_row_12_the_right_number_only_alone_gives_each_its_own() -> None:
+    """Row 12."""
     handler = Words(lambda items: [w.upper() for w in items][: max(1, len(items) - 1)])
     statuses, found = answers(handler, "a", "b", "c")
     assert (statuses, found) == ([200] * 3, ["a=A", "b=B", "c=C"])

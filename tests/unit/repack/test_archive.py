@@ -1,4 +1,7 @@
-"""The .mar file: what is refused before anything of it is used, and how it is written."""
+"""The .mar file: what is refused before anything of it is used, and how it is written.
+
+Rows 20, 29, 32 and 33 in all their kinds; behind a server: tests/faults/test_faults_archives.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The gate on models of any kind: the original as it is, and only what can be judged is judged."""
+"""The gate on models of any kind: the original as it is, and only what can be judged is judged.
+
+Row 48: what is not finite, depends on its batch or was traced in training mode is named.
+"""
 
 from __future__ import annotations
 
