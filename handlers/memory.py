@@ -10,6 +10,9 @@ from handlers.errors import TooLarge
 LIMIT_VARIABLE = "KIT_VOLUME_MEMORY_MB"
 """Environment variable with the MiB that the volumes of one worker may take."""
 
+JSON_GROWTH = 32
+"""Bytes of memory that a byte of JSON may become: ``{},`` is a dictionary of 64 bytes and more."""
+
 
 def machine_memory() -> int:
     """Bytes of memory of this machine, or of its container where that has less."""

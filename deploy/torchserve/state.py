@@ -18,6 +18,9 @@ import psutil
 
 from handlers.errors import KitError
 
+GUARD = "guard.json"
+"""In the temporary folder: what the processes before the front end were told."""
+
 TEMP_PREFIX = "kit-serve-"
 SOCKET_NAME = "/.ts.sock.99999"
 SOCKET_LIMIT = 107
@@ -52,12 +55,18 @@ class State:
 
     def workers(self) -> list[psutil.Process]:
         """Worker processes of this server, also those that outlived the front end."""
-        found = []
+        return [process for process, guards in self._others() if not guards]
+
+    def guards(self) -> list[psutil.Process]:
+        """Processes that take the clients' connections."""
+        return [process for process, guards in self._others() if guards]
+
+    def _others(self) -> Iterator[tuple[psutil.Process, bool]]:
+        guard = str(Path(self.temp) / GUARD)
         for process in psutil.process_iter(["cmdline"]):
             parts = process.info["cmdline"] or ()
             if process.pid != self.pid and any(p.startswith(self.temp + "/") for p in parts):
-                found.append(process)
-        return found
+                yield process, guard in parts
 
 
 def read(run_dir: Path) -> State | None:
