@@ -42,3 +42,8 @@ def require(needed: int, limit: int, what: str) -> None:
         raise TooLarge(
             f"{what} needs {mib(needed)} of memory; the limit of this worker is {mib(limit)}"
         )
+
+
+def require_json(size: int) -> None:
+    """Raises ``TooLarge`` where JSON of so many bytes could unpack to more than may be taken."""
+    require(size * JSON_GROWTH, memory_limit(), f"JSON of {size:,} bytes")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from handlers.errors import BadInput, UnsupportedFormat
+from handlers.memory import require_json
 
 
 def read(row: Mapping[str, Any]) -> bytes:
@@ -19,6 +20,7 @@ def read(row: Mapping[str, Any]) -> bytes:
 
     Raises:
         BadInput: nothing there, several fields or parameters, or broken base64.
+        TooLarge: JSON that could unpack to more than this worker may take.
         UnsupportedFormat: JSON or text of another kind.
     """
     value = _field(row)
@@ -48,6 +50,7 @@ def _field(row: Mapping[str, Any]) -> Any:
 
 
 def _json(data: bytes) -> Any:
+    require_json(len(data))
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as e:
