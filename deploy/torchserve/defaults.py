@@ -27,7 +27,7 @@ SHARING_PER_GPU = 12
 SHARING = {"handlers/gpu/server/process.py", "handlers/gpu/hub/process.py"}
 """The program that holds a detector for all workers: its name in archives of today and before."""
 
-MAX_REQUEST_MB = "256"
+REQUEST_MB = "256"
 """MiB of the largest request, where the task does not say."""
 
 KEPT = ("workers", "threads", "batch_size", "max_batch_delay")
@@ -65,7 +65,7 @@ def of(store: Path, name: str, gpus: int, cores: int) -> dict[str, str]:
 
 def served(task: str) -> dict[str, str]:
     """What a task's archives need of the server; of several the most counts."""
-    return {"max_request_mb": MAX_REQUEST_MB, **(TASKS[task].server if task in TASKS else {})}
+    return {"max_request_mb": REQUEST_MB, **(TASKS[task].server if task in TASKS else {})}
 
 
 def kept_file(store: Path, name: str) -> Path:

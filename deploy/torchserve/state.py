@@ -24,6 +24,8 @@ GUARD = "guard.json"
 TEMP_PREFIX = "kit-serve-"
 SOCKET_NAME = "/.ts.sock.99999"
 SOCKET_LIMIT = 107
+ROOM = 1 << 20
+"""Bytes that logs and state may need at once."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,18 @@ def new_temp() -> Path:
 
 
 def prepare(run_dir: Path) -> None:
-    """Makes the run folder, for this user alone."""
+    """Makes the run folder, for this user alone.
+
+    Raises:
+        KitError: it cannot be written, or its disk is full.
+    """
     try:
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         (run_dir / "logs").mkdir(exist_ok=True)
     except OSError as e:
         raise KitError(f"{run_dir} cannot be written ({e.strerror}): set RUN_DIR") from None
+    if shutil.disk_usage(run_dir).free < ROOM:
+        raise KitError(f"{run_dir} is on a full disk: free some, or set RUN_DIR to another")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ SMALL = 4096
 """Pieces of under 4 KiB are put together: each costs some 60 bytes more than it holds."""
 
 JSON = b"application/json"
-CLOSE = b"Connection: close\r\n\r\n"
+CLOSE = b"connection: close\r\n\r\n"
 
 
 class At(Enum):

@@ -50,7 +50,7 @@ class Refusal(Exception):
         body = json.dumps({"code": self.status, "type": kind, "message": str(self)}).encode()
         return (
             b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-            b"Connection: close\r\n\r\n%s"
+            b"connection: close\r\n\r\n%s"
         ) % (self.status, PHRASES[self.status].encode(), len(body), body)
 
 

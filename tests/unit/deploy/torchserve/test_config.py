@@ -15,6 +15,8 @@ from deploy.torchserve import config, state
 from deploy.torchserve.archives import Archive
 from deploy.torchserve.settings import make
 
+TEMP = Path("/kit-serve-x")
+
 
 def archive(name: str, version: str = "1.0") -> Archive:
     return Archive(Path(f"/store/{name}.mar"), version, "detection", "0" * 64, 1)
@@ -41,7 +43,7 @@ def test_any_value_survives_a_properties_file(value: str) -> None:
 
 
 def test_nothing_can_be_registered_or_fetched() -> None:
-    found = config.properties(make({}), [archive("fd1")])
+    found = config.properties(make({}), [archive("fd1")], TEMP)
     assert found["enable_model_api"] == "false"
     assert found["install_py_dep_per_model"] == "false"
     allowed = re.compile(found["allowed_urls"])
@@ -51,7 +53,7 @@ def test_nothing_can_be_registered_or_fetched() -> None:
 def test_named_model_gets_the_workers_and_every_version_is_its_own() -> None:
     settings = make({"workers": "3", "batch_size": "8", "max_batch_delay": "7"})
     models = json.loads(
-        config.properties(settings, [archive("fd1"), archive("b", "2.1")])["models"]
+        config.properties(settings, [archive("fd1"), archive("b", "2.1")], TEMP)["models"]
     )
     assert models["fd1"]["1.0"]["minWorkers"] == models["fd1"]["1.0"]["maxWorkers"] == 3
     assert models["b"]["2.1"]["minWorkers"] == 1
