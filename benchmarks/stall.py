@@ -259,14 +259,14 @@ def npy() -> bytes:
     return out.getvalue()
 
 
-def misbehave(port: int, stop: Event, told: Any) -> None:
+def misbehave(port: int, stop: Event, told: Any, slow_: int = SLOW, halves_: int = HALVES) -> None:
     """All bad clients, in a process of their own."""
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     half = question("fd1", bytes(1 << 20))[:5000]
-    slow, halves = Crowd(port, SLOW, b"P"), Crowd(port, HALVES, half)
+    slow, halves = Crowd(port, slow_, b"P"), Crowd(port, halves_, half)
     form = question("fd1", b"a&" * 2_000_000, "application/x-www-form-urlencoded")
     bombs = {"form": form, "npz": question("tiny", bomb())}
     answers: dict[str, list[str]] = {name: [] for name in bombs}

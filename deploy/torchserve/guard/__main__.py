@@ -20,6 +20,10 @@ CHECK_S = 0.5
 SPARE_FILES = 256
 MOST_CONNECTIONS = 20_000
 LOG_S = 60
+AT_ONCE = 32
+"""Connections that are taken in a row, while all others wait."""
+
+BACKLOG = 4096
 
 
 def listen(given: Given) -> socket.socket:
@@ -54,7 +58,9 @@ async def serve(given: Given) -> None:
     """Serves until SIGTERM, then until all are answered; ends at once with the front end."""
     loop = asyncio.get_running_loop()
     house = House(given, connections())
-    server = await loop.create_server(lambda: Client(house), sock=listen(given), backlog=4096)
+    door = listen(given)
+    server = await loop.create_server(lambda: Client(house), sock=door, backlog=AT_ONCE)
+    door.listen(BACKLOG)
 
     def stop() -> None:
         house.stopping = True

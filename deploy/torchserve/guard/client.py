@@ -120,11 +120,12 @@ class Client(asyncio.Protocol):
     # A request comes in.
 
     def _take_head(self, data: bytes) -> None:
-        if self._ahead:
-            data = self._ahead + data
-        else:
+        begins = not self._ahead
+        data = (self._ahead + data).lstrip(b"\r\n")
+        if not data:
+            return
+        if begins:
             self._begun = self._last
-        data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data
         end = data.find(END, 0, MAX_HEAD)
         if end < 0:
             self._ahead = data
@@ -165,7 +166,7 @@ class Client(asyncio.Protocol):
             self._complete(self._head, data[missing:])
 
     def _add(self, data: bytes) -> None:
-        if not data:
+        if not data or self._at is not At.BODY:
             return
         self._size += len(data)
         self.house.held += len(data)
@@ -175,6 +176,8 @@ class Client(asyncio.Protocol):
             return
         if self._form is not None:
             self._form.feed(data)
+            if self._form.has_json:
+                self._most = self.house.given.max_json
         if len(data) >= SMALL:
             self._pieces.append(data)
         elif self._pieces and isinstance(self._pieces[-1], bytearray):
@@ -271,7 +274,9 @@ class Client(asyncio.Protocol):
         return self._size / age if self._at is At.BODY and age > limits.YOUNG_S else None
 
     def give_way(self, now: float) -> bool:
-        if self._at in (At.WAITING, At.ANSWER) or now - self._last < limits.YOUNG_S:
+        if self._at in (At.WAITING, At.ANSWER) or now - self._begun < limits.YOUNG_S:
+            return False
+        if (self.pace(now) or 0) > limits.RATE:
             return False
         self._transport.abort()
         self._drop()
@@ -285,7 +290,7 @@ class Client(asyncio.Protocol):
             if now > self._deadline:  # the client does not take what it asked for
                 self._transport.abort()
         elif self._at is At.HEAD and not self._ahead:
-            if idle > limits.IDLE_S:
+            if since > limits.IDLE_S:
                 self._transport.close()
         elif self._at is At.HEAD:
             if since > limits.HEAD_S:

@@ -23,6 +23,8 @@ def too_many(what: str) -> Refusal:
 class Fields:
     """Counts the fields of a URL-encoded form."""
 
+    has_json = False
+
     def __init__(self) -> None:
         self._count = 1
 
@@ -34,9 +36,14 @@ class Fields:
 
 
 class Parts:
-    """Counts the parts of a multipart form, and bounds their heads."""
+    """Counts the parts of a multipart form, and bounds their heads.
+
+    Attributes:
+        has_json: whether a part is JSON, which TorchServe unpacks before any handler.
+    """
 
     def __init__(self, boundary: bytes):
+        self.has_json = False
         self._delimiter = b"--" + boundary
         self._carry = b""
         self._in_head = False
@@ -53,8 +60,10 @@ class Parts:
                         raise Refusal(413, "a form's part has a head of more than 4 KiB")
                     self._carry = data[at:]
                     return
-                if b"multipart/" in data[at:end].lower():
+                head = data[at:end].lower()
+                if b"multipart/" in head:
                     raise Refusal(415, "a form within a form came; expected one of files")
+                self.has_json |= b"json" in head
                 self._in_head, at = False, end
             found = data.find(self._delimiter, at)
             if found < 0:

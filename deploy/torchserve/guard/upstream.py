@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from typing import Any, Protocol
 
 from deploy.torchserve.guard.http import CHUNKED, CONNECTION, END, LENGTH, Chunks, Refusal
@@ -11,6 +12,8 @@ from deploy.torchserve.guard.http import CHUNKED, CONNECTION, END, LENGTH, Chunk
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3})")
 NO_BODY = (204, 304)
 MAX_ANSWER_HEAD = 1 << 16
+HIGH = 1 << 20
+"""Bytes of a request that wait for TorchServe to read on."""
 
 
 class Asker(Protocol):
@@ -53,15 +56,32 @@ class Upstream(asyncio.Protocol):
         self._left = 0
         self._chunks: Chunks | None = None
         self._in_head = True
+        self._to_send: deque[bytes | bytearray] = deque()
+        self._stuffed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._transport.set_write_buffer_limits(HIGH)
 
     def ask(self, job: Job) -> None:
         self._job, job.upstream = job, self
         self._in_head, self._closes, self._chunks = True, False, None
-        self._transport.writelines(job.request)
-        job.request = []
+        self._to_send, job.request = deque(job.request), []
+        if len(self._to_send) > 1:
+            head, first = self._to_send.popleft(), self._to_send.popleft()
+            self._to_send.appendleft(head + first)
+        self._send()
+
+    def _send(self) -> None:
+        while self._to_send and not self._stuffed:
+            self._transport.write(self._to_send.popleft())
+
+    def pause_writing(self) -> None:
+        self._stuffed = True
+
+    def resume_writing(self) -> None:
+        self._stuffed = False
+        self._send()
 
     def data_received(self, data: bytes) -> None:
         if self._job is None:
