@@ -178,6 +178,7 @@ class Client(asyncio.Protocol):
             self._form.feed(data)
             if self._form.has_json:
                 self._most = self.house.given.max_json
+                self._require(self._size)
         if len(data) >= SMALL:
             self._pieces.append(data)
         elif self._pieces and isinstance(self._pieces[-1], bytearray):
