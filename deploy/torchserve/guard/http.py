@@ -17,10 +17,10 @@ FREE_CHUNKS = 1000
 """Chunks of any size that a body may have; beyond these they must have 512 bytes on average."""
 
 PHRASES = {
-    400: "Bad Request", 408: "Request Timeout", 411: "Length Required",
-    413: "Content Too Large", 417: "Expectation Failed", 431: "Request Header Fields Too Large",
-    501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
-    504: "Gateway Timeout", 505: "HTTP Version Not Supported",
+    400: "Bad Request", 408: "Request Timeout", 413: "Content Too Large",
+    415: "Unsupported Media Type", 417: "Expectation Failed",
+    431: "Request Header Fields Too Large", 501: "Not Implemented", 502: "Bad Gateway",
+    503: "Service Unavailable",
 }  # fmt: skip
 
 REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) ([!-~]{1,4000}) HTTP/1\.([01])")

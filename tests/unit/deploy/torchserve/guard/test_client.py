@@ -180,6 +180,15 @@ def test_a_request_is_asked_only_when_it_is_complete(tmp_path: Path) -> None:
             ),
             413,
         ),
+        (
+            question(
+                b"--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n",
+                "Content-Type: multipart/form-data; boundary=b\r\n",
+            ),
+            415,
+        ),
+        (b"PUT / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"PUT / HTTP/1.1\r\nExpect: gold\r\n\r\n", 417),
         (b"nonsense\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nX: " + b"a" * 9000, 431),
     ],
