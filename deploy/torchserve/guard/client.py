@@ -172,7 +172,7 @@ class Client(asyncio.Protocol):
         self.house.held += len(data)
         self._require(self._size)
         self.house.make_room(self._last)
-        if self._at is not At.BODY:  # the slowest was this one
+        if not self._size:  # the slowest was this one
             return
         if self._form is not None:
             self._form.feed(data)
