@@ -190,7 +190,7 @@ def stalled(
         for _ in range(rounds):
             alone = timed(port, good, seconds)
             stop, told = multiprocessing.Event(), multiprocessing.Queue()
-            bad = multiprocessing.Process(target=misbehave, args=(port, stop, told))
+            bad = multiprocessing.Process(target=misbehave, args=(port, stop, told), daemon=True)
             bad.start()
             time.sleep(6)  # until all 3,000 are there
             among = timed(port, good, seconds)

@@ -263,8 +263,10 @@ class Client(asyncio.Protocol):
         self._at, self._ahead = At.LINGER, b""
         self._deadline = self.loop.time() + limits.LINGER_S
         self._transport.resume_reading()
-        if not self._transport.is_closing():
+        try:
             self._transport.write_eof()
+        except OSError:  # it was reset a moment ago
+            self._transport.abort()
 
     def stop(self) -> None:
         if self._at is At.HEAD and not self._ahead:

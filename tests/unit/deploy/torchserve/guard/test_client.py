@@ -292,6 +292,37 @@ def test_what_stops_in_the_middle_is_ended(
     run(scene())
 
 
+def test_one_that_is_ended_just_as_it_was_reset(tmp_path: Path) -> None:
+    """The kernel then says that the socket is not connected; no other client may hear of it."""
+
+    class Reset:
+        def __init__(self, transport: asyncio.Transport):
+            self._transport = transport
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._transport, name)
+
+        def write_eof(self) -> None:
+            raise OSError(107, "Transport endpoint is not connected")
+
+    async def scene() -> None:
+        async with Stage(tmp_path) as stage:
+            _, writer = await stage.connect()
+            writer.write(question(bytes(50))[:-9])
+            while not stage.house.held:
+                await asyncio.sleep(0.01)
+            (guest,) = stage.house.guests
+            assert isinstance(guest, Client)
+            guest._transport = Reset(guest._transport)
+            guest.check(asyncio.get_running_loop().time() + 100)
+            await asyncio.sleep(0.02)
+            assert not stage.house.guests
+            assert stage.house.held == 0
+            writer.close()
+
+    run(scene())
+
+
 def test_the_slowest_upload_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "YOUNG_S", 0.05)
 
