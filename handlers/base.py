@@ -192,13 +192,18 @@ def within_limit(answer: tuple[bytes, str]) -> tuple[bytes, str]:
     Raises:
         TooLarge: it has more bytes than the server was told to let through.
     """
+    require_sendable(len(answer[0]))
+    return answer
+
+
+def require_sendable(size: int, more: str = "") -> None:
+    """Raises ``TooLarge`` where an answer of so many bytes is more than the server sends."""
     most = os.environ.get(payload.MAX_BODY_VARIABLE, "")
-    if most.isdigit() and len(answer[0]) > int(most):
+    if most.isdigit() and size > int(most):
         raise TooLarge(
-            f"the answer has {len(answer[0]):,} bytes and the server sends at most {int(most):,}: "
+            f"the answer has {size:,} {more}bytes and the server sends at most {int(most):,}: "
             "start it with a larger --max-request-mb, or ask for less"
         )
-    return answer
 
 
 def printable(value: str) -> str:

@@ -10,6 +10,9 @@ from handlers.errors import TooLarge
 LIMIT_VARIABLE = "KIT_VOLUME_MEMORY_MB"
 """Environment variable with the MiB that the volumes of one worker may take."""
 
+JSON_GROWTH = 32
+"""Bytes of memory that a byte of JSON may become: ``{},`` is a dictionary of 64 bytes and more."""
+
 
 def machine_memory() -> int:
     """Bytes of memory of this machine, or of its container where that has less."""
@@ -39,3 +42,8 @@ def require(needed: int, limit: int, what: str) -> None:
         raise TooLarge(
             f"{what} needs {mib(needed)} of memory; the limit of this worker is {mib(limit)}"
         )
+
+
+def require_json(size: int) -> None:
+    """Raises ``TooLarge`` where JSON of so many bytes could unpack to more than may be taken."""
+    require(size * JSON_GROWTH, memory_limit(), f"JSON of {size:,} bytes")

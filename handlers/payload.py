@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from handlers.errors import BadInput, TooLarge, UnsupportedFormat
+from handlers.memory import require_json
 
 MAX_BODY_VARIABLE = "KIT_MAX_ANSWER_BYTES"
 """Environment variable with the largest body that the server takes, and the largest answer."""
@@ -28,6 +29,7 @@ def read(row: Mapping[str, Any]) -> bytes:
 
     Raises:
         BadInput: nothing there, several fields, parameters or instances, or broken base64.
+        TooLarge: JSON that could unpack to more than this worker may take.
         UnsupportedFormat: JSON or text of another kind.
     """
     value = field(row)
@@ -67,6 +69,7 @@ def field(row: Mapping[str, Any]) -> Any:
 
 
 def _json(data: bytes) -> Any:
+    require_json(len(data))
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as e:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from handlers import payload
 from handlers.accept import chosen
-from handlers.base import NO_MEMORY, Handler
+from handlers.base import NO_MEMORY, Handler, require_sendable
 from handlers.errors import BadInput, ItemError, KitError, TooLarge, Unprocessable, reason
+from handlers.memory import memory_limit, require, require_json
 from handlers.passport import TensorSpec
 
 Tensors = dict[str, NDArray[Any]]
@@ -23,7 +24,16 @@ Tensors = dict[str, NDArray[Any]]
 NPZ = "application/x-npz"
 
 MAX_BYTES = 1 << 30
-"""Largest array that a request may claim, in bytes."""
+"""Largest arrays that a request may claim together, in bytes."""
+
+MODEL_SHARE = 8
+"""Arrays may take this part of the worker's memory: the model makes others of them."""
+
+ELEMENT = 64
+"""Bytes that a number takes while an answer is written as JSON: the object and its digits."""
+
+SHORTEST = 3
+"""Characters of a number in JSON, with what divides it from the next: ``1, ``."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,9 @@ class TensorHandler(Handler[Asked, Tensors]):
             raise Unprocessable(f"the model does not run on these values ({reason(e)})") from None
 
     def encode(self, item: Asked, result: Tensors, accept: str) -> tuple[bytes, str]:
-        if chosen(accept, ("application/json", NPZ)) == NPZ:
+        binary = chosen(accept, ("application/json", NPZ)) == NPZ
+        require_answer(result, binary)
+        if binary:
             return npz(result), NPZ
         bad = [name for name, value in result.items() if not np.isfinite(value).all()]
         if bad:
@@ -122,6 +134,24 @@ def _predictions(result: Tensors, rows: int) -> dict[str, Any]:
         return {"predictions": next(iter(result.values())).tolist()}
     lists = {name: value.tolist() for name, value in result.items()}
     return {"predictions": [{name: v[i] for name, v in lists.items()} for i in range(rows)]}
+
+
+def most_bytes() -> int:
+    """Bytes that the arrays of one request may claim."""
+    return min(MAX_BYTES, memory_limit() // MODEL_SHARE)
+
+
+def require_answer(result: Tensors, binary: bool) -> None:
+    """Checks an answer's size before it is written.
+
+    Raises:
+        TooLarge: it has more bytes than the server sends, or takes more memory than there is.
+    """
+    count = sum(value.size for value in result.values())
+    least = sum(value.nbytes for value in result.values()) if binary else count * SHORTEST
+    require_sendable(least, "or more ")
+    if not binary:
+        require(count * ELEMENT, memory_limit(), f"an answer of {count:,} numbers as JSON")
 
 
 def npz(arrays: Tensors) -> bytes:
@@ -218,10 +248,14 @@ def _read(data: bytes, names: list[str]) -> tuple[Tensors, int | None]:
             return {names[0]: _npy(data)}, None
         if data[:4] == b"PK\x03\x04":
             with zipfile.ZipFile(io.BytesIO(data)) as z:
-                if sum(info.file_size for info in z.infolist()) > MAX_BYTES:
-                    raise TooLarge(f"the .npz unpacks to more than {MAX_BYTES:,} bytes")
+                claimed = sum(info.file_size for info in z.infolist())
+                if claimed > most_bytes():
+                    raise TooLarge(
+                        f"the .npz unpacks to {claimed:,} bytes; at most {most_bytes():,}"
+                    )
                 found = {i.filename.removesuffix(".npy"): z.read(i) for i in z.infolist()}
                 return {name: _npy(value) for name, value in found.items()}, None
+        require_json(len(data))
         return _of_json(json.loads(data), names)
     except (BadInput, TooLarge):
         raise
@@ -268,8 +302,8 @@ def _npy(data: bytes) -> NDArray[Any]:
     )
     shape, _, dtype = read(f)
     claimed = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if claimed > MAX_BYTES:
-        raise TooLarge(f"the array claims {claimed:,} bytes; at most {MAX_BYTES:,}")
+    if claimed > most_bytes():
+        raise TooLarge(f"the array claims {claimed:,} bytes; at most {most_bytes():,}")
     if claimed > len(data):
         raise BadInput(
             f"the array's header claims {claimed:,} bytes, {len(data):,} came: truncated"

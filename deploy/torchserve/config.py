@@ -6,21 +6,29 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
 from deploy.torchserve.archives import Archive
+from deploy.torchserve.guard.limits import Given
 from deploy.torchserve.settings import ROOT, Settings, cores
+from deploy.torchserve.state import GUARD
 from handlers.entry import OWN_VARIABLE
 from handlers.errors import RuntimeMissing
-from handlers.memory import LIMIT_VARIABLE
+from handlers.memory import JSON_GROWTH, LIMIT_VARIABLE
 from handlers.payload import MAX_BODY_VARIABLE
 
 HERE = ROOT / "deploy" / "torchserve"
 STORE = "models.checked"
 """Folder beside the sockets with the unpacked archives: what was checked is what is served."""
 
+SOCKET = "http.sock"
+"""In the same folder: where TorchServe listens for predictions."""
+
 MANY_CORES = 8
+GUARDS = 4
+"""Processes before TorchServe where there are many cores; else one."""
 
 KEPT = (
     "PATH", "HOME", "USER", "LOGNAME", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", OWN_VARIABLE,
@@ -30,13 +38,13 @@ KEPT_PREFIXES = (
 )  # fmt: skip
 
 
-def properties(settings: Settings, archives: Sequence[Archive]) -> dict[str, str]:
+def properties(settings: Settings, archives: Sequence[Archive], temp: Path) -> dict[str, str]:
     """The entries of config.properties, all values chosen on purpose."""
     size = str(settings.max_request_mb * 1024 * 1024)
     listen = settings.ports
     grpc, grpc_management = listen["gRPC predictions"], listen["gRPC management"]
     return {
-        "inference_address": "http://{}:{}".format(*listen["predictions"]),
+        "inference_address": f"unix:{temp / SOCKET}",
         "management_address": "http://{}:{}".format(*listen["management"]),
         "metrics_address": "http://{}:{}".format(*listen["metrics"]),
         "grpc_inference_address": grpc[0],
@@ -83,6 +91,45 @@ def model_entry(settings: Settings, archive: Archive) -> dict[str, dict[str, obj
         "startupTimeout": settings.startup_timeout,
     }
     return {archive.version: entry}
+
+
+def guards(
+    settings: Settings, archives: Sequence[Archive], temp: Path, pid: int
+) -> list[dict[str, object]]:
+    """What each process before TorchServe is told.
+
+    A model's workers have one batch each in work and one ready; the rest of its queue waits in the
+    guard, where a client that leaves takes its request along.
+
+    Args:
+        pid: the front end's process id.
+    """
+    count = GUARDS if cores() >= MANY_CORES else 1
+    body = settings.max_request_mb << 20
+    models = {}
+    for archive in archives:
+        workers = settings.workers if archive.name == settings.name else 1
+        work = workers * settings.batch_size
+        ready = min(work, settings.queue)
+        models[archive.name] = (-(-(work + ready) // count), -(-(settings.queue - ready) // count))
+    given = Given(
+        host=settings.host,
+        port=settings.port,
+        shared=count > 1,
+        socket=str(temp / SOCKET),
+        server=pid,
+        answer_s=3 * settings.response_timeout + 60,
+        max_body=body,
+        max_json=min(body, (settings.volume_memory_mb << 20) // settings.batch_size // JSON_GROWTH),
+        held=max(body, (heap_mb(settings.max_request_mb) - 256 << 20) // count),
+        models=models,
+    )
+    return [asdict(given)] * count
+
+
+def guard_command(temp: Path) -> list[str]:
+    """The command that runs the guard."""
+    return [sys.executable, "-m", "deploy.torchserve.guard", str(temp / GUARD)]
 
 
 def properties_text(entries: Mapping[str, str]) -> str:

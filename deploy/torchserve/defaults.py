@@ -27,6 +27,9 @@ SHARING_PER_GPU = 12
 SHARING = {"handlers/gpu/server/process.py", "handlers/gpu/hub/process.py"}
 """The program that holds a detector for all workers: its name in archives of today and before."""
 
+REQUEST_MB = "256"
+"""MiB of the largest request, where the task does not say."""
+
 KEPT = ("workers", "threads", "batch_size", "max_batch_delay")
 """The settings that a store keeps for a model."""
 
@@ -47,7 +50,8 @@ def of(store: Path, name: str, gpus: int, cores: int) -> dict[str, str]:
     found: dict[str, str] = {}
     tuned = kept(store, name, cores)
     for record, _ in records.values():
-        found |= TASKS[record.task].server if record.task in TASKS else {}
+        for field, value in served(record.task).items():
+            found[field] = max(found.get(field, value), value, key=int)
     mine, shared = records.get(name, (None, False))
     if gpus and mine is not None and not _one_at_a_time(mine) and _on_gpu(mine):
         if shared and not own_gpu_process():
@@ -57,6 +61,11 @@ def of(store: Path, name: str, gpus: int, cores: int) -> dict[str, str]:
             workers = max(1, min(WORKERS_PER_GPU * gpus, cores // 2))
             found |= {**GPU, "workers": str(workers)}
     return found | tuned
+
+
+def served(task: str) -> dict[str, str]:
+    """What a task's archives need of the server; of several the most counts."""
+    return {"max_request_mb": REQUEST_MB, **(TASKS[task].server if task in TASKS else {})}
 
 
 def kept_file(store: Path, name: str) -> Path:

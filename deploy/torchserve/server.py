@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,15 +19,18 @@ from deploy.torchserve import config, ports, state, worker_log
 from deploy.torchserve.archives import Archive
 from deploy.torchserve.client import Client
 from deploy.torchserve.drain import drain
-from deploy.torchserve.settings import OPTIONS, Settings, make
+from deploy.torchserve.settings import OPTIONS, ROOT, Settings, make
 from deploy.torchserve.state import State
 from handlers.errors import KitError
 from repack.archive import unpack
 
 TERM_WAIT_S = 15
 
+USUAL = ("nvidia-smi not available", "WARNING: sun.reflect")
+"""Lines that every start on a machine without a GPU has."""
+
 _launched: list[subprocess.Popen[bytes]] = []
-"""Front ends that this process started: a Popen that is dropped while it runs is a warning."""
+"""Front ends and guards that this process started: a Popen dropped while it runs is a warning."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,13 @@ class Server:
         """
         begin = time.monotonic()
         told = 0.0
-        grpc = self.settings.ports["gRPC predictions"]
-        while not (self.client.is_ready(model) and ports.answers(*grpc)):
+        listen = [self.settings.ports[name] for name in ("gRPC predictions", "predictions")]
+        while not (self.client.is_ready(model) and all(ports.answers(*at) for at in listen)):
             waited = time.monotonic() - begin
             if self.state.process() is None:
                 raise KitError(f"the server ended while starting: {self.last_words()}")
+            if not self.state.guards():
+                raise KitError(f"the server ended while starting: {self.last_words('guard.log')}")
             if why := worker_log.reason(self.workers_log, self.logs, model):
                 raise KitError(f"model {model} cannot be loaded: {why}")
             if waited > self.settings.startup_timeout:
@@ -78,13 +84,14 @@ class Server:
                 tell(waited)
             time.sleep(0.1)
 
-    def last_words(self) -> str:
-        """What the front end said when it ended, in one line."""
-        log = self.settings.run_dir / "logs" / "java.log"
+    def last_words(self, name: str = "java.log") -> str:
+        """What the front end (or the guard) said when it ended, in one line."""
+        log = self.settings.run_dir / "logs" / name
         try:
             lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
         except OSError:
             lines = []
+        lines = [line for line in lines if not line.startswith(USUAL)]
         telling = [line for line in lines if re.search("[Ee]rror|xception|nvalid", line)]
         return telling[0] if telling else f"see {log.parent}"
 
@@ -105,10 +112,13 @@ def start(settings: Settings, archives: Sequence[Archive]) -> Server:
         require_space(temp, archives)
         for archive in archives:
             unpack(archive.path, temp / config.STORE / archive.name)
-        text = config.properties_text(config.properties(settings, archives))
+        text = config.properties_text(config.properties(settings, archives, temp))
         (settings.run_dir / "config.properties").write_text(text)
         logged = log_size(settings)
-        process = launch(settings, temp)
+        process = launch(settings, temp, config.java_command(settings, temp), "java.log")
+        told = config.guards(settings, archives, temp, process.pid)
+        (temp / state.GUARD).write_text(json.dumps(told))
+        launch(settings, temp, config.guard_command(temp), "guard.log", PYTHONPATH=str(ROOT))
     except BaseException:
         shutil.rmtree(temp, ignore_errors=True)
         raise
@@ -123,21 +133,24 @@ def start(settings: Settings, archives: Sequence[Archive]) -> Server:
     return Server(settings, started, logged)
 
 
-def launch(settings: Settings, temp: Path) -> subprocess.Popen[bytes]:
-    """Runs Java in a session of its own, so that Ctrl-C reaches only the kit."""
-    with (settings.run_dir / "logs" / "java.log").open("wb") as log:
+def launch(
+    settings: Settings, temp: Path, command: Sequence[str], log_name: str, **variables: str
+) -> subprocess.Popen[bytes]:
+    """Runs a part of the server in a session of its own: Ctrl-C reaches only the kit."""
+    with (settings.run_dir / "logs" / log_name).open("wb") as log:
         try:
             process = subprocess.Popen(
-                config.java_command(settings, temp),
+                command,
                 cwd=settings.run_dir,
-                env=config.environment(settings, temp, os.environ),
+                env={**config.environment(settings, temp, os.environ), **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         except OSError as e:
-            raise KitError(f"Java cannot be run ({e}): delete .venv and run again") from None
+            name = Path(command[0]).name
+            raise KitError(f"{name} cannot be run ({e}): delete .venv and run again") from None
     _launched.append(process)
     return process
 
@@ -196,14 +209,14 @@ def stop(server: Server, drain_s: float | None = None) -> bool:
     Returns:
         Whether nothing was in flight when the front end was told to end.
     """
-    process = server.state.process()
+    process, guards = server.state.process(), server.state.guards()
     wait_s = server.settings.drain_timeout if drain_s is None else drain_s
     idle = True
     workers = server.state.workers()
     if process is not None:
-        idle = wait_s > 0 and drain(server.client, process.pid, wait_s)
+        idle = wait_s > 0 and drain(server.client, guards, wait_s)
         end(process, TERM_WAIT_S if wait_s else 0)
-    for worker in {*workers, *server.state.workers()}:
+    for worker in {*workers, *guards, *server.state.workers()}:
         end(worker, 0)
     state.forget(server.settings.run_dir, server.state)
     _launched[:] = [child for child in _launched if child.poll() is None]
@@ -233,6 +246,6 @@ def clean_up(settings: Settings) -> None:
     left = state.read(settings.run_dir)
     if left is None or left.process() is not None:
         return
-    for worker in left.workers():
-        end(worker, 0)
+    for process in (*left.workers(), *left.guards()):
+        end(process, 0)
     state.forget(settings.run_dir, left)

@@ -95,7 +95,7 @@ OPTIONS = (
     Option("port", PORT, "8080", "HTTP port; management and metrics take the next two"),
     Option("grpc_port", PORT, "7070", "gRPC port; gRPC management takes the next one"),
     Option("management_host", address, "127.0.0.1", "address for management and metrics"),
-    Option("max_request_mb", whole(1, 1024), "256", "largest request and answer, in MiB"),
+    Option("max_request_mb", whole(1, 1024), defaults.REQUEST_MB, "MiB of a request or answer"),
     Option("volume_memory_mb", whole(1, 9999999), "", "MiB that one worker's volumes may take"),
     Option("response_timeout", whole(1, 86400), "120", "s before a silent worker is replaced"),
     Option("startup_timeout", whole(1, 86400), "120", "s for the model to become READY"),

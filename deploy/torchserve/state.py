@@ -18,9 +18,14 @@ import psutil
 
 from handlers.errors import KitError
 
+GUARD = "guard.json"
+"""In the temporary folder: what the processes before the front end were told."""
+
 TEMP_PREFIX = "kit-serve-"
 SOCKET_NAME = "/.ts.sock.99999"
 SOCKET_LIMIT = 107
+ROOM = 1 << 20
+"""Bytes that logs and state may need at once."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,18 @@ class State:
 
     def workers(self) -> list[psutil.Process]:
         """Worker processes of this server, also those that outlived the front end."""
-        found = []
+        return [process for process, guards in self._others() if not guards]
+
+    def guards(self) -> list[psutil.Process]:
+        """Processes that take the clients' connections."""
+        return [process for process, guards in self._others() if guards]
+
+    def _others(self) -> Iterator[tuple[psutil.Process, bool]]:
+        guard = str(Path(self.temp) / GUARD)
         for process in psutil.process_iter(["cmdline"]):
             parts = process.info["cmdline"] or ()
             if process.pid != self.pid and any(p.startswith(self.temp + "/") for p in parts):
-                found.append(process)
-        return found
+                yield process, guard in parts
 
 
 def read(run_dir: Path) -> State | None:
@@ -94,12 +105,18 @@ def new_temp() -> Path:
 
 
 def prepare(run_dir: Path) -> None:
-    """Makes the run folder, for this user alone."""
+    """Makes the run folder, for this user alone.
+
+    Raises:
+        KitError: it cannot be written, or its disk is full.
+    """
     try:
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         (run_dir / "logs").mkdir(exist_ok=True)
     except OSError as e:
         raise KitError(f"{run_dir} cannot be written ({e.strerror}): set RUN_DIR") from None
+    if shutil.disk_usage(run_dir).free < ROOM:
+        raise KitError(f"{run_dir} is on a full disk: free some, or set RUN_DIR to another")
 
 
 @contextmanager

@@ -20,6 +20,8 @@ def lines(settings: Settings) -> list[str]:
     own, client = server.settings, server.client
     since = datetime.fromtimestamp(server.state.started).strftime("%Y-%m-%d %H:%M:%S")
     found = [f"running since {since}, process {server.state.pid}"]
+    if not server.state.guards():
+        found.append("the guard has ended, so nothing is answered: bash run.sh --stop, then start")
     for model in models(client):
         found += model_lines(client, model)
     found += [f"{purpose}: {host}:{port}" for purpose, (host, port) in own.ports.items()]

@@ -12,6 +12,9 @@ from deploy.torchserve.answer import say
 from deploy.torchserve.server import Server
 from handlers.errors import KitError
 
+LOOK_S = 10
+"""Seconds between two looks at the guard."""
+
 
 def end_on_sigterm() -> None:
     """Turns SIGTERM into SystemExit(143), so that what was begun is ended on the way out."""
@@ -28,9 +31,14 @@ def watch(server: Server) -> int:
     try:
         while (process := server.state.process()) is not None:
             try:
-                process.wait(60)
+                process.wait(LOOK_S)
             except psutil.TimeoutExpired:
-                continue
+                if server.state.guards():
+                    continue
+                if state.read(server.settings.run_dir) is not None:
+                    why = server.last_words("guard.log")
+                    servers.stop(server, drain_s=0)
+                    raise KitError(f"the server's guard ended by itself: {why}") from None
     except (KeyboardInterrupt, SystemExit) as e:
         say("server", "stopping: requests in flight finish; Ctrl-C again ends it at once")
         try:

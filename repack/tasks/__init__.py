@@ -5,6 +5,9 @@ from __future__ import annotations
 from handlers.errors import KitError
 from repack.tasks.base import Task
 
+PICTURES = {"max_request_mb": "64"}
+"""A picture of 50 million pixels as PNG mostly has less, with its base64 as JSON too."""
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -15,12 +18,14 @@ TASKS: dict[str, Task] = {
             names_causes=True,
             labelled=True,
             takes_pictures=True,
+            server=PICTURES,
         ),
         Task(
             "detection",
             "a detector",
             "handlers.detection:DetectionHandler",
             takes_pictures=True,
+            server=PICTURES,
         ),
         Task(
             "segmentation",

@@ -17,7 +17,13 @@ TWO = [{"name": n, "normalisation": {"kind": "zscore"}} for n in ("T1", "T2")]
 def running() -> Iterator[Bench]:
     """A detector in batches of four and a model of raw tensors, with a short queue."""
     archives = {"fd1": made.detector(), "tiny": made.tensors()}
-    values = {"batch_size": 4, "max_batch_delay": 100, "queue": 8, "max_request_mb": 2}
+    values = {
+        "batch_size": 4,
+        "max_batch_delay": 100,
+        "queue": 8,
+        "max_request_mb": 2,
+        "volume_memory_mb": 48,
+    }
     with bench(archives, ("fd1", GOOD), **values) as found:
         found.server.wait_ready("tiny")
         yield found

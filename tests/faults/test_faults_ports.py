@@ -64,7 +64,8 @@ def test_row_27_a_taken_port_is_named_with_its_holder(
 
 def listening(found: Bench) -> set[tuple[str, int]]:
     """What the server's own processes listen on."""
-    pids = {found.server.state.pid, *(w.pid for w in found.server.state.workers())}
+    own = found.server.state
+    pids = {own.pid, *(p.pid for p in (*own.workers(), *own.guards()))}
     ends: list[tuple[object, ...]] = [
         tuple(c.laddr)
         for c in psutil.net_connections("inet")

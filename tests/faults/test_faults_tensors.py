@@ -1,4 +1,4 @@
-"""Rows 7, 8, 47 and 48: arrays that a model of raw tensors does not take, and how they may lie.
+"""Rows 7, 8, 40, 47 and 48: arrays that a model of raw tensors does not take, and how they may lie.
 
 Row 8 with an engine's profile needs a GPU: tests/gpu/test_gpu_engines.py.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import struct
+import zipfile
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.support.bench import GOOD, Bench
@@ -112,3 +115,53 @@ def test_instances_as_tensorflow_serving_has_them(served: Bench) -> None:
         data = json.dumps(body).encode()
         reply = served.ask(data, "tiny", Content_Type="application/json")
         np.testing.assert_allclose(reply.json()["predictions"], expected, rtol=1e-6)
+
+
+def zipped(size: int, claimed: int | None = None) -> bytes:
+    """A .npz with one array of so many zeros; ``claimed`` is what the zip's directory says."""
+    out = io.BytesIO()
+    array = np.zeros((size // 768, 3, 8, 8), np.float32)
+    np.savez_compressed(out, x=array)
+    data = out.getvalue()
+    if claimed is not None:
+        with zipfile.ZipFile(io.BytesIO(data)) as z:
+            (info,) = z.infolist()
+        data = data.replace(struct.pack("<I", info.file_size), struct.pack("<I", claimed))
+    return data
+
+
+def test_row_40_what_unpacks_to_more_than_the_worker_may_take(served: Bench) -> None:
+    """Row 40: refused from the directory, the header or the length, before it is unpacked."""
+    (pid,) = served.pids("tiny")
+    before = psutil.Process(pid).memory_info().rss
+    large = 300 << 20
+    body = zipped(large)
+    assert len(body) < 1 << 20
+    reply = served.ask(body, "tiny")
+    reply.reason(413, "the .npz unpacks to 314,", "at most 6,291,456")
+    assert reply.seconds < 2
+    served.ask(zipped(large, 1000), "tiny").reason(400, "no .npy, .npz or JSON")
+    head = io.BytesIO()
+    shape = (large // 768, 3, 8, 8)
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": "<f4", "fortran_order": False, "shape": shape}
+    )
+    served.ask(head.getvalue(), "tiny").reason(413, "the array claims 314,", "at most 6,291,456")
+    assert psutil.Process(pid).memory_info().rss - before < large // 4
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/octet-stream"])
+def test_row_40_json_that_would_unpack_to_more(served: Bench, kind: str) -> None:
+    """Row 40: JSON by its length. TorchServe would unpack what is called JSON before any handler:
+    the guard refuses that; the handler what is not called so."""
+    body = b'{"inputs": {"x": [' + b"[]," * (1_900_000 // 3) + b"[]]}}"
+    served.ask(body, "tiny", Content_Type=kind).reason(413, "JSON of 1,9")
+    served.ask(body, "fd1", Content_Type=kind).reason(413, "JSON of 1,9")
+
+
+def test_row_40_an_answer_far_larger_than_its_request(served: Bench) -> None:
+    """Row 40: 8 MiB of answer for some KiB of zeros, where the server sends at most 2 MiB."""
+    body = zipped(6_000_000)
+    for accept in ("application/json", "application/x-npz"):
+        reply = served.ask(body, "tiny", Accept=accept)
+        reply.reason(413, "or more bytes and the server sends at most 2,097,152")

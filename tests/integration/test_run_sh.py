@@ -12,12 +12,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.support.archives import ECHO, write_archive
 from tests.support.checkout import UNSET, Checkout, checked_out, one_line, set_up
-from tests.support.servers import free_ports
 
 pytestmark = pytest.mark.skipif(not set_up(), reason=UNSET)
 
@@ -88,22 +86,6 @@ def test_taken_port_is_named_with_its_holder(checkout: Checkout) -> None:
     assert f"process {os.getpid()}" in line
 
 
-def test_front_end_killed(checkout: Checkout) -> None:
-    write_archive(checkout.store, "fd1", task="detection")
-    assert checkout.run().returncode == 0
-    before = checkout.server()
-    workers = before.workers()
-    assert workers
-    psutil.Process(before.pid).kill()
-    _, alive = psutil.wait_procs(workers, timeout=5)
-    assert not alive
-    assert "not running" in checkout.run("--status").stdout
-    again = checkout.run()
-    assert again.returncode == 0, again.stderr
-    assert '"bytes": 321' in again.stdout
-    assert not Path(before.temp).exists()
-
-
 def test_damaged_archive_is_named_and_the_others_serve(checkout: Checkout) -> None:
     write_archive(checkout.store, "fd1", task="detection")
     whole = write_archive(checkout.store, "half").read_bytes()
@@ -157,25 +139,6 @@ def test_foreground_lets_requests_finish(
     output, _ = process.communicate(timeout=60)
     assert answers == [200, 200, 200], output
     assert process.returncode == status, output
-    assert checkout.all_gone()
-
-
-def test_stop_lets_requests_finish_whatever_flags_it_is_given(checkout: Checkout) -> None:
-    write_archive(checkout.store, "fd1", SLOW)
-    assert checkout.run().returncode == 0
-    answers: list[int] = []
-
-    def ask() -> None:
-        answers.append(checkout.client.predict("fd1", b"x", 20).status)
-
-    request = threading.Thread(target=ask)
-    request.start()
-    time.sleep(0.5)
-    port, grpc_port = free_ports()
-    stopped = checkout.run("--stop", PORT=str(port), GRPC_PORT=str(grpc_port), WORKERS="7")
-    request.join()
-    assert answers == [200]
-    assert stopped.stdout.split() == ["server", "stopped"]
     assert checkout.all_gone()
 
 

@@ -1,4 +1,4 @@
-"""Runs first in every worker: defers torch, and leaves out a log line per batch.
+"""Runs first in every worker: ends with the front end, defers torch, logs no line per batch.
 
 TorchServe's protocol module imports torch only to ask whether an answer is a tensor. The kit's
 handlers answer bytes, so that module gets a stand-in that imports torch on first use: a worker
@@ -8,9 +8,12 @@ start-up). Every other ``import torch`` is the real one.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import logging
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -19,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+PR_SET_PDEATHSIG = 1
 PROTOCOL = "ts.protocol.otf_message_handler"
 
 
@@ -63,6 +67,18 @@ def not_the_line_per_batch(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Backend received inference")
 
 
+def end_with_the_front_end() -> None:
+    """Has the kernel end this process with its parent, whatever it computes at that moment.
+
+    Only a worker's: what a worker starts looks after itself.
+    """
+    if not any(argument.startswith("--sock-") for argument in sys.orig_argv):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:  # it ended meanwhile
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def run_the_next_sitecustomize() -> None:
     """Runs the machine's own sitecustomize, which this one hides."""
     others = [folder for folder in sys.path if Path(folder or ".").resolve() != HERE]
@@ -71,6 +87,7 @@ def run_the_next_sitecustomize() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
+end_with_the_front_end()
 sys.meta_path.insert(0, ProtocolFinder)
 logging.getLogger().addFilter(not_the_line_per_batch)
 run_the_next_sitecustomize()

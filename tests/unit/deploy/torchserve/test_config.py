@@ -15,6 +15,8 @@ from deploy.torchserve import config, state
 from deploy.torchserve.archives import Archive
 from deploy.torchserve.settings import make
 
+TEMP = Path("/kit-serve-x")
+
 
 def archive(name: str, version: str = "1.0") -> Archive:
     return Archive(Path(f"/store/{name}.mar"), version, "detection", "0" * 64, 1)
@@ -41,7 +43,7 @@ def test_any_value_survives_a_properties_file(value: str) -> None:
 
 
 def test_nothing_can_be_registered_or_fetched() -> None:
-    found = config.properties(make({}), [archive("fd1")])
+    found = config.properties(make({}), [archive("fd1")], TEMP)
     assert found["enable_model_api"] == "false"
     assert found["install_py_dep_per_model"] == "false"
     allowed = re.compile(found["allowed_urls"])
@@ -51,7 +53,7 @@ def test_nothing_can_be_registered_or_fetched() -> None:
 def test_named_model_gets_the_workers_and_every_version_is_its_own() -> None:
     settings = make({"workers": "3", "batch_size": "8", "max_batch_delay": "7"})
     models = json.loads(
-        config.properties(settings, [archive("fd1"), archive("b", "2.1")])["models"]
+        config.properties(settings, [archive("fd1"), archive("b", "2.1")], TEMP)["models"]
     )
     assert models["fd1"]["1.0"]["minWorkers"] == models["fd1"]["1.0"]["maxWorkers"] == 3
     assert models["b"]["2.1"]["minWorkers"] == 1
@@ -97,3 +99,28 @@ def test_temporary_folder_is_private_and_its_sockets_fit(
         assert stat.S_IMODE(found.stat().st_mode) == 0o700
     finally:
         found.rmdir()
+
+
+@pytest.mark.parametrize("cores", [2, 16])
+def test_the_guards_share_what_the_server_may_take(
+    cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch a worker in work and one ready are TorchServe's; the rest of the queue waits."""
+    monkeypatch.setattr(config, "cores", lambda: cores)
+    settings = make({"workers": "3", "batch_size": "8", "queue": "100", "volume_memory_mb": "512"})
+    found = config.guards(settings, [archive("fd1"), archive("b")], TEMP, 77)
+    count = len(found)
+    assert count == (4 if cores > 8 else 1)
+    first = found[0]
+    assert first["models"] == {"fd1": (48 // count, 76 // count), "b": (16 // count, 92 // count)}
+    assert first["max_json"] == (512 << 20) // 8 // 32
+    assert first["held"] >= first["max_body"] == 256 << 20
+    properties = config.properties(settings, [archive("fd1")], TEMP)
+    assert properties["inference_address"] == f"unix:{first['socket']}"
+
+
+def test_a_queue_shorter_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = make({"workers": "1", "batch_size": "4", "queue": "1"})
+    monkeypatch.setattr(config, "cores", lambda: 2)
+    (given,) = config.guards(settings, [archive("fd1")], TEMP, 77)
+    assert given["models"] == {"fd1": (5, 0)}

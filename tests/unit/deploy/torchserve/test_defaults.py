@@ -70,7 +70,7 @@ def test_without_a_gpu_or_its_runtime_nothing_changes(
     tmp_path: Path, runtime: str, name: str, gpus: int
 ) -> None:
     archive(tmp_path, "fd1", runtime)
-    assert defaults.of(tmp_path, name, gpus, 16) == {}
+    assert defaults.of(tmp_path, name, gpus, 16) == {"max_request_mb": "64"}
 
 
 def test_volumes_beside_a_detector_keep_their_limits(tmp_path: Path) -> None:
@@ -80,6 +80,23 @@ def test_volumes_beside_a_detector_keep_their_limits(tmp_path: Path) -> None:
     found = defaults.of(tmp_path, "fd1", 1, 16)
     assert (found["max_request_mb"], found["workers"]) == ("512", "6")
     assert "workers" not in defaults.of(tmp_path, "seg", 1, 16)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "most"),
+    [
+        (["detection", "classification"], 64),
+        (["detection", "tensors"], 256),
+        (["tensors", "detection", "segmentation"], 512),
+        ([], 256),
+    ],
+)
+def test_the_largest_request_is_what_the_store_needs(
+    tmp_path: Path, tasks: list[str], most: int
+) -> None:
+    for task in tasks:
+        archive(tmp_path, task, "openvino", task)
+    assert make(defaults.of(tmp_path, "fd1", 0, 4)).max_request_mb == most
 
 
 def test_what_is_asked_for_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

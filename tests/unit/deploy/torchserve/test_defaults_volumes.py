@@ -18,7 +18,7 @@ def test_volumes_change_the_defaults_and_nothing_that_was_asked_for(tmp_path: Pa
     (tmp_path / "damaged.mar").write_bytes(b"PK\x03\x04 no archive")
     flags = ["--model-store", str(tmp_path)]
     _, plain = parse(flags, {})
-    assert (plain.max_request_mb, plain.response_timeout) == (256, 120)
+    assert (plain.max_request_mb, plain.response_timeout) == (64, 120)
     write_archive(tmp_path, "seg", task="segmentation")
     _, volumes = parse(flags, {})
     assert (volumes.max_request_mb, volumes.response_timeout) == (512, 900)

@@ -1,61 +1,47 @@
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from deploy.torchserve import drain
+from deploy.torchserve.client import Client
+from deploy.torchserve.settings import make
 
-TICK_S = 0.05
-
-
-@pytest.fixture(autouse=True)
-def kernel_answers() -> None:
-    try:
-        list(drain.connections(1))
-    except OSError:
-        pytest.skip("the kernel does not list connections here")
+OBEYS = "import sys; print(flush=True); sys.stdin.read()"
+BUSY = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + OBEYS
 
 
-def test_connection_is_busy_from_request_to_answer() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)) as client:
-            server, _ = listener.accept()
-            with server:
-                assert drain.busy_connections(port) == 0
-                time.sleep(TICK_S)
-                client.sendall(b"question")
-                assert drain.busy_connections(port) == 1
-                server.recv(100)
-                assert drain.busy_connections(port) == 1
-                time.sleep(TICK_S)
-                server.sendall(b"answer")
-                client.recv(100)
-                assert drain.busy_connections(port) == 0
-                time.sleep(TICK_S)
-                client.sendall(b"next question")
-                server.recv(100)
-                assert drain.busy_connections(port) == 1
+@contextmanager
+def process(code: str) -> Iterator[psutil.Process]:
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as found:
+        assert found.stdout is not None
+        found.stdout.readline()
+        yield psutil.Process(found.pid)
+        found.kill()
 
 
-def test_listening_stops_and_open_connections_stay() -> None:
-    code = (
-        "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1],"
-        " flush=True); c, _ = s.accept(); print(1, flush=True); c.sendall(c.recv(9)); c.recv(9)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        port = int(other.stdout.readline())
-        with socket.create_connection(("127.0.0.1", port)) as client:
-            other.stdout.readline()
-            if not drain.stop_listening(other.pid, port):
-                other.kill()
-                pytest.skip("another process's sockets cannot be reached here")
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port)).close()
-            client.sendall(b"still")
-            assert client.recv(9) == b"still"
+@pytest.mark.parametrize(("code", "idle"), [(OBEYS, True), (BUSY, False)])
+def test_idle_is_who_ends_when_told(code: str, idle: bool) -> None:
+    with process(code) as guard:
+        assert drain.drain(Client(make({})), [guard], 0.5) is idle
+
+
+def test_a_guard_that_has_ended_is_idle() -> None:
+    with process(OBEYS) as guard:
+        guard.kill()
+    assert drain.drain(Client(make({})), [guard], 0.5)
+
+
+def test_calls_that_do_not_come_through_the_guard_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left = [2, 1, 0]
+    monkeypatch.setattr(drain, "waiting", lambda client: left.pop(0))
+    assert drain.drain(Client(make({})), [], 5)
+    assert left == []

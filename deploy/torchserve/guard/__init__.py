@@ -1,0 +1,1 @@
+"""Stands between the clients and TorchServe, whose HTTP server bounds neither time nor forms."""

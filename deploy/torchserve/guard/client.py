@@ -1,0 +1,310 @@
+"""One client's connection: a request is taken in whole, in bounded time, before it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import Any
+
+from deploy.torchserve.guard import limits
+from deploy.torchserve.guard.forms import Fields, Parts, form
+from deploy.torchserve.guard.house import House
+from deploy.torchserve.guard.http import END, MAX_HEAD, Chunks, Head, Refusal, read_head
+from deploy.torchserve.guard.turns import Turns
+from deploy.torchserve.guard.upstream import Job
+
+SMALL = 4096
+"""Pieces of under 4 KiB are put together: each costs some 60 bytes more than it holds."""
+
+JSON = b"application/json"
+CLOSE = b"connection: close\r\n\r\n"
+
+
+class At(Enum):
+    """What the connection is busy with."""
+
+    HEAD = 0
+    BODY = 1
+    WAITING = 2
+    ANSWER = 3
+    LINGER = 4
+
+
+class Request(Job):
+    """A request that is asked; its turn and its bytes are given back when TorchServe is done."""
+
+    def __init__(self, client: Client, head: Head, pieces: list[bytes | bytearray], size: int):
+        super().__init__(client, head.method, [head.onward(size), *pieces])
+        self._house = client.house
+        self._turns = client.turns
+        self._size = size
+        self.begun = client.loop.time()
+
+    def done(self) -> None:
+        self._house.held -= self._size
+        self._house.asked.discard(self)
+        if self._turns:
+            self._turns.leave()
+
+    def check(self, now: float) -> None:
+        if now - self.begun > self._house.given.answer_s and self.upstream:
+            self.upstream.abort()
+
+
+class Client(asyncio.Protocol):
+    """One connection, from one request to the next."""
+
+    def __init__(self, house: House):
+        self.house = house
+        self.loop = asyncio.get_running_loop()
+        self.turns: Turns | None = None
+        self._transport: Any = None
+        self._at = At.HEAD
+        self._ahead = b""
+        self._begun = self._last = self.loop.time()
+        self._pieces: list[bytes | bytearray] = []
+        self._size = 0
+        self._head: Head | None = None
+        self._chunks: Chunks | None = None
+        self._form: Fields | Parts | None = None
+        self._most = 0
+        self._request: Request | None = None
+        self._full = False
+        self._keeps = True
+        self._begun_answer = False
+        self._deadline = 0.0
+
+    # The connection.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        if self.house.make_place(self._begun):
+            self.house.guests[self] = None
+        else:
+            self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.house.guests.pop(self, None)
+        self._drop()
+
+    def _drop(self) -> None:
+        """Whatever was under way is nobody's any more."""
+        if self._at is At.WAITING and self.turns:
+            self.turns.forget(self)
+        if self._request is not None:
+            self._request.asker = None
+            if self._full and self._request.upstream:
+                self._request.upstream.resume()
+            self._request = None
+        self._forget_body()
+        self._at = At.LINGER
+
+    def _forget_body(self) -> None:
+        self.house.held -= self._size
+        self._pieces, self._size = [], 0
+
+    def data_received(self, data: bytes) -> None:
+        self._last = self.loop.time()
+        try:
+            if self._at is At.BODY:
+                self._take_body(data)
+            elif self._at is At.HEAD:
+                self._take_head(data)
+            elif self._at is not At.LINGER:
+                self._ahead += data
+                if len(self._ahead) > limits.AHEAD:
+                    self._transport.pause_reading()
+        except Refusal as e:
+            self.refuse(e)
+
+    # A request comes in.
+
+    def _take_head(self, data: bytes) -> None:
+        begins = not self._ahead
+        data = (self._ahead + data).lstrip(b"\r\n")
+        if not data:
+            return
+        if begins:
+            self._begun = self._last
+        end = data.find(END, 0, MAX_HEAD)
+        if end < 0:
+            self._ahead = data
+            if len(data) >= MAX_HEAD:
+                raise Refusal(431, f"a head of more than {MAX_HEAD} bytes came")
+            return
+        self._ahead = b""
+        self._head = head = read_head(data[:end])
+        given = self.house.given
+        json = head.media_type.partition(b";")[0].strip().lower() == JSON
+        self._most = given.max_json if json else given.max_body
+        self._require(head.length or 0)
+        self._form = form(head.media_type)
+        self._chunks = Chunks() if head.length is None else None
+        self._at = At.BODY
+        if head.expects and head.length != 0:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._take_body(data[end + len(END) :])
+
+    def _require(self, size: int) -> None:
+        if size > self._most:
+            what = "a body" if self._most == self.house.given.max_body else "JSON"
+            raise Refusal(
+                413, f"{what} of {size:,} bytes or more came; expected at most {self._most:,}"
+            )
+
+    def _take_body(self, data: bytes) -> None:
+        assert self._head is not None  # noqa: S101
+        if self._chunks is not None:
+            for piece in self._chunks.feed(data):
+                self._add(piece)
+            if self._chunks.rest is not None:
+                self._complete(self._head, self._chunks.rest)
+            return
+        missing = (self._head.length or 0) - self._size
+        self._add(data[:missing] if len(data) > missing else data)
+        if len(data) >= missing:
+            self._complete(self._head, data[missing:])
+
+    def _add(self, data: bytes) -> None:
+        if not data or self._at is not At.BODY:
+            return
+        self._size += len(data)
+        self.house.held += len(data)
+        self._require(self._size)
+        self.house.make_room(self._last)
+        if not self._size:  # the slowest was this one
+            return
+        if self._form is not None:
+            self._form.feed(data)
+            if self._form.has_json:
+                self._most = self.house.given.max_json
+                self._require(self._size)
+        if len(data) >= SMALL:
+            self._pieces.append(data)
+        elif self._pieces and isinstance(self._pieces[-1], bytearray):
+            self._pieces[-1] += data
+        else:
+            self._pieces.append(bytearray(data))
+
+    def _complete(self, head: Head, rest: bytes) -> None:
+        if self._at is not At.BODY:
+            return
+        self._at, self._ahead = At.WAITING, rest
+        self.turns = self.house.turns_of(head.path)
+        if self.turns is None:
+            self.go()
+        else:
+            self.turns.enter(self)
+
+    # It is asked, and answered.
+
+    def go(self) -> None:
+        assert self._head is not None  # noqa: S101
+        self._at = At.ANSWER
+        self._request = Request(self, self._head, self._pieces, self._size)
+        self._pieces, self._size = [], 0
+        self.house.asked.add(self._request)
+        self.house.pool.ask(self._request)
+
+    def begin(self, head: bytes, size: int, data: bytes) -> None:
+        assert self._head is not None  # noqa: S101
+        self._begun_answer = True
+        self._deadline = self.loop.time() + limits.BODY_S + size / limits.RATE
+        self._keeps = self._head.keeps and not self.house.stopping
+        self._transport.write(head + (b"\r\n" if self._keeps else CLOSE) + data)
+
+    def take(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def full(self) -> bool:
+        return self._full
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        if self._request is not None and self._request.upstream:
+            self._request.upstream.resume()
+
+    def finish(self) -> None:
+        self._request = None
+        if not self._keeps:
+            self._linger()
+            return
+        if self.house.stopping:
+            self._transport.close()
+            return
+        self._at, self._begun_answer = At.HEAD, False
+        self.house.guests[self] = self.house.guests.pop(self, None)
+        self._begun = self._last = self.loop.time()
+        self._transport.resume_reading()
+        if self._ahead:
+            ahead, self._ahead = self._ahead, b""
+            self.loop.call_soon(self.data_received, ahead)
+
+    def fail(self, refusal: Refusal) -> None:
+        self._request = None
+        self.refuse(refusal)
+
+    # It ends.
+
+    def refuse(self, refusal: Refusal) -> None:
+        self._drop()
+        if self._begun_answer:  # half an answer: the end of the connection says so
+            self._transport.abort()
+            return
+        self.house.refused[refusal.status] += 1
+        self._transport.write(refusal.answer())
+        self._linger()
+
+    def _linger(self) -> None:
+        """Ends the answers, and hears the client out: a reset could take its answer away."""
+        self._at, self._ahead = At.LINGER, b""
+        self._deadline = self.loop.time() + limits.LINGER_S
+        self._transport.resume_reading()
+        try:
+            self._transport.write_eof()
+        except OSError:  # it was reset a moment ago
+            self._transport.abort()
+
+    def stop(self) -> None:
+        if self._at is At.HEAD and not self._ahead:
+            self._transport.close()
+
+    def pace(self, now: float) -> float | None:
+        age = now - self._begun
+        return self._size / age if self._at is At.BODY and age > limits.YOUNG_S else None
+
+    def give_way(self, now: float) -> bool:
+        if self._at in (At.WAITING, At.ANSWER) or now - self._begun < limits.YOUNG_S:
+            return False
+        if (self.pace(now) or 0) > limits.RATE:
+            return False
+        self._transport.abort()
+        self._drop()
+        self.house.guests.pop(self, None)
+        return True
+
+    def check(self, now: float) -> None:
+        """Ends it where its time is over."""
+        since, idle = now - self._begun, now - self._last
+        if self._transport.get_write_buffer_size():
+            if now > self._deadline:  # the client does not take what it asked for
+                self._transport.abort()
+        elif self._at is At.HEAD and not self._ahead:
+            if since > limits.IDLE_S:
+                self._transport.close()
+        elif self._at is At.HEAD:
+            if since > limits.HEAD_S:
+                self.refuse(Refusal(408, f"no whole head came in {limits.HEAD_S} s"))
+        elif self._at is At.BODY:
+            if idle > limits.STALL_S:
+                came = f"{self._size:,} bytes came, then none for {limits.STALL_S} s"
+                self.refuse(Refusal(408, came))
+            elif since > limits.BODY_S + self._size / limits.RATE:
+                came = f"{self._size:,} bytes came in {since:.0f} s"
+                least = f"expected at least {limits.RATE >> 10} KiB a second"
+                self.refuse(Refusal(408, f"{came}; {least}"))
+        elif self._at is At.LINGER and now > self._deadline:
+            self._transport.abort()

@@ -1,0 +1,388 @@
+"""The guard before a server of its own making, in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from deploy.torchserve.guard import limits
+from deploy.torchserve.guard.client import Client
+from deploy.torchserve.guard.house import House
+from deploy.torchserve.guard.limits import Given
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def whole(reader: asyncio.StreamReader) -> bytes:
+    """One message with a Content-Length."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    return head + await reader.readexactly(length)
+
+
+async def echo(request: bytes, writer: asyncio.StreamWriter) -> None:
+    body = b"%d" % len(request.partition(b"\r\n\r\n")[2])
+    writer.write(
+        b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: keep-alive\r\n\r\n" % len(body)
+    )
+    writer.write(body)
+
+
+class Stage:
+    """A guard, what stands behind it, and how many asked that."""
+
+    def __init__(self, folder: Path, answer: Answer = echo, **given: object):
+        self._socket = str(folder / "s")
+        self._answer = answer
+        values = {"models": {"fd1": (2, 3)}, "max_body": 1 << 20, "max_json": 1000, "held": 1 << 20}
+        told = {"shared": False, "server": 1, "answer_s": 9, "host": "", "port": 0}
+        self.given = Given(socket=self._socket, **{**told, **values, **given})  # type: ignore[arg-type]
+        self.asked = 0
+        self.connections = 0
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> Stage:
+        self.house = House(self.given, 10)
+        self._behind = await asyncio.start_unix_server(self._serve, self._socket)
+        loop = asyncio.get_running_loop()
+        self._guard = await loop.create_server(lambda: Client(self.house), "127.0.0.1", 0)
+        self._checking = asyncio.ensure_future(self._check())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._checking.cancel()
+        self._guard.close()
+        self._behind.close()
+        await asyncio.sleep(0.02)  # who has closed is heard
+        for guest in list(self.house.guests):
+            guest.stop()
+        for upstream in list(self.house.pool.idle):
+            upstream.abort()
+        for writer in self._writers:
+            writer.close()
+        await asyncio.sleep(0.02)
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(0.02)
+            now = asyncio.get_running_loop().time()
+            for each in (*self.house.guests, *self.house.asked):
+                each.check(now)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writers.append(writer)
+        try:
+            while True:
+                request = await whole(reader)
+                self.asked += 1
+                await self._answer(request, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def connect(self) -> Streams:
+        return await asyncio.open_connection(*self._guard.sockets[0].getsockname())
+
+    async def ask(self, request: bytes) -> bytes:
+        """What a client hears until the answer is complete or the connection ends."""
+        reader, writer = await self.connect()
+        writer.write(request)
+        try:
+            return await whole(reader)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return b""
+        finally:
+            writer.close()
+
+
+def question(body: bytes, more: str = "", model: str = "fd1") -> bytes:
+    head = f"PUT /predictions/{model} HTTP/1.1\r\n{more}Content-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def run(awaited: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(awaited, 20)
+
+    asyncio.run(bounded())
+
+
+def test_one_connection_carries_many_requests_also_sent_ahead(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with Stage(tmp_path) as stage:
+            reader, writer = await stage.connect()
+            for size in (0, 1, 5000, 900_000):
+                writer.write(question(bytes(size)))
+                assert (await whole(reader)).endswith(b"\r\n\r\n%d" % size)
+            writer.write(question(b"ab") + question(b"abc") + b"\r\n" + question(b"abcd"))
+            heard = [(await whole(reader))[-1:] for _ in range(3)]
+            assert heard == [b"2", b"3", b"4"]
+            assert stage.connections == 1
+            assert stage.house.held == 0
+            writer.close()
+
+    run(scene())
+
+
+def test_continue_chunks_and_close(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with Stage(tmp_path) as stage:
+            reader, writer = await stage.connect()
+            writer.write(
+                b"PUT /predictions/fd1 HTTP/1.1\r\nExpect: 100-continue\r\n"
+                b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+            )
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"3\r\nabc\r\n")
+            await asyncio.sleep(0.01)
+            writer.write(b"2\r\nde\r\n0\r\n\r\n")
+            answer = await reader.read()
+            assert answer.endswith(b"connection: close\r\n\r\n5")
+            assert b"keep-alive" not in answer
+            writer.close()
+
+    run(scene())
+
+
+def test_a_request_is_asked_only_when_it_is_complete(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with Stage(tmp_path) as stage:
+            reader, writer = await stage.connect()
+            writer.write(question(bytes(100))[:-1])
+            await asyncio.sleep(0.05)
+            assert stage.connections == 0
+            writer.write(b"\0")
+            assert (await whole(reader)).endswith(b"100")
+            writer.close()
+
+    run(scene())
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (question(bytes((1 << 20) + 1)), 413),
+        (question(b"{" * 1001, "Content-Type: Application/JSON ;x\r\n"), 413),
+        (
+            b"PUT /predictions/fd1 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFF\r\n"
+            + bytes(1 << 21),
+            413,
+        ),
+        (question(b"a&" * 65, "Content-Type: application/x-www-form-urlencoded\r\n"), 413),
+        (
+            question(
+                b"--b\r\nContent-Type: application/json\r\n\r\n" + b"{" * 5000 + b"\r\n--b--",
+                "Content-Type: multipart/form-data; boundary=b\r\n",
+            ),
+            413,
+        ),
+        (
+            question(
+                b"--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n",
+                "Content-Type: multipart/form-data; boundary=b\r\n",
+            ),
+            415,
+        ),
+        (b"PUT / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"PUT / HTTP/1.1\r\nExpect: gold\r\n\r\n", 417),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * 9000, 431),
+    ],
+)  # fmt: skip
+def test_what_is_refused_never_gets_there(tmp_path: Path, request_: bytes, status: int) -> None:
+    async def scene() -> None:
+        async with Stage(tmp_path) as stage:
+            answer = await stage.ask(request_)
+            assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+            assert stage.connections == 0
+            assert stage.house.held == 0
+            assert (await stage.ask(question(b"ab"))).endswith(b"2")
+
+    run(scene())
+
+
+def test_two_are_in_work_three_wait_and_the_next_is_refused(tmp_path: Path) -> None:
+    async def scene() -> None:
+        gate = asyncio.Event()
+
+        async def later(request: bytes, writer: asyncio.StreamWriter) -> None:
+            await gate.wait()
+            await echo(request, writer)
+
+        async with Stage(tmp_path, later) as stage:
+            tasks = [asyncio.ensure_future(stage.ask(question(b"a"))) for _ in range(5)]
+            await asyncio.sleep(0.05)
+            assert stage.asked == 2
+            assert (await stage.ask(question(b"a"))).startswith(b"HTTP/1.1 503 ")
+            gate.set()
+            assert all(a.startswith(b"HTTP/1.1 200 ") for a in await asyncio.gather(*tasks))
+            assert stage.house.turns[b"fd1"].running == 0
+
+    run(scene())
+
+
+def test_who_leaves_is_not_asked_for_and_gives_its_turn_back(tmp_path: Path) -> None:
+    async def scene() -> None:
+        gate = asyncio.Event()
+
+        async def later(request: bytes, writer: asyncio.StreamWriter) -> None:
+            await gate.wait()
+            await echo(request, writer)
+
+        async with Stage(tmp_path, later) as stage:
+            for _ in range(5):
+                _, writer = await stage.connect()
+                writer.write(question(b"a"))
+                await asyncio.sleep(0.01)
+                writer.close()
+            await asyncio.sleep(0.05)
+            task = asyncio.ensure_future(stage.ask(question(b"a")))
+            await asyncio.sleep(0.05)
+            assert stage.asked == 2
+            gate.set()
+            assert (await task).endswith(b"1")
+            assert stage.asked == 3
+            assert stage.house.turns[b"fd1"].running == 0
+            assert stage.house.held == 0
+
+    run(scene())
+
+
+def test_a_server_that_ends_before_it_answers(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async def leave(request: bytes, writer: asyncio.StreamWriter) -> None:
+            if b"half" in request:
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nhal")
+            writer.close()
+
+        async with Stage(tmp_path, leave) as stage:
+            assert (await stage.ask(question(b"a"))).startswith(b"HTTP/1.1 502 ")
+            assert await stage.ask(question(b"half")) == b""
+            assert stage.house.turns[b"fd1"].running == 0
+        Path(stage.given.socket).unlink(missing_ok=True)
+        stage = Stage(tmp_path)
+        async with stage:
+            stage.house.pool.socket += "gone"
+            assert b"does not take requests yet" in await stage.ask(question(b"a"))
+            assert stage.house.turns[b"fd1"].running == 0
+
+    run(scene())
+
+
+@pytest.mark.parametrize("start", [b"P", b"PUT /", question(bytes(50))[:-9], b""])
+def test_what_stops_in_the_middle_is_ended(
+    tmp_path: Path, start: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HEAD_S", "STALL_S", "IDLE_S"):
+        monkeypatch.setattr(limits, name, 0.1)
+
+    async def scene() -> None:
+        async with Stage(tmp_path) as stage:
+            reader, writer = await stage.connect()
+            writer.write(start)
+            heard = await reader.read()
+            assert heard[:13] == (b"HTTP/1.1 408 " if start else b"")
+            assert stage.house.held == 0
+            writer.close()
+
+    run(scene())
+
+
+def test_one_that_is_ended_just_as_it_was_reset(tmp_path: Path) -> None:
+    """The kernel then says that the socket is not connected; no other client may hear of it."""
+
+    class Reset:
+        def __init__(self, transport: asyncio.Transport):
+            self._transport = transport
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._transport, name)
+
+        def write_eof(self) -> None:
+            raise OSError(107, "Transport endpoint is not connected")
+
+    async def scene() -> None:
+        async with Stage(tmp_path) as stage:
+            _, writer = await stage.connect()
+            writer.write(question(bytes(50))[:-9])
+            while not stage.house.held:
+                await asyncio.sleep(0.01)
+            (guest,) = stage.house.guests
+            assert isinstance(guest, Client)
+            guest._transport = Reset(guest._transport)
+            guest.check(asyncio.get_running_loop().time() + 100)
+            await asyncio.sleep(0.02)
+            assert not stage.house.guests
+            assert stage.house.held == 0
+            writer.close()
+
+    run(scene())
+
+
+def test_the_slowest_upload_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "YOUNG_S", 0.05)
+
+    async def scene() -> None:
+        async with Stage(tmp_path, held=100_000) as stage:
+            slow, slower = await stage.connect(), await stage.connect()
+            slow[1].write(question(bytes(60_000))[:40_000])
+            slower[1].write(question(bytes(60_000))[:30_000])
+            await asyncio.sleep(0.1)
+            assert (await stage.ask(question(bytes(50_000)))).endswith(b"50000")
+            assert (await slower[0].read()).startswith(b"HTTP/1.1 503 ")
+            slow[1].write(bytes(60_000))
+            assert (await whole(slow[0])).endswith(b"60000")
+            for _, writer in (slow, slower):
+                writer.close()
+
+    run(scene())
+
+
+def test_the_oldest_idle_connection_makes_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "YOUNG_S", 0.05)
+
+    async def scene() -> None:
+        async with Stage(tmp_path) as stage:
+            many = [await stage.connect() for _ in range(10)]
+            await asyncio.sleep(0.1)
+            many[0][1].write(question(b"ab"))
+            await whole(many[0][0])
+            assert (await stage.ask(question(b"abc"))).endswith(b"3")
+            assert await many[1][0].read() == b""
+            many[0][1].write(question(b"abcd"))
+            assert (await whole(many[0][0])).endswith(b"4")
+            for _, writer in many:
+                writer.close()
+
+    run(scene())
+
+
+def test_who_does_not_take_its_answer_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BODY_S", 0.1)
+    monkeypatch.setattr(limits, "RATE", 1 << 30)
+
+    async def scene() -> None:
+        async def much(request: bytes, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (64 << 20))
+            writer.write(bytes(64 << 20))
+
+        async with Stage(tmp_path, much) as stage:
+            reader, writer = await stage.connect()
+            writer.write(question(b"a"))
+            while not stage.house.asked:
+                await asyncio.sleep(0.01)
+            while stage.house.guests or stage.house.asked:
+                await asyncio.sleep(0.01)
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                await reader.readexactly(64 << 20)
+            writer.close()
+
+    run(scene())
