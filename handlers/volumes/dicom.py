@@ -340,14 +340,14 @@ def _pixels(piece: Slice, files: Files, held: dict[str, Any]) -> tuple[NDArray[A
     dataset = held[piece.file]
     frames = dicom_frames.count(dataset)
     claimed = frames * int(dataset.Rows) * int(dataset.Columns) * dataset.BitsAllocated // 8
-    held = len(dataset.get("PixelData") or b"")
+    came = len(dataset.get("PixelData") or b"")
     if "PixelData" not in dataset or (
-        held < claimed and not dataset.file_meta.TransferSyntaxUID.is_compressed
+        came < claimed and not dataset.file_meta.TransferSyntaxUID.is_compressed
     ):
-        raise BadInput(f"{piece.name} is truncated: {held:,} of {claimed:,} bytes of pixels came")
+        raise BadInput(f"{piece.name} is truncated: {came:,} of {claimed:,} bytes of pixels came")
     if dataset.file_meta.TransferSyntaxUID in JPEG_LS:
         _check_jpeg_ls(piece, dataset)
-    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import pixel_array
 
     try:
         with warnings.catch_warnings():

@@ -63,8 +63,9 @@ def labels(logits: Floats, recipe: Recipe) -> Mask:
     kind = mask_type(recipe)
     answer = recipe.answer
     if recipe.bundle is not None:
-        values = np.array(recipe.values, kind)
-        return np.asarray(values[bundles.chosen(logits, recipe.bundle, answer)])
+        return np.asarray(
+            np.array(recipe.values, kind)[bundles.chosen(logits, recipe.bundle, answer)]
+        )
     if answer["kind"] == "argmax":
         return np.asarray(np.array(recipe.values, kind)[logits.argmax(axis=0)])
     found = np.full(logits.shape[1:], recipe.values[0], kind)

@@ -319,7 +319,7 @@ def written(page: str, kept: Mapping[str, Any]) -> str:
     for heading, rows in tables(kept).items():
         before, head, rest = page.partition(f"## {heading}\n")
         table = re.compile(r"(\|[-|]+\|\n)(?:\|.*\n)*")
-        rest, count = table.subn(lambda m, rows=rows: f"{m[1]}{rows}", rest, count=1)
+        rest, count = table.subn("\\g<1>" + rows.replace("\\", r"\\"), rest, count=1)
         page = before + head + rest
         if not head or not count:
             raise SystemExit(f"error: {PAGE} has no table under {heading!r}")

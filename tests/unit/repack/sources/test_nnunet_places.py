@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def weights(source: Source) -> torch.Tensor:
     assert source.module is not None
-    return next(iter(source.module.state_dict().values()))
+    found: torch.Tensor = next(iter(source.module.state_dict().values()))
+    return found
 
 
 @pytest.mark.parametrize("inside", ["fold_1", f"fold_1/{CHECKPOINT}"])
@@ -84,7 +86,7 @@ def alone(path: Path) -> Path:
 
 
 def of_v1(path: Path) -> Path:
-    plots = ([np.float64(1)], [0.5], [], [])
+    plots: tuple[list[Any], ...] = ([np.float64(1)], [0.5], [], [])
     torch.save({"epoch": 1, "state_dict": {"a": torch.zeros(2)}, "plot_stuff": plots}, path)
     return path
 
