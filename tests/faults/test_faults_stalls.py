@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from statistics import median
+from typing import Any
 
 import pytest
 
@@ -230,7 +231,8 @@ def test_rows_16_39_40_and_42_all_at_once(running: Bench) -> None:
     turns = []
     for _ in range(2):
         alone = stall.timed(port, good, 8)
-        stop, told = multiprocessing.Event(), multiprocessing.Queue()
+        stop = multiprocessing.Event()
+        told: Any = multiprocessing.Queue()
         crowd = (port, stop, told, 200, 1000)
         bad = multiprocessing.Process(target=stall.misbehave, args=crowd)
         bad.start()

@@ -114,7 +114,8 @@ def test_the_guards_share_what_the_server_may_take(
     first = found[0]
     assert first["models"] == {"fd1": (48 // count, 76 // count), "b": (16 // count, 92 // count)}
     assert first["max_json"] == (512 << 20) // 8 // 32
-    assert first["held"] >= first["max_body"] == 256 << 20
+    assert first["max_body"] == 256 << 20
+    assert int(str(first["held"])) >= 256 << 20
     properties = config.properties(settings, [archive("fd1")], TEMP)
     assert properties["inference_address"] == f"unix:{first['socket']}"
 
