@@ -189,8 +189,8 @@ def stalled(
         timed(port, good, 3)
         for _ in range(rounds):
             alone = timed(port, good, seconds)
-            stop = multiprocessing.Event()
-            told: multiprocessing.Queue[Any] = multiprocessing.Queue()
+            stop: Event = multiprocessing.Event()
+            told: Any = multiprocessing.Queue()
             bad = multiprocessing.Process(target=misbehave, args=(port, stop, told), daemon=True)
             bad.start()
             time.sleep(6)  # until all 3,000 are there

@@ -137,6 +137,9 @@ def require_same(
     pid = server.state.pid
     if foreground:
         raise KitError(f"already running in the background (process {pid}); {again}")
+    # First: defaults follow from what the store holds.
+    if server.state.archives != {a.path.name: a.sha256 for a in archives}:
+        raise KitError(f"already running (process {pid}) with other archives; {again}")
     before = server.state.settings
     for key, value in settings.record().items():
         if before.get(key) != value and key not in ("drain_timeout", "startup_timeout"):
@@ -144,8 +147,6 @@ def require_same(
                 f"already running (process {pid}) with {key.upper()}={before.get(key)},"
                 f" asked for {value}; {again}"
             )
-    if server.state.archives != {a.path.name: a.sha256 for a in archives}:
-        raise KitError(f"already running (process {pid}) with other archives; {again}")
     say("server", f"already running, process {pid}")
 
 

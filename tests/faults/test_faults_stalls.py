@@ -232,7 +232,7 @@ def test_rows_16_39_40_and_42_all_at_once(running: Bench) -> None:
     for _ in range(2):
         alone = stall.timed(port, good, 8)
         stop = multiprocessing.Event()
-        told: multiprocessing.Queue[Any] = multiprocessing.Queue()
+        told: Any = multiprocessing.Queue()
         crowd = (port, stop, told, 200, 1000)
         bad = multiprocessing.Process(target=stall.misbehave, args=crowd)
         bad.start()
