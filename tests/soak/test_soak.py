@@ -31,7 +31,7 @@ NOT_FINITE[3, 4, 5] = np.nan
 BOMB = gzip.compress(gzip.decompress(volumes.VOLUME) + bytes(100 << 20), 9)
 
 KINDS = [
-    Kind("picture", "fd1", GOOD, 200, 38),
+    Kind("picture", "fd1", GOOD, 200, 38, work=32),
     Kind("tensors", "tiny", npy(ARRAY), 200, 26),
     Kind("volume", "seg", volumes.VOLUME, 200, 5),
     Kind("picture in a form", "fd1", form(("data", "a.jpg", GOOD))[0], 200, 4,

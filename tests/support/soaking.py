@@ -44,6 +44,8 @@ class Kind:
     Attributes:
         status: 0 for a client that leaves before its answer.
         weight: how often it comes, in a hundred.
+        work: MiB that a client hashes to calibrate: about as long as the answer takes, since what
+            is short enough is not interrupted by others on the machine.
     """
 
     name: str
@@ -52,15 +54,17 @@ class Kind:
     status: int
     weight: int
     headers: dict[str, str] = field(default_factory=dict)
+    work: int = 2
 
 
-BLOCK = bytes(1 << 21)
+BLOCK = bytes(1 << 20)
 
 
-def calibrate() -> float:
+def calibrate(work: int) -> float:
     """Seconds of a fixed calculation in this process."""
     begin = time.perf_counter()
-    hashlib.sha256(BLOCK).digest()
+    for _ in range(work):
+        hashlib.sha256(BLOCK).digest()
     return time.perf_counter() - begin
 
 
@@ -145,7 +149,7 @@ def send(found: Bench, kind: Kind, at: float, timed: bool) -> tuple[int, float]:
     if not kind.status:
         leave(found, kind)
         return 0, 0.0
-    unit = calibrate() if timed else 1.0
+    unit = calibrate(kind.work) if timed else 1.0
     reply = found.ask(kind.body, kind.model, **kind.headers)
     return reply.status, reply.seconds / unit
 
