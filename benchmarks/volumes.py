@@ -4,13 +4,16 @@
 
 A synthetic scan of 256x256x128 voxels on the model's own spacing, NIfTI in and NIfTI mask out, both
 archives behind one server with one worker each and all of this machine's cores. Writes
-``volumes.json`` (every figure) and ``volumes.md`` (the table).
+``volumes.json`` (every figure) and ``volumes.md`` (the table), or what ``--page`` names them. With
+ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI set, PyTorch's and OpenVINO's kernels keep to what an older
+processor has: int8, no bf16, no AMX.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -39,6 +42,7 @@ SHAPE = (128, 256, 256)
 SIDES = ("vessels", "vessels-torchscript")
 """The archives: what was chosen, and the portable module."""
 HERE = "http://127.0.0.1"
+CEILING = "ONEDNN_MAX_CPU_ISA"
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,13 @@ def main() -> None:
     """Packs both archives, serves them, measures them in turn, writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="auto", help="of the accelerated archive")
-    parser.add_argument("--precision", default="auto", help="likewise; int8 is calibrated")
+    parser.add_argument("--precision", default="auto", help="likewise; calibrated")
     parser.add_argument("--shape", type=int, nargs=3, default=SHAPE, metavar=("Z", "Y", "X"))
     parser.add_argument("--requests", type=int, default=3, help="counted volumes per side and turn")
     parser.add_argument("--rounds", type=int, default=1, help="turns of both sides (median kept)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--store", type=Path, help="keeps the archives; those there are not remade")
+    parser.add_argument("--page", default="volumes", help="name of the two files")
     given = parser.parse_args()
     depth, height, width = given.shape
     shape = depth, height, width
@@ -94,8 +99,10 @@ def main() -> None:
         }
     given.out.mkdir(parents=True, exist_ok=True)
     text = volumes_table.table(result, SIDES)
-    (given.out / "volumes.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (given.out / "volumes.md").write_text(text, encoding="utf-8")
+    (given.out / f"{given.page}.json").write_text(
+        json.dumps(result, indent=1) + "\n", encoding="utf-8"
+    )
+    (given.out / f"{given.page}.md").write_text(text, encoding="utf-8")
     print(text)
 
 
@@ -104,7 +111,8 @@ def command_of(given: argparse.Namespace) -> str:
     flags = {name: getattr(given, name) for name in ("backend", "precision", "requests", "rounds")}
     shown = [f"--{name} {value}" for name, value in flags.items()]
     shape = " ".join(map(str, given.shape))
-    return " ".join(["python benchmarks/volumes.py", *shown, f"--shape {shape}"])
+    ceiling = [f"{CEILING}={os.environ[CEILING]}"] if os.environ.get(CEILING) else []
+    return " ".join([*ceiling, "python benchmarks/volumes.py", *shown, f"--shape {shape}"])
 
 
 def pack(folder: Path, store: Path, backend: str, precision: str, name: str = SIDES[0]) -> Any:
@@ -115,7 +123,7 @@ def pack(folder: Path, store: Path, backend: str, precision: str, name: str = SI
     command += ["--network", "examples.vessels.network:Net", "--name", name]
     command += ["--volumes", str(evaluate.HERE / "volumes.yaml"), "--samples", str(samples)]
     command += ["--backend", backend, "--precision", precision]
-    if precision == "int8":
+    if precision in ("auto", "int8"):
         seed = make_samples.CALIBRATION_SEED
         calibration = make_samples.write(folder / "calibration", 8, seed)
         command += ["--calibration", str(calibration)]

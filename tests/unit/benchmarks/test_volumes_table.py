@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks import volumes
 from benchmarks.volumes_table import table
 
-RESULTS = Path(volumes.__file__).parent / "results" / "volumes.json"
+FOLDER = Path(volumes.__file__).parent / "results"
+RESULTS = [FOLDER / "volumes.json", *sorted(FOLDER.glob("volumes_vnni*.json"))]
 
 
 def run(side: str, infer: float, p50: float) -> dict[str, Any]:
@@ -48,6 +51,7 @@ def test_ratios_and_memory_by_hand() -> None:
     assert "in float32 volumes of 20 MB | 2.50 | 3 |" in text
 
 
-def test_the_recorded_table_is_that_of_the_recorded_figures() -> None:
-    recorded = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert RESULTS.with_suffix(".md").read_text("utf-8") == table(recorded, volumes.SIDES)
+@pytest.mark.parametrize("recorded", RESULTS, ids=lambda path: path.stem)
+def test_the_recorded_table_is_that_of_the_recorded_figures(recorded: Path) -> None:
+    figures = json.loads(recorded.read_text(encoding="utf-8"))
+    assert recorded.with_suffix(".md").read_text("utf-8") == table(figures, volumes.SIDES)
