@@ -282,7 +282,7 @@ MUTATIONS = [
     Mutation(
         46, f"{F}bombs.py -k products", "the size of what an expression comes to",
         "repack/sources/bundle.py",
-        "    if numbers and abs(found) > MAX_NUMBER:",
+        "    if numbers and max(abs(left), abs(right)) > MAX_NUMBER:",
         "    if False:",
     ),
     Mutation(
