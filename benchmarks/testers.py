@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
@@ -41,7 +41,10 @@ Figures = dict[str, float]
 """``rate`` in requests per second, ``p50``, ``p95``, ``p99`` in milliseconds."""
 
 PERCENTILES = ("p50", "p95", "p99")
-RATE, CALLERS = 100, 4
+RATES = (None, 30, 100)
+"""Closed loops, and requests per second."""
+
+CALLERS = 4
 BODY = b"x" * 1000
 
 
@@ -56,20 +59,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kb-") as tmp:
         body = Path(tmp) / "body"
         body.write_bytes(BODY)
-        parts = given.parts.split(",")
-        found: dict[str, Any] = {"machine": machine.describe()}
-        if "record" in parts:
-            found["record"] = record(body, 3 * given.seconds)
-        if "beside" in parts:
-            found["beside"] = beside(body, given.rounds, given.seconds)
-        if "ceiling" in parts:
-            found["ceiling"] = [one_core(body, given.seconds) for _ in range(given.rounds)]
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "testers.json").write_text(json.dumps(found, indent=1) + "\n")
+        parts: dict[str, Callable[[], Any]] = {
+            "record": lambda: record(body, 3 * given.seconds),
+            "beside": lambda: beside(body, given.rounds, given.seconds),
+            "ceiling": lambda: [one_core(body, given.seconds) for _ in range(given.rounds)],
+        }
+        given.out.mkdir(parents=True, exist_ok=True)
+        kept = given.out / "testers.json"
+        found = json.loads(kept.read_text()) if kept.exists() else {}
+        about = machine.describe()
+        for part in given.parts.split(","):
+            found[part] = {
+                "command": " ".join(["python benchmarks/testers.py", *sys.argv[1:]]),
+                "machine": f"{about['cpu']}, {about['cores']} cores",
+                "rows": parts[part](),
+            }
+    kept.write_text(json.dumps(found, indent=1) + "\n")
     os.environ["COLUMNS"] = "160"
-    page = written(found, f"python benchmarks/testers.py {' '.join(sys.argv[1:])}".strip())
-    (given.out / "testers.md").write_text(page)
-    print(page)
+    (given.out / "testers.md").write_text(written(found))
+    print(written(found))
 
 
 def qpstest(url: str, body: Path, *arguments: object, core: int | None = None) -> dict[str, Any]:
@@ -139,7 +147,7 @@ def beside(body: Path, rounds: int, seconds: float) -> list[dict[str, Any]]:
     there = [name for name in testers if name == "qpstest" or shutil.which(name)]
     rows = []
     for mode in ("const", "spread"):
-        for rate in (None, RATE):
+        for rate in RATES:
             taken: dict[str, list[Figures]] = {name: [] for name in there}
             for turn in range(rounds):
                 for name in there[turn % len(there) :] + there[: turn % len(there)]:
@@ -237,52 +245,60 @@ def one_core(body: Path, seconds: float) -> Figures:
     }
 
 
-def written(found: dict[str, Any], command: str) -> str:
+def written(found: dict[str, Any]) -> str:
     """The page."""
-    lines = ["# qpstest beside the server's own record and other testers", ""]
-    lines += [f"`{command}`, {found['machine']}", ""]
-    if rows := found.get("record"):
-        lines += ["## Beside the server's own record", "", "30 requests a second, ms.", ""]
-        cells = [
-            (
-                row["mode"],
-                row["arrivals"],
-                "busy" if row["busy"] else "quiet",
-                *(f"{row['seen'][n]:.2f} / {row['own'][n]:.2f}" for n in PERCENTILES),
-                f"{max(abs(row['seen'][n] / row['own'][n] - 1) for n in PERCENTILES):.1%}",
-            )
-            for row in rows
-        ]
-        heads = ("server", "arrivals", "cores", *(f"{n} seen / own" for n in PERCENTILES), "most")
-        lines += ["```", table(heads, cells, left=3), "```", ""]
-    if rows := found.get("beside"):
-        lines += ["## Beside other testers", "", f"{CALLERS} callers, or {RATE}/s; medians.", ""]
-        cells = []
-        for row in rows:
-            mine = next(
-                r["median"] for r in rows
-                if (r["mode"], r["rate"], r["tester"]) == (row["mode"], row["rate"], "qpstest")
-            )  # fmt: skip
-            kind = f"{row['rate']}/s" if row["rate"] else "closed"
-            cells.append(
-                (
-                    row["mode"],
-                    kind,
-                    row["tester"],
-                    *(
-                        f"{row['median'][key]:.2f} ({mine[key] / row['median'][key] - 1:+.1%})"
-                        for key in ("rate", *PERCENTILES)
-                    ),
-                )
-            )
-        heads = ("server", "loop", "tester", "requests/s", *PERCENTILES)
-        lines += ["```", table(heads, cells, left=3), "```", ""]
-        lines += ["In brackets: qpstest against that tester.", ""]
-    if rows := found.get("ceiling"):
-        lines += ["## The generator's cost", "", "1,000 requests a second, one core; rounds.", ""]
-        cells = [tuple(f"{value:.4g}" for value in row.values()) for row in rows]
-        lines += ["```", table(tuple(rows[0]), cells, left=0), "```", ""]
-    return "\n".join(lines)
+    parts = [("record", of_record), ("beside", of_others), ("ceiling", of_one_core)]
+    lines = ["# qpstest beside the server's own record and other testers"]
+    for name, page in parts:
+        if name in found:
+            title, text, head, left, cells = page(found[name]["rows"])
+            run = f"`{found[name]['command']}`, {found[name]['machine']}. {text}"
+            lines += ["", f"## {title}", "", run, "", "```", table(head, cells, left), "```"]
+    return "\n".join(lines) + "\n"
+
+
+Page = tuple[str, str, tuple[str, ...], int, list[tuple[str, ...]]]
+"""Title, text, and a table: its head, how many columns stand to the left, its cells."""
+
+
+def of_record(rows: list[dict[str, Any]]) -> Page:
+    """Percentiles seen and recorded."""
+    cells = [
+        (
+            row["mode"],
+            row["arrivals"],
+            "busy" if row["busy"] else "quiet",
+            *(f"{row['seen'][n]:.2f} / {row['own'][n]:.2f}" for n in PERCENTILES),
+            f"{max(abs(row['seen'][n] / row['own'][n] - 1) for n in PERCENTILES):.1%}",
+        )
+        for row in rows
+    ]
+    heads = ("server", "arrivals", "cores", *(f"{n} seen / own" for n in PERCENTILES), "most")
+    return "Beside the server's own record", "30 requests a second, ms.", heads, 3, cells
+
+
+def of_others(rows: list[dict[str, Any]]) -> Page:
+    """Medians of each tester, and qpstest against them."""
+    mine = {(r["mode"], r["rate"]): r["median"] for r in rows if r["tester"] == "qpstest"}
+    cells = []
+    for row in rows:
+        ours, theirs = mine[row["mode"], row["rate"]], row["median"]
+        against = (
+            f"{theirs[key]:.2f} ({ours[key] / theirs[key] - 1:+.1%})"
+            for key in ("rate", *PERCENTILES)
+        )
+        kind = f"{row['rate']}/s" if row["rate"] else "closed"
+        cells.append((row["mode"], kind, row["tester"], *against))
+    text = f"{CALLERS} callers or a fixed rate, ms; in brackets qpstest against that tester."
+    head = ("server", "loop", "tester", "requests/s", *PERCENTILES)
+    return "Beside other testers", text, head, 3, cells
+
+
+def of_one_core(rows: list[dict[str, Any]]) -> Page:
+    """What each round sent, and how late."""
+    cells = [tuple(f"{value:.4g}" for value in row.values()) for row in rows]
+    text = "1,000 requests a second from one core; ms, a row a round."
+    return "The generator's cost", text, tuple(rows[0]), 0, cells
 
 
 if __name__ == "__main__":

@@ -10,8 +10,11 @@ from handlers.errors import TooLarge
 LIMIT_VARIABLE = "KIT_VOLUME_MEMORY_MB"
 """Environment variable with the MiB that the volumes of one worker may take."""
 
-JSON_GROWTH = 32
-"""Bytes of memory that a byte of JSON may become: ``{},`` is a dictionary of 64 bytes and more."""
+JSON_CHARACTER = 4
+"""Bytes of memory that a character of JSON may become: one beyond ASCII widens its whole text."""
+
+JSON_ELEMENT = 72
+"""Bytes that each list, object and element may take besides: ``{},`` is a dictionary of 64."""
 
 
 def machine_memory() -> int:
@@ -44,6 +47,12 @@ def require(needed: int, limit: int, what: str) -> None:
         )
 
 
-def require_json(size: int) -> None:
-    """Raises ``TooLarge`` where JSON of so many bytes could unpack to more than may be taken."""
-    require(size * JSON_GROWTH, memory_limit(), f"JSON of {size:,} bytes")
+def json_memory(data: bytes) -> int:
+    """Bytes that a piece of JSON may take once it is unpacked, at most."""
+    elements = data.count(b",") + data.count(b"[") + data.count(b"{")
+    return JSON_CHARACTER * len(data) + JSON_ELEMENT * elements
+
+
+def require_json(data: bytes) -> None:
+    """Raises ``TooLarge`` where JSON could unpack to more than may be taken."""
+    require(json_memory(data), memory_limit(), f"JSON of {len(data):,} bytes")

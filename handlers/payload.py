@@ -69,7 +69,7 @@ def field(row: Mapping[str, Any]) -> Any:
 
 
 def _json(data: bytes) -> Any:
-    require_json(len(data))
+    require_json(data)
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as e:

@@ -255,7 +255,7 @@ def _read(data: bytes, names: list[str]) -> tuple[Tensors, int | None]:
                     )
                 found = {i.filename.removesuffix(".npy"): z.read(i) for i in z.infolist()}
                 return {name: _npy(value) for name, value in found.items()}, None
-        require_json(len(data))
+        require_json(data)
         return _of_json(json.loads(data), names)
     except (BadInput, TooLarge):
         raise

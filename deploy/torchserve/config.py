@@ -16,7 +16,7 @@ from deploy.torchserve.settings import ROOT, Settings, cores
 from deploy.torchserve.state import GUARD
 from handlers.entry import OWN_VARIABLE
 from handlers.errors import RuntimeMissing
-from handlers.memory import JSON_GROWTH, LIMIT_VARIABLE
+from handlers.memory import LIMIT_VARIABLE
 from handlers.payload import MAX_BODY_VARIABLE
 
 HERE = ROOT / "deploy" / "torchserve"
@@ -120,7 +120,7 @@ def guards(
         server=pid,
         answer_s=3 * settings.response_timeout + 60,
         max_body=body,
-        max_json=min(body, (settings.volume_memory_mb << 20) // settings.batch_size // JSON_GROWTH),
+        max_json=(settings.volume_memory_mb << 20) // settings.batch_size,
         held=max(body, (heap_mb(settings.max_request_mb) - 256 << 20) // count),
         models=models,
     )

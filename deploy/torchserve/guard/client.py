@@ -9,9 +9,18 @@ from typing import Any
 from deploy.torchserve.guard import limits
 from deploy.torchserve.guard.forms import Fields, Parts, form
 from deploy.torchserve.guard.house import House
-from deploy.torchserve.guard.http import END, MAX_HEAD, Chunks, Head, Refusal, read_head
+from deploy.torchserve.guard.http import (
+    END,
+    MAX_HEAD,
+    Chunks,
+    Head,
+    Refusal,
+    read_head,
+    require_no_query,
+)
 from deploy.torchserve.guard.turns import Turns
 from deploy.torchserve.guard.upstream import Job
+from handlers.memory import json_memory, mib
 
 SMALL = 4096
 """Pieces of under 4 KiB are put together: each costs some 60 bytes more than it holds."""
@@ -67,7 +76,8 @@ class Client(asyncio.Protocol):
         self._head: Head | None = None
         self._chunks: Chunks | None = None
         self._form: Fields | Parts | None = None
-        self._most = 0
+        self._is_json = False
+        self._unpacked = 0
         self._request: Request | None = None
         self._full = False
         self._keeps = True
@@ -134,11 +144,11 @@ class Client(asyncio.Protocol):
             return
         self._ahead = b""
         self._head = head = read_head(data[:end])
-        given = self.house.given
-        json = head.media_type.partition(b";")[0].strip().lower() == JSON
-        self._most = given.max_json if json else given.max_body
+        require_no_query(head)
         self._require(head.length or 0)
         self._form = form(head.media_type)
+        self._is_json = head.media_type.partition(b";")[0].strip().lower() == JSON
+        self._unpacked = 0
         self._chunks = Chunks() if head.length is None else None
         self._at = At.BODY
         if head.expects and head.length != 0:
@@ -146,10 +156,19 @@ class Client(asyncio.Protocol):
         self._take_body(data[end + len(END) :])
 
     def _require(self, size: int) -> None:
-        if size > self._most:
-            what = "a body" if self._most == self.house.given.max_body else "JSON"
+        most = self.house.given.max_body
+        if size > most:
+            raise Refusal(413, f"a body of {size:,} bytes or more came; expected at most {most:,}")
+
+    def _require_json(self, data: bytes) -> None:
+        """Of JSON, what it may unpack to: TorchServe does that before any handler."""
+        self._unpacked += json_memory(data)
+        most = self.house.given.max_json
+        if self._unpacked > most:
             raise Refusal(
-                413, f"{what} of {size:,} bytes or more came; expected at most {self._most:,}"
+                413,
+                f"JSON of {self._size:,} bytes or more came, which may take {mib(self._unpacked)} "
+                f"of memory; expected at most {mib(most)}",
             )
 
     def _take_body(self, data: bytes) -> None:
@@ -176,9 +195,8 @@ class Client(asyncio.Protocol):
             return
         if self._form is not None:
             self._form.feed(data)
-            if self._form.has_json:
-                self._most = self.house.given.max_json
-                self._require(self._size)
+        if self._is_json or (self._form is not None and self._form.has_json):
+            self._require_json(data)
         if len(data) >= SMALL:
             self._pieces.append(data)
         elif self._pieces and isinstance(self._pieces[-1], bytearray):

@@ -16,10 +16,6 @@ MEDIA_TYPE = re.compile(
 )
 
 
-def too_many(what: str) -> Refusal:
-    return Refusal(413, f"a form of more than {MAX_FIELDS} {what} came; expected at most as many")
-
-
 class Fields:
     """Counts the fields of a URL-encoded form."""
 
@@ -32,7 +28,11 @@ class Fields:
         """Takes the next piece of the body; raises ``Refusal``."""
         self._count += data.count(b"&")
         if self._count > MAX_FIELDS:
-            raise too_many("fields")
+            raise Refusal(
+                413,
+                f"a form of more than {MAX_FIELDS} fields came; a file is sent as such, with "
+                "curl -T, or with another Content-Type than curl --data-binary gives it",
+            )
 
 
 class Parts:
@@ -71,7 +71,7 @@ class Parts:
                 return
             self._count += 1
             if self._count > MAX_FIELDS:
-                raise too_many("parts")
+                raise Refusal(413, f"a form of more than {MAX_FIELDS} parts came")
             self._in_head, at = True, found + len(self._delimiter)
 
 

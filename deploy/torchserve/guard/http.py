@@ -87,6 +87,22 @@ class Head:
         return b"\r\n".join(lines) + END
 
 
+ASKED = {b"predictions", b"explanations", b"v1", b"v2"}
+"""First parts of the paths under which models are asked."""
+
+
+def require_no_query(head: Head) -> None:
+    """Raises ``Refusal`` for a query string to a model: TorchServe keeps it from the worker."""
+    _, _, query = head.target.partition(b"?")
+    if query and head.path[0] in ASKED:
+        shown = query[:80].decode("latin-1")
+        raise Refusal(
+            400,
+            f"the query string {shown!r} came, which never reaches a model; expected no query "
+            "string: what a model takes beside its input is a field of a form or of JSON",
+        )
+
+
 def read_head(data: bytes) -> Head:
     """Reads a head, without the empty line at its end.
 

@@ -36,7 +36,7 @@ class Given:
         socket: TorchServe's own socket.
         server: the front end's process id; the guard ends with it.
         answer_s: seconds after which TorchServe is taken not to answer any more.
-        max_body: bytes of the largest body; ``max_json`` of the largest JSON.
+        max_body: bytes of the largest body; ``max_json`` of memory that JSON may unpack to.
         held: bytes of bodies that this process may hold, until they are answered.
         models: model -> (requests that TorchServe has at once, requests that wait).
     """

@@ -113,7 +113,7 @@ def test_the_guards_share_what_the_server_may_take(
     assert count == (4 if cores > 8 else 1)
     first = found[0]
     assert first["models"] == {"fd1": (48 // count, 76 // count), "b": (16 // count, 92 // count)}
-    assert first["max_json"] == (512 << 20) // 8 // 32
+    assert first["max_json"] == (512 << 20) // 8
     assert first["max_body"] == 256 << 20
     assert int(str(first["held"])) >= 256 << 20
     properties = config.properties(settings, [archive("fd1")], TEMP)

@@ -38,7 +38,12 @@ class Stage:
     def __init__(self, folder: Path, answer: Answer = echo, **given: object):
         self._socket = str(folder / "s")
         self._answer = answer
-        values = {"models": {"fd1": (2, 3)}, "max_body": 1 << 20, "max_json": 1000, "held": 1 << 20}
+        values = {
+            "models": {"fd1": (2, 3)},
+            "max_body": 1 << 20,
+            "max_json": 32_000,
+            "held": 1 << 20,
+        }
         told = {"shared": False, "server": 1, "answer_s": 9, "host": "", "port": 0}
         self.given = Given(socket=self._socket, **{**told, **values, **given})  # type: ignore[arg-type]
         self.asked = 0
@@ -166,6 +171,7 @@ def test_a_request_is_asked_only_when_it_is_complete(tmp_path: Path) -> None:
     ("request_", "status"),
     [
         (question(bytes((1 << 20) + 1)), 413),
+        (question(b"", model="fd1?top=3"), 400),
         (question(b"{" * 1001, "Content-Type: Application/JSON ;x\r\n"), 413),
         (
             b"PUT /predictions/fd1 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFF\r\n"
