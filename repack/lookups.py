@@ -6,6 +6,7 @@ some other row. So the limits go into the passport, and the handler refuses.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from onnx import GraphProto
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from repack.inductor_cache import cache_in
 from repack.inputs import Limits
 
 SAME = {"Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose"}
@@ -69,5 +71,7 @@ class _Watch(TorchDispatchMode):
 
 def watched(run: Callable[..., Any], given: Mapping[str, Tensor]) -> tuple[Any, Limits]:
     """What ``run(*given)`` answers, and the limits of the inputs that it looks up embeddings by."""
-    with _Watch(given) as watch:
+    if all(value.is_floating_point() for value in given.values()):
+        return run(*given.values()), {}
+    with tempfile.TemporaryDirectory() as cache, cache_in(cache), _Watch(given) as watch:
         return run(*given.values()), watch.found

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from handlers.errors import KitError
+from repack.inductor_cache import cache_in
 from repack.model import Model
 from repack.onnx import operators, symbolic
 
@@ -55,7 +56,7 @@ def convert(model: Model, path: Path) -> None:
             warnings.catch_warnings(),
             torch.no_grad(),
             contextlib.redirect_stdout(sys.stderr),
-            _cache_in(path.parent / "cache"),
+            cache_in(path.parent / "cache"),
         ):
             warnings.simplefilter("ignore")
             calls = export(module, given, model, outputs, path)
@@ -79,20 +80,6 @@ def _reason(error: Exception) -> str:
         if found := pattern.search(text):
             return f"it does not know {found[1].replace('.', '::', 1)}: add --symbolic FILE.py"
     return (text.strip().splitlines() or [type(error).__name__])[0]
-
-
-@contextlib.contextmanager
-def _cache_in(folder: Path) -> Iterator[None]:
-    """Keeps the exporter's cache out of the machine's temporary folder, where it would stay."""
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    before = os.environ.get(name)
-    os.environ[name] = str(folder)
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
 
 
 def _export(
