@@ -460,7 +460,8 @@ def _word(axis: Any) -> str:
 
 def _onnx_spec(node: Any, shape: tuple[int | str, ...] | None, path: Path) -> TensorSpec:
     if node.type not in ONNX_TYPES:
-        raise KitError(f"{path}: {node.name} is {node.type}; expected a tensor of numbers")
+        hint = " (skl2onnx: the option zipmap=False)" if "map(" in node.type else ""
+        raise KitError(f"{path}: {node.name} is {node.type}; expected a tensor of numbers{hint}")
     own = tuple(n if isinstance(n, int) and n > 0 else _word(n) for n in node.shape)
     if shape is not None and len(shape) != len(own):
         raise KitError(f"--input-shape {node.name}={shape}: the model's own shape is {own}")

@@ -52,6 +52,8 @@ MAKER = Path(__file__).with_name("make_any_model_reference.py")
 BACKENDS = ("torchscript", "onnxruntime", "openvino")
 
 WRONG = "packed, but wrong:"
+ADVICE = re.compile(r"; \w+ f32 takes this model and passed the gate: .*")
+"""What a refusal of one backend says of another."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -304,7 +306,8 @@ def tables(kept: Mapping[str, Any]) -> dict[str, str]:
             continue
         good = [backend for backend in BACKENDS if packed[backend]["local"]]
         tried = [b for b in BACKENDS if (b, entered.suffix) != ("torchscript", ".onnx")]
-        why = "; ".join(error for b in tried if (error := packed[b]["error"]))
+        errors = [ADVICE.sub("", packed[b]["error"]) for b in tried]
+        why = "; ".join(filter(None, errors))
         most = {k: max(packed[b]["local"][k] for b in good) for k in ("absolute", "relative")}
         auto = packed["auto"]
         cells = (", ".join(good), why, shown(most), auto["label"], shown(auto["served"]))
