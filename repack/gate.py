@@ -145,7 +145,7 @@ class Reference:
             if not same(value, again[name]):
                 raise KitError(
                     f"{path}: the model does not repeat itself: {name} differs between two calls "
-                    "with one input, as with random numbers or dropout left on"
+                    "with one input, as with random numbers, dropout left on, or a state it keeps"
                 )
 
     def refuse_mixed(self, model: Model) -> None:

@@ -11,7 +11,10 @@ TRACES = ".debug_pkl"
 """End of the records that hold, for each operator, the Python stack that traced it: folders of the
 machine, which nobody who loads the file needs."""
 
-WRITERS = ("version", ".data/serialization_id")
+VERSIONS = ("version", ".data/version")
+"""Where the format's version stands: in the second from 6 on, which newer operators ask for."""
+
+WRITERS = (*VERSIONS, ".data/serialization_id")
 """Records that PyTorch's writer makes itself."""
 
 
@@ -29,10 +32,12 @@ def save(module: torch.jit.ScriptModule, path: Path) -> None:
     saved.seek(0)
     reader = torch._C.PyTorchFileReader(saved)
     writer = torch._C.PyTorchFileWriter(kept)
-    for name in reader.get_all_records():
+    records = reader.get_all_records()
+    for name in records:
         if name not in WRITERS and not name.endswith(TRACES):
             record = reader.get_record(name)
             writer.write_record(name, record, len(record))
-    writer.set_min_version(int(reader.get_record("version")))
+    (version,) = (name for name in records if name in VERSIONS)
+    writer.set_min_version(int(reader.get_record(version)))
     writer.write_end_of_file()
     path.write_bytes(kept.getbuffer())

@@ -52,6 +52,8 @@ MAKER = Path(__file__).with_name("make_any_model_reference.py")
 BACKENDS = ("torchscript", "onnxruntime", "openvino")
 
 WRONG = "packed, but wrong:"
+ADVICE = re.compile(r"; \w+ f32 takes this model and passed the gate: .*")
+"""What a refusal of one backend says of another."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -76,13 +78,16 @@ class Difference:
         """
         if theirs.shape != ours.shape or theirs.dtype.kind != ours.dtype.kind:
             raise Wrong(f"{ours.dtype}{ours.shape}, the original {theirs.dtype}{theirs.shape}")
-        a, b = theirs.astype(np.float64), ours.astype(np.float64)
-        error = np.where(a == b, 0.0, np.abs(a - b))  # infinity is where infinity is
+        usual = np.isfinite(theirs) & np.isfinite(ours)
+        if not np.array_equal(theirs[~usual], ours[~usual], equal_nan=theirs.dtype.kind == "f"):
+            raise Wrong("NaN or infinity where the original has a number, or the reverse")
+        a, b = theirs[usual].astype(np.float64), ours[usual].astype(np.float64)
+        error, size = np.abs(a - b), np.abs(a)
         bounds = TOLERANCES["f32"]
         self.absolute = max(self.absolute, float(error.max(initial=0)))
-        floor = np.maximum(np.abs(a), 1e-3)
-        self.relative = max(self.relative, float(np.nan_to_num(error / floor).max(initial=0)))
-        fits = error <= (bounds.atol or 0) + (bounds.rtol or 0) * np.abs(a)
+        relative = error / np.maximum(size, 1e-3)
+        self.relative = max(self.relative, float(relative.max(initial=0)))
+        fits = error <= (bounds.atol or 0) + (bounds.rtol or 0) * size
         self.inside = self.inside and bool(fits.all())
 
 
@@ -301,7 +306,8 @@ def tables(kept: Mapping[str, Any]) -> dict[str, str]:
             continue
         good = [backend for backend in BACKENDS if packed[backend]["local"]]
         tried = [b for b in BACKENDS if (b, entered.suffix) != ("torchscript", ".onnx")]
-        why = "; ".join(error for b in tried if (error := packed[b]["error"]))
+        errors = [ADVICE.sub("", packed[b]["error"]) for b in tried]
+        why = "; ".join(filter(None, errors))
         most = {k: max(packed[b]["local"][k] for b in good) for k in ("absolute", "relative")}
         auto = packed["auto"]
         cells = (", ".join(good), why, shown(most), auto["label"], shown(auto["served"]))

@@ -72,9 +72,12 @@ def test_the_largest_difference_is_found(off: float, inside: bool) -> None:
     assert difference.inside is inside
 
 
-def test_another_shape_is_no_difference_but_an_error() -> None:
-    with pytest.raises(Wrong, match="the original"):
-        Difference().take(np.zeros(3, np.float32), np.zeros(2, np.float32))
+@pytest.mark.parametrize(
+    ("ours", "words"), [(np.zeros(2), "the original"), (np.array([0, 0, np.inf]), "infinity")]
+)
+def test_what_cannot_be_measured_is_no_difference_but_an_error(ours: Any, words: str) -> None:
+    with pytest.raises(Wrong, match=words):
+        Difference().take(np.zeros(3), ours)
 
 
 def test_an_unexpected_refusal_is_told() -> None:
