@@ -174,7 +174,7 @@ def check(given: Tensors, spec: TensorSpec) -> NDArray[Any]:
         raise Unprocessable(f"{spec.name}: shape {list(value.shape)} holds no values")
     _check_type(value, spec)
     with np.errstate(over="ignore"):
-        found = np.ascontiguousarray(value, dtype=spec.dtype)
+        found = np.asarray(value, dtype=spec.dtype, order="C")  # a single value stays one
     if found.dtype.kind == "f" and (np.isinf(found) & np.isfinite(value)).any():
         raise Unprocessable(f"{spec.name}: values beyond those of {spec.dtype} came")
     _check_values(found, spec)
