@@ -218,7 +218,7 @@ class DeviceRuntime(Runtime):
         with torch.inference_mode(), torch.cuda.stream(self.stream):
             for name, value in inputs.items():
                 target = size.inputs[name]
-                given = torch.from_numpy(np.asarray(value, order="C")).to(self.device)
+                given = torch.from_numpy(np.ascontiguousarray(value)).to(self.device)
                 if name in self.options.pixels:
                     given = given.permute(0, 3, 1, 2).to(target.dtype) / 255
                 target[: len(value)].copy_(given)
@@ -230,7 +230,7 @@ class DeviceRuntime(Runtime):
                 name: (t.float() if t.is_floating_point() else t).cpu()
                 for name, t in self.view(size.outputs, cut).items()
             }
-        return {name: np.asarray(t.numpy(), order="C") for name, t in found.items()}
+        return {name: np.ascontiguousarray(t.numpy()) for name, t in found.items()}
 
 
 def unfit_shape(name: str, came: tuple[int, ...], low: object, high: object) -> Unprocessable:

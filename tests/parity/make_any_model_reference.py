@@ -278,6 +278,8 @@ def timm(folder: Path) -> None:
     torch = import_module("torch")
     stand_in_for_torchvision()
     create = import_module("timm").create_model
+    for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]  # PyTorch's exporter looks for it, too
     given = [{"x": x} for x in pictures(224)]
     for name, network in NETWORKS.items():
         torch.manual_seed(7)
