@@ -242,8 +242,13 @@ def settled(path: Path) -> Path:
         helper.make_node("Relu", ["x"], ["r"], "relu"),
         helper.make_node("If", ["yes"], ["y"], "if", then_branch=ways[0], else_branch=ways[1]),
     ]
-    inputs, outputs = [("x", FLOAT, ["batch", 3])], [("y", FLOAT, ["batch", 1])]
-    return saved(path, nodes, inputs, outputs, yes=np.array(True))
+    return saved(
+        path,
+        nodes,
+        [("x", FLOAT, ["batch", 3])],
+        [("y", FLOAT, ["batch", 1])],
+        yes=np.array(True),
+    )
 
 
 def mapped(path: Path) -> Path:
