@@ -6,6 +6,20 @@ next action. A ``KitError`` is a user's mistake or a refused input; anything els
 
 from __future__ import annotations
 
+import re
+
+PLACE = re.compile(
+    r".*Status Message: "
+    r"(?:\S+\.(?:h|cc):\d+ (?:(?:\S+ )?onnxruntime::[^)]*\)(?: const)?(?: \[with [^\]]*\])?|\w+) )?"
+)
+"""What ONNX Runtime says before its reason: the node, and a place in its own code."""
+
+
+def reason(error: Exception) -> str:
+    """A library's error in one line: the last, which says why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return PLACE.sub("", lines[-1]) if lines else type(error).__name__
+
 
 class KitError(Exception):
     """A mistake of the user or a refused input; ``str(error)`` is one line."""

@@ -40,11 +40,12 @@ def read(row: Mapping[str, Any]) -> bytes:
                 raise BadInput("the request has no body: 0 bytes came")
             return data
     if isinstance(value, Mapping):
+        listed = value.get("instances")
         value = field(value)
-    if isinstance(value, list):
-        if len(value) != 1:
-            raise BadInput(f"{len(value)} instances came: expected one, which is the input")
-        value = field(value[0]) if isinstance(value[0], Mapping) else value[0]
+        if isinstance(listed, list):
+            if len(listed) != 1:
+                raise BadInput(f"{len(listed)} instances came: expected one, which is the input")
+            value = field(listed[0]) if isinstance(listed[0], Mapping) else listed[0]
     if not isinstance(value, str):
         raise UnsupportedFormat(
             f"{type(value).__name__} came; send the file's bytes, or JSON such as "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from handlers import payload
 from handlers.accept import chosen
 from handlers.base import NO_MEMORY, Handler
-from handlers.errors import BadInput, ItemError, KitError, TooLarge, Unprocessable
+from handlers.errors import BadInput, ItemError, KitError, TooLarge, Unprocessable, reason
 from handlers.passport import TensorSpec
 
 Tensors = dict[str, NDArray[Any]]
@@ -83,8 +83,7 @@ class TensorHandler(Handler[Asked, Tensors]):
             if any(words in str(e).lower() for words in NO_MEMORY):
                 raise
             self.runtime.warm_up()  # what fails here too is no fault of the request
-            reason = (str(e).strip().splitlines() or [type(e).__name__])[-1]
-            raise Unprocessable(f"the model does not run on these values ({reason})") from None
+            raise Unprocessable(f"the model does not run on these values ({reason(e)})") from None
 
     def encode(self, item: Asked, result: Tensors, accept: str) -> tuple[bytes, str]:
         if chosen(accept, ("application/json", NPZ)) == NPZ:
@@ -174,7 +173,7 @@ def check(given: Tensors, spec: TensorSpec) -> NDArray[Any]:
         raise Unprocessable(f"{spec.name}: shape {list(value.shape)} holds no values")
     _check_type(value, spec)
     with np.errstate(over="ignore"):
-        found = np.asarray(value, dtype=spec.dtype, order="C")  # a single value stays one
+        found = np.asarray(value, spec.dtype, order="C")  # ascontiguousarray adds an axis to none
     if found.dtype.kind == "f" and (np.isinf(found) & np.isfinite(value)).any():
         raise Unprocessable(f"{spec.name}: values beyond those of {spec.dtype} came")
     _check_values(found, spec)
@@ -227,16 +226,16 @@ def _read(data: bytes, names: list[str]) -> tuple[Tensors, int | None]:
     except (BadInput, TooLarge):
         raise
     except Exception as e:  # NumPy, zip and JSON readers raise many types for damaged data
-        reason = (str(e) or type(e).__name__).splitlines()[0]
+        why = (str(e) or type(e).__name__).splitlines()[0]
         raise BadInput(
-            f'{len(data)} bytes that are no .npy, .npz or JSON with "inputs" ({reason})'
+            f'{len(data)} bytes that are no .npy, .npz or JSON with "inputs" ({why})'
         ) from None
 
 
 def _of_json(given: Any, names: list[str]) -> tuple[Tensors, int | None]:
     """``{"inputs": {name: lists}}``, or ``{"instances": [{name: lists}, ...]}``; the name may be
     left out where there is one input."""
-    told = {k: v for k, v in given.items() if USUAL.get(k) != v}
+    told = {k: v for k, v in given.items() if (k, v) not in USUAL.items()}
     if len(told) != 1:
         came = ", ".join(sorted(told)) or "none"
         raise BadInput(f'fields {came} came; expected one, "inputs" or "instances"')

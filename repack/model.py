@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -279,7 +279,9 @@ def _of_module(
             "add --input-shape 1x3x224x224 (or batchx3x224x224)"
         )
     weights = dict([*module.named_parameters(), *module.named_buffers()])
-    _refuse_odd(source.path, {n: w.numpy() for n, w in weights.items() if w.is_floating_point()})
+    floats = ((n, w.detach()) for n, w in weights.items() if w.is_floating_point())
+    # NumPy has no bfloat16.
+    _refuse_odd(source.path, ((n, (w if w.itemsize > 2 else w.float()).numpy()) for n, w in floats))
     kinds = {w.dtype for w in weights.values() if w.is_floating_point()}
     usual = _name(next(iter(kinds))) if len(kinds) == 1 else "float32"
     specs = tuple(TensorSpec(n, types.get(n, usual), shape) for n, shape in shapes.items())
@@ -318,13 +320,13 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _refuse_odd(path: Path, weights: Mapping[str, NDArray[Any]]) -> None:
+def _refuse_odd(path: Path, weights: Iterable[tuple[str, NDArray[Any]]]) -> None:
     """Refuses weights that are no numbers; infinities among zeros alone are a mask.
 
     Raises:
         KitError: by the first one's name.
     """
-    odd = [name for name, value in weights.items() if _odd(value)]
+    odd = [name for name, value in weights if _odd(value)]
     if odd:
         more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
         raise KitError(f"{path}: weights {odd[0]!r}{more} hold NaN or infinity: train it again")
@@ -374,8 +376,7 @@ def _of_onnx(
         found = session.run(None, given)
         return dict(zip((o.name for o in outputs), found, strict=True))
 
-    floats = {name: v for name, v in _constants(file) if v.dtype.kind in "fV"}
-    _refuse_odd(source.path, floats)
+    _refuse_odd(source.path, ((n, v) for n, v in _constants(file) if v.dtype.kind in "fV"))
     return Model(
         source,
         specs,
@@ -453,6 +454,13 @@ ONNX_TYPES = {
 }
 
 
+HINTS = {
+    "map(": ": convert it with options={'zipmap': False}, as skl2onnx has it",
+    "string": ": number its classes, and give their names by --labels or to your clients",
+}
+"""What helps with outputs that are no numbers, by a part of their type."""
+
+
 def _word(axis: Any) -> str:
     """The name of a free axis; some exporters write "?" or -1 where they know none."""
     return axis if isinstance(axis, str) and axis not in ("", "?") else ANY
@@ -460,7 +468,7 @@ def _word(axis: Any) -> str:
 
 def _onnx_spec(node: Any, shape: tuple[int | str, ...] | None, path: Path) -> TensorSpec:
     if node.type not in ONNX_TYPES:
-        hint = " (skl2onnx: the option zipmap=False)" if "map(" in node.type else ""
+        hint = next((h for kind, h in HINTS.items() if kind in node.type), "")
         raise KitError(f"{path}: {node.name} is {node.type}; expected a tensor of numbers{hint}")
     own = tuple(n if isinstance(n, int) and n > 0 else _word(n) for n in node.shape)
     if shape is not None and len(shape) != len(own):

@@ -71,7 +71,7 @@ class OnnxRuntime(Backend):
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
             graph = onnx.load(Path(tmp) / "optimised.onnx", load_external_data=False).graph
         sizes = {t.name: list(t.dims) for t in graph.initializer}
-        other = {onnx.TensorProto.DOUBLE: "f64", onnx.TensorProto.FLOAT16: "f16"}
+        other: dict[int, str] = {onnx.TensorProto.DOUBLE: "f64", onnx.TensorProto.FLOAT16: "f16"}
         kinds = {t.name: other[t.data_type] for t in graph.initializer if t.data_type in other}
         shapes = {
             e["name"].removesuffix("_kernel_time"): e["args"].get("output_type_shape")

@@ -11,14 +11,12 @@ from pathlib import Path
 import onnx
 from onnx import GraphProto, NodeProto
 
+from handlers import errors
 from repack.sources.errors import printable
 
 WORDS = {"And", "Cast", "Constant", "If", "Identity", "Loop", "Max", "Mean", "Min", "Not", "Or"}
 WORDS |= {"Range", "Shape", "Size", "Split", "Sum", "Where"}
 """Operators whose names also begin English sentences: they count only in quotes or as a call."""
-
-WHERE = re.compile(r".*Status Message: (?:\S+\.(?:h|cc):\d+ (?:onnxruntime::[^)]*\)|\w+) )?")
-"""What ONNX Runtime says before its reason: the node, and a place in its own code."""
 
 
 def describe(path: Path, which: str) -> str:
@@ -60,8 +58,7 @@ def reason(path: Path, error: Exception, again: Callable[[bytes], object] | None
     Args:
         again: does what failed with a file's bytes, where nodes without names are to be told apart.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    last = printable(WHERE.sub("", lines[-1])) if lines else type(error).__name__
+    last = printable(errors.reason(error))
     named = (again and _nameless(path, again)) or named_in(path, str(error))
     return f"{last}: {named}" if named else last
 

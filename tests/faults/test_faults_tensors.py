@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.bench import GOOD, Bench
-from tests.support.bodies import ARRAY, npy
+from tests.support.bodies import ARRAY, form, npy
 
 WANTED = "expected ['batch', 3, 8, 8]"
 
@@ -63,8 +63,8 @@ def test_row_47_what_comes_beside_the_tensors_is_named(served: Bench) -> None:
     body = json.dumps({"inputs": ARRAY.tolist(), "top": 3}).encode()
     for kind in ("application/json", "application/octet-stream"):
         served.ask(body, "tiny", Content_Type=kind).reason(400, "inputs, top came; expected one")
-    found = served.ask(npy(ARRAY), "tiny", path="/predictions/{}?top=3")
-    found.reason(400, "parameters body, top came")
+    data, kind = form(("data", "x.npy", npy(ARRAY)), ("top", "", b"3"))
+    served.ask(data, "tiny", Content_Type=kind).reason(400, "parameters data, top came")
 
 
 def test_row_40_a_compressed_body_is_unpacked_within_the_servers_limit(served: Bench) -> None:

@@ -33,10 +33,51 @@ def saved(
         [helper.make_tensor_value_info(n, t, list(s)) for n, t, s in outputs],
         [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    domains = sorted({node.domain for node in nodes} | {""})
+    versions = [helper.make_opsetid(d, {"": 17, "ai.onnx.ml": 3}.get(d, 1)) for d in domains]
+    model = helper.make_model(graph, opset_imports=versions, ir_version=8)
     onnx.checker.check_model(model)
     onnx.save(model, path)
     return path
+
+
+def learned(path: Path) -> Path:
+    """Operators of classical learning, as skl2onnx writes them: a class, and its scores."""
+    ml = "ai.onnx.ml"
+    nodes = [
+        helper.make_node("Scaler", ["x"], ["even"], domain=ml, offset=[0.5] * 3, scale=[2.0] * 3),
+        helper.make_node(
+            "LinearClassifier",
+            ["even"],
+            ["label", "scores"],
+            domain=ml,
+            classlabels_ints=[0, 1],
+            coefficients=[0.3, -0.7, 0.2, -0.3, 0.7, -0.2],
+            intercepts=[0.1, -0.1],
+            post_transform="SOFTMAX",
+        ),
+    ]
+    inputs: list[Value] = [("x", FLOAT, ["batch", 3])]
+    return saved(
+        path, nodes, inputs, [("label", INT64, ["batch"]), ("scores", FLOAT, ["batch", 2])]
+    )
+
+
+def fused(path: Path) -> Path:
+    """An operator of Microsoft's own, in front of an Einsum; neither has a name."""
+    nodes = [
+        helper.make_node("FusedMatMul", ["x", "w"], ["a"], domain="com.microsoft", alpha=2.0),
+        helper.make_node("Einsum", ["a", "v"], ["y"], equation="bi,ij->bj"),
+    ]
+    rng = np.random.default_rng(9)
+    return saved(
+        path,
+        nodes,
+        [("x", FLOAT, ["batch", 5])],
+        [("y", FLOAT, ["batch", 2])],
+        w=rng.normal(size=(5, 4)).astype(np.float32),
+        v=rng.normal(size=(4, 2)).astype(np.float32),
+    )
 
 
 def lstm(path: Path) -> Path:
@@ -249,20 +290,6 @@ def settled(path: Path) -> Path:
         [("y", FLOAT, ["batch", 1])],
         yes=np.array(True),
     )
-
-
-def mapped(path: Path) -> Path:
-    """Answers a list of mappings, as skl2onnx writes classifiers by default."""
-    kinds = helper.make_map_type_proto(INT64, helper.make_tensor_type_proto(FLOAT, []))
-    answer = helper.make_value_info("y", helper.make_sequence_type_proto(kinds))
-    zipped = helper.make_node(
-        "ZipMap", ["x"], ["y"], "zip", domain="ai.onnx.ml", classlabels_int64s=[0, 1]
-    )
-    given = helper.make_tensor_value_info("x", FLOAT, ["batch", 2])
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    graph = helper.make_graph([zipped], path.stem, [given], [answer])
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
-    return path
 
 
 def not_finite(path: Path) -> Path:

@@ -151,11 +151,11 @@ def _prepared(
     assumed = []
     if told.task != CLASSIFY:
         assumed = [
-            *([] if mean else ["ImageNet's mean"]),
-            *([] if std else ["ImageNet's standard deviation"]),
+            *([] if mean else ["ImageNet's mean (--mean)"]),
+            *([] if std else ["ImageNet's standard deviation (--std)"]),
             *([] if options.resize else [f"a shorter side of {usual[2]} pixels (--resize)"]),
         ]
-    notes = [f"nobody states {' or '.join(assumed)}: assumed"] if assumed else []
+    notes = [f"assumed, because nobody states it: {', '.join(assumed)}"] if assumed else []
     mean, std, resize = mean or usual[0], std or usual[1], options.resize or usual[2]
     return replace(options, mean=mean, std=std, resize=resize), tuple(notes)
 

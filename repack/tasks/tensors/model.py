@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from handlers.artefact import Artefact
 from handlers.errors import KitError
 from repack import sources
 from repack.backends.tensorrt import TensorRT
+from repack.inputs import FREE, shown
 from repack.model import Arrays, Built, Model, tensors
 from repack.options import Options, SourceOptions
 from repack.sources.source import EngineFile, Source
@@ -34,14 +35,25 @@ def make(source: Source, options: Options) -> Model:
             options.input_types,
             options.input_values,
         )
-        if not source.told.task or source.task != "tensors":
-            return found
-        said = f"the file says that its task is {source.told.task!r}: served are its raw tensors"
-        return replace(found, notes=(*found.notes, said))
+        return replace(
+            found, notes=(*found.notes, *_notes(source, found, options.samples is not None))
+        )
     built = Built(source.path, _artefact(source, told), dict(told.options.engines[0]))
     if options.source.original is None:
         return Model(source, told.inputs, told.outputs, None, None, built=built)
     return replace(_original(options.source, options.source.original, told), built=built)
+
+
+def _notes(source: Source, found: Model, sampled: bool) -> Iterator[str]:
+    """What the user should know who gave no more than the file."""
+    free = {s.name: s.shape for s in found.inputs if any(isinstance(n, str) for n in s.shape[1:])}
+    if free and not sampled:
+        yield (
+            f"made-up inputs have a length of {FREE} where an axis is free ({shown(free)}): give "
+            "--samples of usual sizes, or --input-shape"
+        )
+    if source.told.task and source.task == "tensors":
+        yield f"the file says that its task is {source.told.task!r}: served are its raw tensors"
 
 
 def _artefact(source: Source, told: EngineFile) -> Artefact:

@@ -138,6 +138,7 @@ def test_several_inputs() -> None:
         (b'{"inputs": {"x": [["a"]]}}', ONE, 400, "expected numbers in equally long rows"),
         (b'{"inputs": {"x": null}}', ONE, 400, "expected numbers"),
         (b'{"inputs": {"x": [1]}, "top": 3}', ONE, 400, "fields inputs, top came; expected one"),
+        (b'{"inputs": {"x": [1]}, "top": null}', ONE, 400, "fields inputs, top came"),
         (b'{"inputs": [1], "instances": [1]}', ONE, 400, "fields inputs, instances came"),
         (b'{"instances": {"x": [1]}}', ONE, 400, "expected a list of values"),
         (b'{"instances": []}', ONE, 400, "expected a list of values"),

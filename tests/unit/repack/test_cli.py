@@ -162,7 +162,7 @@ def test_help_names_every_flag_and_its_default(
         ("--name", "fd1"),
         ("--imgsz", "640"),
         ("--batch", "1,4,16"),
-        ("--mean", "0.485,0.456,0.406"),
+        ("--mean", "the file's, or ImageNet's"),
         ("--model-store", "model_store"),
         ("--engine-cache", ".engines"),
         ("--backend", "auto"),

@@ -253,3 +253,8 @@ def test_a_loss_of_map_fails() -> None:
 
 def test_without_labels_the_gate_says_that_map_is_not_compared() -> None:
     assert compared(BOXES).figures["map"] == "not compared: no sample has a label file"
+
+
+def test_a_map_of_nothing_on_both_sides_is_not_compared() -> None:
+    elsewhere = np.array([[300, 300, 310, 310, 0]], np.float32)
+    assert "not compared: it is 0 on both sides" in compared(BOXES, truth=elsewhere).figures["map"]

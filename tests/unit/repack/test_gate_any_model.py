@@ -48,7 +48,7 @@ UNCOUNTED = [odd.lstm, odd.choice, odd.lookup, odd.nameless]
 @pytest.mark.parametrize(
     ("make", "backend"),
     [
-        *((make, "onnxruntime") for make in [*UNCOUNTED, odd.suppression]),
+        *((make, "onnxruntime") for make in [*UNCOUNTED, odd.suppression, odd.learned, odd.fused]),
         # Of boxes turned inside out, which noise has, OpenVINO sees other overlaps.
         *((make, "openvino") for make in UNCOUNTED),
     ],
@@ -85,11 +85,6 @@ def test_made_up_inputs_are_as_long_as_a_sample(tmp_path: Path) -> None:
     sample = Sample(Path("s.npz"), {"x": np.ones((1, 1, 40), np.float32)})
     shapes = [given["x"].shape for given in Reference.make(model, [sample]).inputs]
     assert shapes == [(2, 1, 40), (1, 1, 40), (1, 1, 40), (1, 1, 40)]
-
-
-def test_a_list_of_mappings_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(KitError, match=r"expected a tensor of numbers \(skl2onnx.*zipmap=False"):
-        loaded(odd.mapped(tmp_path / "m.onnx"))
 
 
 def test_outputs_keep_their_names_where_a_compiler_folds_a_choice(tmp_path: Path) -> None:
