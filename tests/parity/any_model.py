@@ -324,11 +324,10 @@ def written(page: str, kept: Mapping[str, Any]) -> str:
     """The page with the rows of its tables written anew."""
     for heading, rows in tables(kept).items():
         before, head, rest = page.partition(f"## {heading}\n")
-        table = re.compile(r"(\|[-|]+\|\n)(?:\|.*\n)*")
-        rest, count = table.subn("\\g<1>" + rows.replace("\\", r"\\"), rest, count=1)
-        page = before + head + rest
-        if not head or not count:
+        found = re.search(r"\|[-|]+\|\n((?:\|.*\n)*)", rest)
+        if not found:
             raise SystemExit(f"error: {PAGE} has no table under {heading!r}")
+        page = before + head + rest[: found.start(1)] + rows + rest[found.end() :]
     return page
 
 

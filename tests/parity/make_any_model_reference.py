@@ -52,22 +52,26 @@ def keep(folder: Path, name: str, calls: Sequence[Call]) -> None:
         np.savez(target / "answers" / f"{i}.npz", **call.answer)
 
 
+def copied(arrays: Any) -> Arrays:
+    """The same by name, in memory of its own."""
+    return {name: np.array(value) for name, value in dict(arrays).items()}
+
+
 def listened() -> list[Call]:
     """What every ONNX Runtime session of this process is asked from now on, as it comes."""
-    ort = import_module("onnxruntime")
+    ort: Any = import_module("onnxruntime")
     calls: list[Call] = []
 
-    class Listened(ort.InferenceSession):  # type: ignore[misc, name-defined]
+    class Listened(ort.InferenceSession):  # type: ignore[misc]
         def __init__(self, path: Any, *args: Any, **options: Any) -> None:
             super().__init__(str(path), *args, **options)
             self.file = Path(path)
 
         def run(self, names: Any, given: Arrays, options: Any = None) -> Any:
-            # Copied: a package may decode its answers in place.
-            answer = [np.array(value) for value in super().run(names, given, options)]
+            answer = super().run(names, given, options)
             names = names or [o.name for o in self.get_outputs()]
-            kept = {k: np.array(v) for k, v in given.items()}
-            calls.append(Call(self.file, kept, dict(zip(names, answer, strict=True))))
+            # Copied: a package may decode what it got in place.
+            calls.append(Call(self.file, copied(given), copied(zip(names, answer, strict=True))))
             return answer
 
     setattr(ort, "InferenceSession", Listened)  # noqa: B010 - its stubs do not name it
@@ -278,6 +282,8 @@ def timm(folder: Path) -> None:
     torch = import_module("torch")
     stand_in_for_torchvision()
     create = import_module("timm").create_model
+    for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]  # PyTorch's exporter looks for it, too
     given = [{"x": x} for x in pictures(224)]
     for name, network in NETWORKS.items():
         torch.manual_seed(7)

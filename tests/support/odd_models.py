@@ -287,20 +287,6 @@ def settled(path: Path) -> Path:
     return saved(path, nodes, [("x", FLOAT, ["batch", 3])], [("y", FLOAT, ["batch", 1])], yes=yes)
 
 
-def mapped(path: Path) -> Path:
-    """Answers a list of mappings, as skl2onnx writes classifiers by default."""
-    kinds = helper.make_map_type_proto(INT64, helper.make_tensor_type_proto(FLOAT, []))
-    answer = helper.make_value_info("y", helper.make_sequence_type_proto(kinds))
-    zipped = helper.make_node(
-        "ZipMap", ["x"], ["y"], "zip", domain="ai.onnx.ml", classlabels_int64s=[0, 1]
-    )
-    given = helper.make_tensor_value_info("x", FLOAT, ["batch", 2])
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    graph = helper.make_graph([zipped], path.stem, [given], [answer])
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
-    return path
-
-
 def not_finite(path: Path) -> Path:
     weights = np.ones((5, 2), np.float32)
     weights[3, 1] = np.nan

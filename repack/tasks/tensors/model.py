@@ -35,17 +35,19 @@ def make(source: Source, options: Options) -> Model:
             options.input_types,
             options.input_values,
         )
-        return replace(found, notes=(*found.notes, *_notes(source, found)))
+        return replace(
+            found, notes=(*found.notes, *_notes(source, found, options.samples is not None))
+        )
     built = Built(source.path, _artefact(source, told), dict(told.options.engines[0]))
     if options.source.original is None:
         return Model(source, told.inputs, told.outputs, None, None, built=built)
     return replace(_original(options.source, options.source.original, told), built=built)
 
 
-def _notes(source: Source, found: Model) -> Iterator[str]:
+def _notes(source: Source, found: Model, sampled: bool) -> Iterator[str]:
     """What the user should know who gave no more than the file."""
     free = {s.name: s.shape for s in found.inputs if any(isinstance(n, str) for n in s.shape[1:])}
-    if free:
+    if free and not sampled:
         yield (
             f"made-up inputs have a length of {FREE} where an axis is free ({shown(free)}): give "
             "--samples of usual sizes, or --input-shape"

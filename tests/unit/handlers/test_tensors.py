@@ -208,6 +208,11 @@ def test_values_for_which_the_model_was_not_made(ids: list[int], rate: int, word
     assert ask({"inputs": {"ids": [-7, 6], "sr": 16000}}, LIMITED)[0] == 200
 
 
+def test_a_single_value_stays_one() -> None:
+    spec = TensorSpec("sr", "int64", ())
+    assert tensors.check({"sr": np.array(16000)}, spec).shape == ()
+
+
 def test_numbers_beyond_53_bits_arrive_as_they_are() -> None:
     for kind, value in (("int64", 2**62 + 1), ("int64", -(2**53) - 1), ("float64", 1 + 2**-52)):
         spec = TensorSpec("x", kind, (1,))

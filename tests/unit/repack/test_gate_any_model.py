@@ -90,11 +90,6 @@ def test_made_up_inputs_are_as_long_as_a_sample(tmp_path: Path) -> None:
     assert shapes == [(2, 1, 40), (1, 1, 40), (1, 1, 40), (1, 1, 40)]
 
 
-def test_a_list_of_mappings_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(KitError, match=r"expected a tensor of numbers: .*'zipmap': False"):
-        loaded(odd.mapped(tmp_path / "m.onnx"))
-
-
 def test_outputs_keep_their_names_where_a_compiler_folds_a_choice(tmp_path: Path) -> None:
     model = loaded(odd.settled(tmp_path / "m.onnx"))
     assert tried(model, tmp_path / "work", "openvino").verdict == "passed"
