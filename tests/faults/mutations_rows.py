@@ -67,8 +67,8 @@ MUTATIONS = [
     Mutation(
         8, f"{F}tensors.py -k row_08", "inputs become contiguous, of the input's own type",
         "handlers/tensors.py",
-        "return np.ascontiguousarray(value, dtype=spec.dtype)",
-        "return value",
+        "found = np.asarray(value, spec.dtype, order=\"C\")",
+        "found = value",
     ),
     Mutation(
         9, f"{F}volumes.py -k row_09_more", "nothing follows the voxels",
@@ -98,16 +98,16 @@ MUTATIONS = [
     Mutation(
         10, f"{F}series.py -k row_10_series", "slices are of one size",
         "handlers/volumes/dicom.py",
-        '            ("Rows", "of another size"),\n',
+        '    **dict.fromkeys(("Rows", "Columns"), "of another size"),\n',
         "",
     ),
     Mutation(
         11, f"{F}pictures.py -k row_11", "an error is its own item's",
         "handlers/base.py",
-        "            decoded = self.decode_batch(rows)\n",
-        "            decoded = self.decode_batch(rows)\n"
-        "            bad = [d for d in decoded if isinstance(d, ItemError)]\n"
-        "            decoded = bad[:1] * len(rows) or decoded\n",
+        "            found[i] = item\n",
+        "            found[i] = item\n"
+        "        bad = [d for d in found if isinstance(d, ItemError)]\n"
+        "        found = bad[:1] * len(rows) or found\n",
     ),
     Mutation(
         12, "tests/unit/handlers/test_base.py -k row_12", "results are counted",
@@ -124,7 +124,7 @@ MUTATIONS = [
     Mutation(
         14, f"{F}volumes.py -k row_14", "an answer is measured before it is sent",
         "handlers/base.py",
-        "    if most.isdigit() and len(answer[0]) > int(most):",
+        "    if most.isdigit() and size > int(most):",
         "    if False:",
     ),
     Mutation(

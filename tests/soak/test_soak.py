@@ -143,6 +143,7 @@ FOUND = {
 }
 
 
+@pytest.mark.alone
 def test_row_38_a_leak_is_found_and_by_its_name(tmp_path: Path) -> None:
     """Handlers that keep 256 KiB or a descriptor of each request, or take longer with each."""
     archives = {n: write_archive(tmp_path, n, HANDLER.format(code)) for n, code in LEAKS.items()}
@@ -153,4 +154,6 @@ def test_row_38_a_leak_is_found_and_by_its_name(tmp_path: Path) -> None:
         seen = soak(found, kinds, 960, tuple(LEAKS), pace=None)
     assert not seen.wrong
     grown = {line.partition(":")[0] for line in seen.grown()}
-    assert grown == set(FOUND.values()), seen.grown()
+    assert grown >= set(FOUND.values()), seen.grown()
+    # The machine is one for all: where one handler takes longer and longer, others may seem to.
+    assert not {name for name in grown - set(FOUND.values()) if "latency" not in name}

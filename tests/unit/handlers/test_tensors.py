@@ -305,7 +305,7 @@ def test_a_zip_that_unpacks_to_too_much_is_refused() -> None:
     assert len(out.getvalue()) < 10_000_000
     status, answer = ask(out.getvalue())
     assert status == 413
-    assert "unpacks to more than" in answer["message"]
+    assert "the .npz unpacks to 1,207,959,552 bytes; at most" in answer["message"]
 
 
 def test_an_answer_with_nan_is_valid_json_or_npz() -> None:
