@@ -36,7 +36,7 @@ class Handler:
     def initialize(self, context):
         self.dice = random.Random(1)
     def handle(self, rows, context):
-        time.sleep(0.015 * self.dice.lognormvariate(0.0, 0.3))
+        time.sleep(0.015 * self.dice.lognormvariate(0.0, 0.1))
         return [b"{}"] * len(rows)
 """
 SHARES = (0.3, 0.55, 0.8)
@@ -78,7 +78,7 @@ def planned(archive: Path, folder: Path, workers: int, seconds: float) -> dict[s
     port = 18700 + 10 * workers
     with serving(archive.parent, folder, archive.stem, port, values):
         asked = ("--name", archive.stem, "--url", f"http://127.0.0.1:{port}")
-        callers = ",".join(str(n) for n in range(1, workers + 1)) + f",{2 * workers}"
+        callers = ",".join(str(n) for n in range(1, workers + 1)) + f",{8 * workers}"
         closed = figures(folder / "closed.json", *asked, "--concurrency", callers,
                          "--duration", seconds / 4)  # fmt: skip
         most = max(run["throughput"] for run in closed["runs"])
