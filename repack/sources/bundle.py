@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from repack.sources.content import zip_names
 from repack.sources.errors import UnreadableFile, UnsupportedLayout, printable
 from repack.sources.facts import MAX_TEXT_BYTES, Facts, parse, read_text
 
@@ -109,11 +110,7 @@ def is_bundle(path: Path) -> bool:
         return (path / METADATA).is_file()
     if not path.is_file():  # nor a pipe, which would wait for its other end
         return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith(METADATA) for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False
+    return any(name.endswith(METADATA) for name in zip_names(path) or ())
 
 
 def _root(path: Path) -> str:

@@ -83,16 +83,23 @@ def _head(path: Path) -> bytes:
     return head
 
 
-def _sniff_zip(path: Path, head: bytes) -> Kind:
+def zip_names(path: Path) -> list[str] | None:
+    """The members of a zip; None where the file is no zip that can be read."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            return archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return None
+
+
+def _sniff_zip(path: Path, head: bytes) -> Kind:
+    names = zip_names(path)
+    if names is None:
         size = path.stat().st_size
         raise UnreadableFile(
             path,
             f"starts like a torch.save file, but has no end ({size} bytes): get it again",
-        ) from error
+        )
     bases = {name.rpartition("/")[2] for name in names if name.count("/") <= 1}
     if "constants.pkl" in bases:
         return Kind.TORCHSCRIPT

@@ -3,10 +3,10 @@ of its files, which is named with what to give instead."""
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
+from repack.sources.content import zip_names
 from repack.sources.errors import UnsupportedLayout
 
 CHECKPOINT = "checkpoint_final.pth"
@@ -83,11 +83,7 @@ def _file(path: Path) -> tuple[Path, str | None] | None:
 
 def _packed(path: Path) -> list[PurePosixPath]:
     """The results folders inside of a zip."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {PurePosixPath(name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return []
+    names = {PurePosixPath(name) for name in zip_names(path) or ()}
     folders = sorted(name.parent for name in names if name.name == RESULTS[0])
     return [folder for folder in folders if folder / RESULTS[1] in names]
 
