@@ -32,6 +32,16 @@ async def echo(request: bytes, writer: asyncio.StreamWriter) -> None:
     writer.write(body)
 
 
+def after(gate: asyncio.Event) -> Answer:
+    """Echoes once the gate is open."""
+
+    async def later(request: bytes, writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        await echo(request, writer)
+
+    return later
+
+
 class Stage:
     """A guard, what stands behind it, and how many asked that."""
 
@@ -214,12 +224,7 @@ def test_what_is_refused_never_gets_there(tmp_path: Path, request_: bytes, statu
 def test_two_are_in_work_three_wait_and_the_next_is_refused(tmp_path: Path) -> None:
     async def scene() -> None:
         gate = asyncio.Event()
-
-        async def later(request: bytes, writer: asyncio.StreamWriter) -> None:
-            await gate.wait()
-            await echo(request, writer)
-
-        async with Stage(tmp_path, later) as stage:
+        async with Stage(tmp_path, after(gate)) as stage:
             tasks = [asyncio.ensure_future(stage.ask(question(b"a"))) for _ in range(5)]
             await asyncio.sleep(0.05)
             assert stage.asked == 2
@@ -234,12 +239,7 @@ def test_two_are_in_work_three_wait_and_the_next_is_refused(tmp_path: Path) -> N
 def test_who_leaves_is_not_asked_for_and_gives_its_turn_back(tmp_path: Path) -> None:
     async def scene() -> None:
         gate = asyncio.Event()
-
-        async def later(request: bytes, writer: asyncio.StreamWriter) -> None:
-            await gate.wait()
-            await echo(request, writer)
-
-        async with Stage(tmp_path, later) as stage:
+        async with Stage(tmp_path, after(gate)) as stage:
             for _ in range(5):
                 _, writer = await stage.connect()
                 writer.write(question(b"a"))
