@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers.head import Head
-from handlers.images import Letterbox
+from handlers.heads import Head
+from handlers.letterbox import Letterbox
 
 Boxes = NDArray[np.float32]
-"""``[M, 6]``: x1, y1, x2, y2 in pixels, confidence in 0..1, class index."""
+"""``[M, 6 + k]``: x1, y1, x2, y2 in pixels, confidence in 0..1, class index; then the k more values
+of a head that has ``extras``."""
 
 MAX_CANDIDATES = 30_000
 """Most confident boxes that enter suppression."""
@@ -35,29 +36,35 @@ def nms(
 
     Args:
         prediction: ``[B, head.values]`` float32, decoded: centre x and y, width and height in
-            pixels, and the rest in 0..1.
+            pixels, and the rest in 0..1; of a ranked head, corners, confidence and class.
         confidence: boxes of at most this confidence are dropped.
         iou: a box is dropped when its overlap with a better one of its class is larger than this.
         max_detections: the best so many are kept.
 
     Returns:
-        ``[M, 6]``, most confident first.
+        ``[M, 6 + k]``, most confident first.
     """
     prediction = prediction[head.first(prediction) > confidence]
+    if head.ranked:
+        return suppressed(prediction.astype(np.float32), None, max_detections)
     scores = head.confidence(prediction[:, 4:])
     classes = scores.argmax(1) if len(scores) else np.zeros(0, np.int64)
     best = scores[np.arange(len(scores)), classes]
     keep = best > confidence
     centre, half = prediction[keep, 0:2], prediction[keep, 2:4] / 2
+    more = prediction[keep, head.values - head.extras :]
     found: Boxes = np.concatenate(
-        (centre - half, centre + half, best[keep, None], classes[keep, None]), axis=1
+        (centre - half, centre + half, best[keep, None], classes[keep, None], more), axis=1
     ).astype(np.float32)
     return suppressed(found, iou, max_detections)
 
 
-def suppressed(found: Boxes, iou: float, max_detections: int) -> Boxes:
-    """The boxes that survive greedy suppression within each class, most confident first."""
+def suppressed(found: Boxes, iou: float | None, max_detections: int) -> Boxes:
+    """The boxes that survive greedy suppression within each class, most confident first; without
+    ``iou`` all of them do."""
     found = found[np.argsort(-found[:, 4], kind="stable")[:MAX_CANDIDATES]]
+    if iou is None:
+        return found[:max_detections]
     greedy = _greedy_few if len(found) <= FEW else _greedy
     return found[greedy(found, iou, max_detections)]
 
@@ -101,6 +108,6 @@ def _greedy(found: Boxes, threshold: float, limit: int) -> list[int]:
 def to_picture(boxes: Boxes, place: Letterbox, width: int, height: int) -> Boxes:
     """From pixels of the letterboxed input to pixels of the picture, cut at its borders."""
     result: Boxes = boxes.copy()
-    result[:, [0, 2]] = ((boxes[:, [0, 2]] - place.left) / place.scale).clip(0, width)
-    result[:, [1, 3]] = ((boxes[:, [1, 3]] - place.top) / place.scale).clip(0, height)
+    result[:, [0, 2]] = ((boxes[:, [0, 2]] - place.left) / place.scale_x).clip(0, width)
+    result[:, [1, 3]] = ((boxes[:, [1, 3]] - place.top) / place.scale_y).clip(0, height)
     return result

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers import crops
+from handlers import batches, crops
 from handlers.base import Handler
 from handlers.errors import Unprocessable
 
@@ -29,15 +29,16 @@ class ClassificationHandler(Handler[crops.Crop, Scores]):
         return crops.read(data, settings["resize"], settings["crop"])
 
     def infer(self, items: Sequence[crops.Crop]) -> Sequence[Scores]:
+        spec = self.passport.inputs[0]
         with self.stages.measure("preprocess"):
-            batches = self._batches(items)
+            pixels = np.stack([item.pixels for item in items])
         found: list[Scores] = []
-        for batch in batches:
+        for part, count in batches.of(spec, pixels):
             with self.stages.measure("infer"):
-                (values,) = self.runtime.infer({self.passport.inputs[0].name: batch}).values()
+                (values,) = self.runtime.infer({spec.name: part}).values()
             with self.stages.measure("postprocess"):
-                found += list(probabilities(values, self.passport.settings["scores"]))
-        return found[: len(items)]
+                found += list(probabilities(values[:count], self.passport.settings["scores"]))
+        return found
 
     def encode(self, item: crops.Crop, result: Scores, accept: str) -> tuple[bytes, str]:
         if not np.isfinite(result).all():
@@ -58,19 +59,6 @@ class ClassificationHandler(Handler[crops.Crop, Scores]):
             {"class": labels[i], "class_id": int(i), "probability": round(float(result[i]), 6)}
             for i in order
         ]
-
-    def _batches(self, items: Sequence[crops.Crop]) -> list[NDArray[np.uint8]]:
-        """All items as one batch; for a model of fixed batch, several, the last filled with zeros.
-
-        ``infer`` cuts the rows of the filling off again.
-        """
-        pixels = np.stack([item.pixels for item in items])
-        size = self.passport.inputs[0].shape[0]
-        if isinstance(size, str):
-            return [pixels]
-        missing = -len(items) % size
-        filled = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)])
-        return [filled[i : i + size] for i in range(0, len(filled), size)]
 
 
 def probabilities(values: NDArray[Any], kind: str) -> Scores:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers import boxes, head, images, payload
+from handlers import batches, boxes, heads, images, payload
 from handlers.accept import chosen
 from handlers.base import Handler, guard
 from handlers.drawing import draw
 from handlers.errors import ItemError
 from handlers.gpu.server.pipeline import SharedPipeline
-from handlers.images import Item, Letterbox
+from handlers.images import Item
+from handlers.letterbox import Letterbox
 from handlers.passport import Passport
 from handlers.runtimes import Loaded
 from handlers.runtimes.device import DeviceRuntime
@@ -36,7 +37,8 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
 
     def __init__(self, passport: Passport, loaded: Loaded, threads: int = 1):
         super().__init__(passport, loaded, threads)
-        self._head = head.required(passport.settings)
+        self._head = heads.required(passport.settings)
+        self._mode = passport.settings.get("resize_mode", "letterbox")
         about = {"model": self.model_info(), "runtime": self.runtime_info()}
         self._about = json.dumps(about)[:-1]
         self._gpu: Pipeline | SharedPipeline | None = None
@@ -59,7 +61,7 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
         return found
 
     def decode(self, data: bytes) -> Item:
-        picture = images.decode_to_fit(data, self._fit())
+        picture = images.decode_to_fit(data, self._fit(), cover=self._mode == "stretch")
         return Item(picture.height, picture.width, picture, data)
 
     def infer(self, items: Sequence[Item]) -> Sequence[boxes.Boxes]:
@@ -87,10 +89,13 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
         spec = self.passport.inputs[0]
         with self.stages.measure("preprocess"):
             batch, places = self._preprocess(items)
-        with self.stages.measure("infer"):
-            output = self.runtime.infer({spec.name: batch})
-        with self.stages.measure("postprocess"):
-            return list(zip(self._found(output, len(items)), places, strict=True))
+        found: list[boxes.Boxes] = []
+        for part, count in batches.of(spec, batch):
+            with self.stages.measure("infer"):
+                output = self.runtime.infer({spec.name: part})
+            with self.stages.measure("postprocess"):
+                found += self._found(output, count)
+        return list(zip(found, places, strict=True))
 
     def encode(self, item: Item, result: boxes.Boxes, accept: str) -> tuple[bytes, str]:
         detections = self.detections(result)
@@ -111,7 +116,7 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
                 "confidence": round(confidence, 4),
                 "box": [round(v, 2) for v in box],
             }
-            for *box, confidence, kind in found.tolist()
+            for *box, confidence, kind in found[:, :6].tolist()
         ]
 
     def _fit(self) -> tuple[int, int]:
@@ -123,7 +128,9 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
     def _preprocess(self, items: Sequence[Item]) -> tuple[NDArray[Any], list[Letterbox]]:
         spec = self.passport.inputs[0]
         fitted = [
-            images.letterbox(item.picture.pixels, *self._fit(), size=(item.height, item.width))
+            images.letterbox(
+                item.picture.pixels, *self._fit(), (item.height, item.width), self._mode
+            )
             for item in items
             if item.picture is not None
         ]
@@ -145,7 +152,7 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
         owner = values[:, 0].astype(np.int64)
         found = []
         for i in range(items):
-            mine = values[owner == i, 1:7]
+            mine = values[owner == i, 1:]
             found.append(mine[np.argsort(-mine[:, 4], kind="stable")[:limit]])
         return found
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from handlers.errors import BadInput, TooLarge, UnsupportedFormat
+from handlers.letterbox import Letterbox, placed
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 """The formats that are decoded; every other one is refused."""
@@ -46,14 +47,6 @@ END_OF_PNG = b"IEND\xaeB`\x82"
 """A whole PNG's last chunk: its name and checksum. Pillow gives pixels without it."""
 
 Image.MAX_IMAGE_PIXELS = None  # this module's own limit answers with a status instead of a warning
-
-
-class Letterbox(NamedTuple):
-    """How a picture lies in the model's input: ``model = picture * scale + (left, top)``."""
-
-    scale: float
-    left: int
-    top: int
 
 
 class Picture(NamedTuple):
@@ -168,26 +161,30 @@ def decode_to_fit(
 
 
 def letterbox(
-    image: NDArray[np.uint8], height: int, width: int, size: tuple[int, int] | None = None
+    image: NDArray[np.uint8],
+    height: int,
+    width: int,
+    size: tuple[int, int] | None = None,
+    mode: str = "letterbox",
 ) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Scales a picture to fit ``height`` x ``width``, centred on grey.
+    """Scales a picture to fit ``height`` x ``width``, on grey.
 
     Args:
         image: ``[h, w, 3]`` uint8.
         size: the picture's own height and width, where ``image`` was decoded smaller.
+        mode: one of ``MODES``.
 
     Returns:
         ``[height, width, 3]`` uint8, and where the picture's own pixels lie in it.
     """
     h, w = size or image.shape[:2]
-    scale = min(height / h, width / w)
-    new_w, new_h = max(1, round(w * scale)), max(1, round(h * scale))
+    place, new_h, new_w = placed((h, w), (height, width), mode)
     if (new_h, new_w) != image.shape[:2]:
         image = np.asarray(cv2.resize(image, (new_w, new_h)), np.uint8)
-    left, top = (width - new_w) // 2, (height - new_h) // 2
     canvas = np.full((height, width, 3), PADDING, np.uint8)
+    left, top = place.left, place.top
     canvas[top : top + new_h, left : left + new_w] = image
-    return canvas, Letterbox(scale, left, top)
+    return canvas, place
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 90) -> bytes:

@@ -130,7 +130,7 @@ def sha256(path: Path) -> str:
 
 def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
     """A passport of format 1 in the keys of format 2."""
-    from handlers import head  # which needs NumPy: a worker reads its passport without
+    from handlers import heads  # which needs NumPy: a worker reads its passport without
 
     every: dict[str, Any] = {}
     artefacts = {}
@@ -150,5 +150,5 @@ def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
         artefacts[name] = {**artefact, "options": options}
     settings = dict(data["settings"])
     if data["task"] == "detection":
-        settings[head.SETTING] = head.before(every, len(data["labels"]))
+        settings[heads.SETTING] = heads.before(every, len(data["labels"]))
     return {**data, "artefacts": artefacts, "settings": settings, "format": FORMAT}

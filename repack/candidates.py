@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from handlers import head
+from handlers import heads
 from handlers.artefact import Artefact
 from handlers.errors import ArchiveError, KitError
 from handlers.runtimes import make
@@ -194,7 +194,7 @@ def try_one(candidate: Candidate, conversion: Conversion, reference: Reference |
             foreign = packing.foreign_runtimes([artefact.runtime])
             for told in foreign.values():
                 archive.stage_module(conversion.stage, told)
-            ends = head.of(model.settings)
+            ends = heads.of(model.settings)
             runtime = make(
                 conversion.stage, model.inputs, artefact, threads=1, head=ends, foreign=foreign
             )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from handlers.engines.build import LEVELS
 from handlers.errors import KitError
+from handlers.letterbox import MODES
 from repack.archive import VERSION
 from repack.backends import BACKENDS, PRECISIONS, TRT
 from repack.inputs import PLACE
@@ -29,6 +30,7 @@ from repack.options import (
     Values,
 )
 from repack.tasks import TASKS
+from repack.tasks.detection.layouts import LAYOUTS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 MAX_NAME = 100
@@ -174,10 +176,22 @@ def _detector_flags(found: argparse.ArgumentParser) -> None:
     d = DetectorOptions()
     add(
         "--imgsz",
-        type=int,
-        default=d.imgsz,
         metavar="PIXELS",
-        help="side of the square input, pixels",
+        help="side of the square input, or height and width as 384x640 (default: the file's, or "
+        "640)",
+    )
+    add(
+        "--layout",
+        choices=["auto", *LAYOUTS],
+        default=d.layout,
+        help="how the network of an ONNX or TorchScript file answers boxes; auto tells by the "
+        "shapes",
+    )
+    add(
+        "--resize-mode",
+        choices=MODES,
+        help="how pictures are fitted in: centred on grey, at the left and the top of grey, or "
+        "stretched (default: the layout's)",
     )
     add(
         "--conf",
@@ -189,9 +203,8 @@ def _detector_flags(found: argparse.ArgumentParser) -> None:
     add(
         "--iou",
         type=float,
-        default=d.iou,
         metavar="0..1",
-        help="overlap above which boxes of a class are merged",
+        help="overlap above which boxes of a class are merged (default: the family's, 0.45 or 0.7)",
     )
     add(
         "--max-det",
@@ -321,8 +334,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
 
 
 def _task(task: str, labels: Path | None) -> str:
-    if labels is None or TASKS.get(task, TASKS["classification"]).labelled:
-        return "classification" if labels is not None and task == "auto" else task
+    if labels is None or task == "auto" or TASKS[task].labelled:
+        return task
     raise KitError(f"--task {task} has no use for --labels: leave one of them out")
 
 
@@ -348,11 +361,30 @@ def _folds(given: str | None) -> tuple[str, ...] | None:
 
 def _detector(given: argparse.Namespace) -> DetectorOptions:
     for flag, value in (("--conf", given.conf), ("--iou", given.iou)):
-        if not 0 < value < 1:
+        if value is not None and not 0 < value < 1:
             raise KitError(f"{flag} {value}: expected a number between 0 and 1")
     if given.max_det < 1:
         raise KitError(f"--max-det {given.max_det}: expected at least 1")
-    return DetectorOptions(given.imgsz, given.conf, given.iou, given.max_det)
+    return DetectorOptions(
+        _imgsz(given.imgsz),
+        given.conf,
+        given.iou,
+        given.max_det,
+        given.layout,
+        given.resize_mode,
+        given.labels,
+        given.mean,
+        given.std,
+    )
+
+
+def _imgsz(text: str | None) -> int | tuple[int, int] | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,6}(x\d{1,6})?", text):
+        raise KitError(f"--imgsz {text!r}: expected such as 640, or height and width as 384x640")
+    sides = tuple(int(part) for part in text.split("x"))
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def _classifier(given: argparse.Namespace) -> ClassifierOptions:

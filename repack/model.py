@@ -38,13 +38,13 @@ class Export:
     """What is exported to ONNX where that is not ``Model.module`` itself.
 
     Attributes:
-        module: takes the model's inputs.
+        module: takes the model's inputs; None where ``Model.write_onnx`` writes the file.
         outputs: the names of what it gives; the original answers them too.
         finish: writes the exported file anew with the graph's end: ``finish(exported, finished)``.
         output: what the finished graph ends in, as ``handlers.artefact.Artefact.output``.
     """
 
-    module: nn.Module
+    module: nn.Module | None
     outputs: tuple[str, ...]
     finish: Callable[[Path, Path], None]
     output: str
@@ -63,6 +63,7 @@ class GpuModel:
         channels_last: pictures and volumes lie as cuDNN reads them fastest.
         output: what it ends in, as ``handlers.artefact.Artefact.output``.
         onnx: the source's ONNX file where there is no module.
+        write: writes the ONNX file instead, where that is not the one that other backends have.
         symbolic: as ``Model.symbolic``.
     """
 
@@ -74,6 +75,7 @@ class GpuModel:
     channels_last: bool = False
     output: str = "tensors"
     onnx: Path | None = None
+    write: Callable[[Path], None] | None = None
     symbolic: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def feed(self, given: Arrays) -> Arrays:

@@ -73,16 +73,36 @@ class DetectorOptions:
     """What is asked of a detector.
 
     Attributes:
-        imgsz: side of the square input, pixels, a multiple of 32.
+        imgsz: side of the square input, or height and width, pixels; None for what the file says.
         confidence: least confidence of an answered box, 0 to 1.
-        iou: overlap above which boxes of a class are merged, 0 to 1.
+        iou: overlap above which boxes of a class are merged, 0 to 1; None for what the family is
+            usually served with.
         max_detections: most boxes per picture.
+        layout: a key of ``repack.tasks.detection.layouts.LAYOUTS``, or "auto" to tell by the shapes
+            of what the network answers.
+        mode: how pictures are fitted in, one of ``handlers.images.MODES``; None for the layout's.
+        labels, mean, std: as ``ClassifierOptions``; None for the file's, else the layout's.
     """
 
-    imgsz: int = 640
+    imgsz: int | tuple[int, int] | None = None
     confidence: float = 0.25
-    iou: float = 0.45
+    iou: float | None = None
     max_detections: int = 300
+    layout: str = "auto"
+    mode: str | None = None
+    labels: Path | None = None
+    mean: Three | None = None
+    std: Three | None = None
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width of the input, where they were given."""
+        return (self.imgsz, self.imgsz) if isinstance(self.imgsz, int) else self.imgsz
+
+    @property
+    def shown(self) -> str:
+        """``--imgsz`` as it is typed."""
+        return "x".join(str(side) for side in dict.fromkeys(self.sides or ()))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from repack.onnx import symbolic
 from repack.options import Options
 from repack.progress import say, step
 from repack.samples import Sample
+from repack.sources.source import Source
+from repack.tasks import TASKS
 
 
 def repack(options: Options) -> Path:
@@ -71,13 +73,22 @@ def load(options: Options) -> Model:
     # First: it may define what the checkpoint needs.
     functions = symbolic.load(options.symbolic) if options.symbolic else {}
     source = sources.load(options.source)
-    task = tasks.named(source.task if options.task == "auto" else options.task)
+    task = tasks.named(_task(source, options))
     model = task.model(source, options)
     if options.symbolic and model.module is None:
         raise KitError(f"--symbolic: {source.path} holds ONNX already: leave it out")
     for line in model.notes:
         say(f"    note: {line}")
     return replace(model, symbolic=functions)
+
+
+def _task(source: Source, options: Options) -> str:
+    """The task that was asked for, else what the file says; names of classes alone say a
+    classifier."""
+    if options.task != "auto":
+        return options.task
+    named = options.classifier.labels is not None and not TASKS[source.task].labelled
+    return "classification" if named else source.task
 
 
 def read_samples(options: Options, model: Model) -> tuple[list[Sample], list[Sample]]:

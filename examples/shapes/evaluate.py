@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 from examples.shapes.scenes import CLASSES, HELD_OUT_SEED, scene
 from handlers.boxes import nms
-from handlers.head import YOLOv5
+from handlers.heads.yolov5 import YOLOv5
 from repack import sources
 from repack.options import SourceOptions
 from repack.tasks.detection.metrics import MeanAveragePrecision, mean_average_precision

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from handlers.boxes import CANDIDATES
-from handlers.head import Head
+from handlers.heads import Head
 
 PLANE = 7680.0
 """Pixels between the copies of the plane that keep pictures and classes apart in one pass."""
@@ -42,14 +41,14 @@ class Decoder:
         self.confidence = float(settings["confidence"])
         self.iou = float(settings["iou"])
         self.limit = int(settings["max_detections"])
-        self.logit = math.log(self.confidence / (1 - self.confidence))
+        self.least = head.threshold(self.confidence)
         self._grids: dict[tuple[tuple[int, int], ...], Tensor] = {}
 
     def find(self, maps: Sequence[Tensor]) -> Tensor:
         """As ``handlers.boxes.nms`` for every picture.
 
         Args:
-            maps: per scale ``[N, anchors, H, W, values]``, before the sigmoid; memory in the order
+            maps: per scale ``[N, anchors, H, W, values]``; memory in the order
                 of a convolution's output, so that flattening H and W copies nothing.
 
         Returns:
@@ -58,7 +57,7 @@ class Decoder:
         """
         values, grid = self._cells(maps)
         first = self.head.first(values.movedim(2, -1))
-        picture, anchor, cell = (first > self.logit).nonzero(as_tuple=True)
+        picture, anchor, cell = (first > self.least).nonzero(as_tuple=True)
         found = self._decoded(values[picture, anchor, :, cell], grid[anchor, cell])
         rows = torch.cat((picture[:, None], found), 1)
         return self.suppressed(rows[rows[:, 5] > self.confidence])
@@ -67,8 +66,8 @@ class Decoder:
         """The boxes whose ``head.first`` is highest, decoded; nothing here waits for the GPU.
 
         Returns:
-            ``[N, K, 7]`` float32 on the GPU, K at most ``CANDIDATES``: ``head.first`` before the
-            sigmoid (highest first), x1, y1, x2, y2, confidence, class.
+            ``[N, K, 7]`` float32 on the GPU, K at most ``CANDIDATES``: ``head.first`` as the maps
+            have it (highest first), x1, y1, x2, y2, confidence, class.
         """
         values, grid = self._cells(maps)
         n, anchors, _, cells = values.shape
@@ -87,7 +86,7 @@ class Decoder:
         Args:
             candidates: as from ``candidates``, in the host's memory.
         """
-        passed = candidates[:, :, 0] > self.logit
+        passed = candidates[:, :, 0] > self.least
         if candidates.shape[1] == CANDIDATES and bool(passed[:, -1].any()):
             return None
         picture, which = (passed & (candidates[:, :, 5] > self.confidence)).nonzero(as_tuple=True)
@@ -101,11 +100,14 @@ class Decoder:
         return self._best(rows[self.kept(rows)])
 
     def kept(self, rows: Tensor) -> Tensor:
-        """The rows that survive, most confident first: torchvision's suppression.
+        """The rows that survive, most confident first: torchvision's suppression, or all rows of
+        a ranked head.
 
         In 64 bits: the offsets of many pictures and classes would cost 32-bit pixels their
         fractions.
         """
+        if self.head.ranked:
+            return rows[:, 5].argsort(descending=True, stable=True)
         from torchvision.ops import nms
 
         wide = rows.double()
@@ -114,7 +116,9 @@ class Decoder:
         return found
 
     def _cells(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """``[N, anchors, values, cells]`` of all scales, and their grid."""
+        """``[N, anchors, values, cells]`` of all scales, and their grid; rows ``[N, M, values]``
+        are one row of cells."""
+        maps = [m[:, None, None] if m.dim() == 3 else m for m in maps]
         grid = self._grid(tuple((m.shape[2], m.shape[3]) for m in maps))
         return torch.cat([m.permute(0, 1, 4, 2, 3).flatten(3) for m in maps], 3), grid
 
@@ -126,8 +130,10 @@ class Decoder:
         return self._grids[sides]
 
     def _decoded(self, values: Tensor, grid: Tensor) -> Tensor:
-        """``[M, values]`` before the sigmoid and ``[M, k]`` of the grid -> corners, confidence,
+        """``[M, values]`` as the maps have them and ``[M, k]`` of the grid -> corners, confidence,
         class: ``[M, 6]`` float32."""
+        if self.head.ranked:
+            return values[:, :6].float()
         centre, size, rest = self.head.decode(values.float(), grid)
         best, kind = self.head.confidence(rest).max(1, keepdim=True)
         low, high = torch.sub(centre, size, alpha=0.5), torch.add(centre, size, alpha=0.5)

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from handlers import head
+from handlers import heads
 from handlers.boxes import CANDIDATES, COLUMNS
 from handlers.gpu import pictures
 from handlers.gpu.boxes import Decoder
 from handlers.gpu.clock import Clock
 from handlers.gpu.letterboxes import Letterboxes
-from handlers.images import Letterbox
+from handlers.letterbox import Letterbox
 from handlers.passport import Passport
 from handlers.runtimes.device import DeviceRuntime, Size
 
@@ -69,9 +69,10 @@ class Detector:
         self.runtime = runtime
         self.name = passport.inputs[0].name
         self.shape = tuple(int(n) for n in passport.inputs[0].shape[1:])
-        self.decoder = Decoder(head.required(passport.settings), passport.settings, runtime.device)
+        self.decoder = Decoder(heads.required(passport.settings), passport.settings, runtime.device)
         self.chunk = min(CHUNK, runtime.largest)
-        self._letterboxes = Letterboxes(runtime.captured)
+        mode = passport.settings.get("resize_mode", "letterbox")
+        self._letterboxes = Letterboxes(runtime.captured, mode)
         self._streams = threading.local()
         self._buffers: SimpleQueue[Tensor] = SimpleQueue()
         for _ in range(buffers):

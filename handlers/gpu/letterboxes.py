@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from handlers.gpu import pictures
-from handlers.images import Letterbox
+from handlers.letterbox import Letterbox
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +52,11 @@ class Letterboxes:
 
     Args:
         capture: makes a graph of calls, as ``DeviceRuntime.captured``.
+        mode: one of ``handlers.images.MODES``.
     """
 
-    def __init__(self, capture: Capture):
+    def __init__(self, capture: Capture, mode: str = "letterbox"):
+        self._mode = mode
         self._capture: Capture | None = capture
         self._seen: Counter[Key] = Counter()
         self._recorded: OrderedDict[Key, Recorded] = OrderedDict()
@@ -74,7 +76,7 @@ class Letterboxes:
             if found is not None:
                 torch.stack(list(given), out=found.source[:count])
                 return [found.replay()] * count
-        return pictures.letterbox(given, target[:count], sizes)
+        return pictures.letterbox(given, target[:count], sizes, self._mode)
 
     def _of(self, target: Tensor, shape: tuple[int, ...], size: tuple[int, int]) -> Recorded | None:
         """The recorded letterbox of a size that came often."""
@@ -91,7 +93,7 @@ class Letterboxes:
             return None
         source = torch.zeros((len(target), *shape), dtype=torch.uint8, device=target.device)
         try:
-            replay = self._capture(lambda: pictures.fit(source, target, size))
+            replay = self._capture(lambda: pictures.fit(source, target, size, self._mode))
         except RuntimeError as e:
             logger.warning("no CUDA graph for letterboxes: %s", str(e).splitlines()[0])
             self._capture = None

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handlers.images import PADDING, Letterbox, Picture, reduction
+from handlers.images import PADDING, Picture, reduction
+from handlers.letterbox import Letterbox, placed
 
 GREY = PADDING / 255
 
@@ -59,7 +60,10 @@ def _writable(data: bytes | memoryview) -> bytearray | memoryview:
 
 
 def letterbox(
-    pictures: Sequence[Tensor], target: Tensor, sizes: Sequence[tuple[int, int]]
+    pictures: Sequence[Tensor],
+    target: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    mode: str = "letterbox",
 ) -> list[Letterbox]:
     """Scales each picture into one row of ``target``, as ``handlers.images.letterbox`` does.
 
@@ -70,6 +74,7 @@ def letterbox(
         pictures: ``[3, h, w]`` uint8.
         target: ``[N, 3, H, W]`` of floats, filled with values in 0..1.
         sizes: each picture's own height and width (it may have been decoded smaller).
+        mode: one of ``handlers.images.MODES``.
 
     Returns:
         Where each picture lies.
@@ -85,7 +90,7 @@ def letterbox(
         into = (
             target[first : first + many] if together else target.new_empty(many, 3, height, width)
         )
-        place = fit(torch.stack([pictures[i] for i in rows]), into, (full_h, full_w))
+        place = fit(torch.stack([pictures[i] for i in rows]), into, (full_h, full_w), mode)
         if not together:
             target[rows] = into
         for i in rows:
@@ -93,20 +98,18 @@ def letterbox(
     return places
 
 
-def fit(x: Tensor, into: Tensor, size: tuple[int, int]) -> Letterbox:
+def fit(x: Tensor, into: Tensor, size: tuple[int, int], mode: str = "letterbox") -> Letterbox:
     """As ``letterbox``, of pictures ``[n, 3, h, w]`` that are all of one size, into all rows."""
     height, width = into.shape[2:]
-    scale = min(height / size[0], width / size[1])
-    new_h, new_w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-    top, left = (height - new_h) // 2, (width - new_w) // 2
+    place, new_h, new_w = placed(size, (height, width), mode)
     y = _reduced(x, new_h, new_w, into.dtype)
     if y.shape[2:] != (new_h, new_w):
         y = F.interpolate(y, (new_h, new_w), mode="bilinear", align_corners=False).round_()
-    inside = into[:, :, top : top + new_h, left : left + new_w]
+    inside = into[:, :, place.top : place.top + new_h, place.left : place.left + new_w]
     if inside.shape != into.shape:
         into.fill_(GREY)
     torch.mul(y, 1 / 255, out=inside)
-    return Letterbox(scale, left, top)
+    return place
 
 
 def _reduced(x: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:

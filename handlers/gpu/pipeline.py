@@ -11,7 +11,8 @@ from torch import Tensor
 
 from handlers.boxes import Boxes
 from handlers.gpu.detector import Decoded, Detector, Started
-from handlers.images import Item, Letterbox
+from handlers.images import Item
+from handlers.letterbox import Letterbox
 from handlers.passport import Passport
 from handlers.runtimes.device import DeviceRuntime
 from handlers.stages import Stages

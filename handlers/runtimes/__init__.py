@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers import head
+from handlers import heads
 from handlers.artefact import Artefact
 from handlers.errors import ArchiveError, RuntimeMissing, RuntimeUnfit
-from handlers.head import Head
+from handlers.heads import Head
 from handlers.passport import Passport, TensorSpec
 from handlers.runtimes.base import Runtime
 
@@ -81,7 +81,7 @@ def of(
     """
     if wanted not in passport.artefacts:
         raise ArchiveError(f"no artefact {wanted!r}; it holds {', '.join(passport.artefacts)}")
-    artefact, ends = passport.artefacts[wanted], head.of(passport.settings)
+    artefact, ends = passport.artefacts[wanted], heads.of(passport.settings)
     return make(folder, passport.inputs, artefact, threads, gpu, ends, passport.runtimes)
 
 

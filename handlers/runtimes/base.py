@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from handlers.artefact import Artefact, Options, understood
 from handlers.errors import ArchiveError
-from handlers.head import Head
+from handlers.heads import Head
 from handlers.passport import TensorSpec
 
 

@@ -43,12 +43,12 @@ class Conversion:
             return model.source.graph
         folder = self.stage / "onnx"
         folder.mkdir(parents=True)
-        if model.write_onnx is not None:
-            model.write_onnx(folder / "changed.onnx")
-            return folder / "changed.onnx"
         exported, finished = folder / "exported.onnx", folder / "finished.onnx"
         try:
-            export.convert(model, exported)
+            if model.write_onnx is not None:
+                model.write_onnx(exported)
+            else:
+                export.convert(model, exported)
         except KitError as e:
             return e
         if model.export is None:
@@ -79,7 +79,14 @@ class Conversion:
             KitError: there is no module, and no ONNX file either.
         """
         found = replace(self.model.for_gpu(), symbolic=self.model.symbolic)
-        return found if found.module is not None else replace(found, onnx=self.onnx_file())
+        if found.module is not None:
+            return found
+        if found.write is None:
+            return replace(found, onnx=self.onnx_file())
+        file = self.stage / "onnx-gpu" / "model.onnx"
+        file.parent.mkdir()
+        found.write(file)
+        return replace(found, onnx=file)
 
     @property
     def batches(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from handlers import head
+from handlers.heads import yolov5 as ends
 
 STRIDES = (8, 16, 32)
 """Input pixels per grid cell of the three output scales."""
@@ -158,7 +158,7 @@ class Detect(nn.Module):
         )
         cells = torch.stack((columns, rows), 2).view(1, 1, height, width, 2) - 0.5
         anchors = (self.anchors[scale] * stride).to(raw.dtype).view(1, self.per_cell, 1, 1, 2)
-        found = head.YOLOv5.decoded(raw, cells, stride, anchors)
+        found = ends.YOLOv5.decoded(raw, cells, stride, anchors)
         return torch.cat(found, 4).view(n, self.per_cell * height * width, self.outputs)
 
 
@@ -227,12 +227,12 @@ class YOLOv5(nn.Module):
         return cast(Detect, self.model[24]).raw(self.maps(x))
 
     @property
-    def head(self) -> head.YOLOv5:
+    def head(self) -> ends.YOLOv5:
         """What the archive's handlers decode the raw maps by."""
         detect = cast(Detect, self.model[24])
         scales = (detect.anchors * torch.tensor(STRIDES).view(3, 1, 1)).tolist()
         anchors = tuple(tuple((w, h) for w, h in scale) for scale in scales)
-        return head.YOLOv5(classes=self.classes, anchors=anchors, strides=STRIDES)
+        return ends.YOLOv5(classes=self.classes, anchors=anchors, strides=STRIDES)
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """The feature maps of the three scales, ``[N, C, H / stride, W / stride]`` each."""

@@ -19,6 +19,11 @@ WORDS |= {"Range", "Shape", "Size", "Split", "Sum", "Where"}
 """Operators whose names also begin English sentences: they count only in quotes or as a call."""
 
 
+def opset(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model uses."""
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+
+
 def describe(path: Path, which: str) -> str:
     """One line about a node: ``operator Det, node '/head/det' (fed by MatMul '/head/matmul')``.
 

@@ -1,10 +1,14 @@
-"""Changes to a classifier's ONNX graph: pixels in, and any number of pictures at once."""
+"""Changes to the ONNX graph of a model of pictures: pixels in, any number of them at once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from repack.options import Three
 
@@ -12,48 +16,114 @@ PREFIX = "pixels_"
 """How the added nodes' names begin."""
 
 
-def take_pixels(model: ModelProto, crop: int, layout: str, mean: Three, std: Three) -> str:
+@dataclass(frozen=True)
+class Normal:
+    """How pixels become what a model was trained on.
+
+    Attributes:
+        layout: of its input, "NCHW" or "NHWC".
+        mean, std: of values between 0 and 1, in the model's own order of channels.
+        bgr: blue comes first.
+    """
+
+    layout: str
+    mean: Three
+    std: Three
+    bgr: bool = False
+
+
+def take_pixels(model: ModelProto, sides: tuple[int, int], normal: Normal) -> str:
     """Puts scaling, normalising and transposing in front of the model's only input.
 
     Args:
         model: changed in place; its input is float32.
-        crop: side of the pictures, pixels.
-        layout: of the model's own input, "NCHW" or "NHWC".
-        mean, std: of values between 0 and 1, RGB.
+        sides: height and width of the pictures, pixels.
 
     Returns:
-        The new input's name: ``[N, crop, crop, 3]`` uint8 RGB.
+        The new input's name: ``[N, H, W, 3]`` uint8 RGB.
     """
-    graph = model.graph
-    old = _only_input(graph)
-    batch = old.type.tensor_type.shape.dim[0]
-    name = _free_name(graph, "pixels")
-    offset, scale = np.array(mean, np.float32) * 255, 1 / (np.array(std, np.float32) * 255)
-    graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(v, np.float32), PREFIX + n)
-        for n, v in (("offset", offset), ("scale", scale))
-    )
-    steps = [
-        helper.make_node("Cast", [name], [PREFIX + "float"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", [PREFIX + "float", PREFIX + "offset"], [PREFIX + "centred"]),
-        helper.make_node("Mul", [PREFIX + "centred", PREFIX + "scale"], [PREFIX + "normal"]),
-    ]
-    if layout == "NCHW":
-        last, out = steps[-1].output[0], PREFIX + "planes"
-        steps.append(helper.make_node("Transpose", [last], [out], perm=[0, 3, 1, 2]))
-    steps[-1].output[0] = old.name
-    for step in steps:
-        step.name = PREFIX + step.op_type.lower()
-    steps[-1].name = PREFIX + "last"
-    size = batch.dim_value if batch.HasField("dim_value") else "batch"
-    shape = [size, crop, crop, 3]
-    graph.input.remove(old)
-    graph.input.insert(0, helper.make_tensor_value_info(name, TensorProto.UINT8, shape))
-    nodes = [*steps, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    del graph.value_info[:]  # noted for the sizes that the file was exported with
-    return name
+    g = _Front(model)
+    last = g.add("Cast", g.name, to=TensorProto.FLOAT)
+    if normal.bgr:
+        last = g.add("Gather", last, g.constant([2, 1, 0], np.int64), axis=3)
+    last = g.add("Sub", last, g.constant(np.array(normal.mean, np.float32) * 255))
+    last = g.add("Mul", last, g.constant(1 / (np.array(normal.std, np.float32) * 255)))
+    if normal.layout == "NCHW":
+        g.add("Transpose", last, perm=[0, 3, 1, 2])
+    g.finish(TensorProto.UINT8, (*sides, 3))
+    return g.name
+
+
+def take_planes(model: ModelProto, sides: tuple[int, int], normal: Normal) -> str:
+    """As ``take_pixels``, of the pictures that the runtimes on a GPU have.
+
+    Returns:
+        The new input's name: ``[N, 3, H, W]`` float32 RGB, 0..1.
+    """
+    g = _Front(model)
+    last = g.name
+    if normal.bgr:
+        last = g.add("Gather", last, g.constant([2, 1, 0], np.int64), axis=1)
+    if any(normal.mean):
+        last = g.add("Sub", last, g.constant(np.reshape(normal.mean, (1, 3, 1, 1))))
+    if normal.std != (1, 1, 1):
+        last = g.add("Mul", last, g.constant(1 / np.reshape(normal.std, (1, 3, 1, 1))))
+    if normal.layout == "NHWC":
+        g.add("Transpose", last, perm=[0, 2, 3, 1])
+    g.finish(TensorProto.FLOAT, (3, *sides))
+    return g.name
+
+
+class _Front:
+    """Nodes in front of the model's only input; their names begin with ``PREFIX``.
+
+    Attributes:
+        name: of the new input.
+    """
+
+    def __init__(self, model: ModelProto):
+        self.graph = model.graph
+        self.old = _only_input(model.graph)
+        self.name = _free_name(model.graph, "pixels")
+        self.nodes: list[NodeProto] = []
+
+    def constant(self, value: Any, dtype: type[np.generic] = np.float32) -> str:
+        name = f"{PREFIX}constant_{len(self.nodes)}"
+        self.graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+        return name
+
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{PREFIX}{op.lower()}"
+        self.nodes.append(helper.make_node(op, inputs, [name], name, **attributes))
+        return name
+
+    def finish(self, dtype: int, shape: Sequence[int]) -> None:
+        """Lets the old input be what these nodes give, and the new one the model's.
+
+        Args:
+            shape: of the new input, without the batch.
+        """
+        batch = self.old.type.tensor_type.shape.dim[0]
+        size = batch.dim_value if batch.HasField("dim_value") else "batch"
+        if self.nodes:
+            self.nodes[-1].output[0] = self.old.name
+            self.nodes[-1].name = PREFIX + "last"
+        else:
+            self.name = self.old.name
+        self.graph.input.remove(self.old)
+        self.graph.input.insert(0, helper.make_tensor_value_info(self.name, dtype, [size, *shape]))
+        kept = [*self.nodes, *self.graph.node]
+        del self.graph.node[:]
+        self.graph.node.extend(kept)
+        del self.graph.value_info[:]  # noted for the sizes that the file was exported with
+
+
+def set_sides(model: ModelProto, sides: tuple[int, int], layout: str) -> None:
+    """Fixes height and width of the model's only input, in place."""
+    axes = _only_input(model.graph).type.tensor_type.shape.dim
+    for axis, size in zip(("H", "W"), sides, strict=True):
+        axes[layout.index(axis)].dim_value = size
+    del model.graph.value_info[:]
 
 
 def free_batch(model: ModelProto) -> None:

@@ -6,8 +6,8 @@ handful, and decoding all of them costs as much as a third of the network.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,25 @@ import numpy as np
 import onnx
 from onnx import GraphProto, TensorProto, helper, numpy_helper
 
-from handlers import head as heads
-from handlers.head import Grid, Head
+from handlers.heads import Grid, Head
+from handlers.heads.rows import Scored
+from handlers.heads.yolov5 import YOLOv5
+from repack.onnx import nodes
 
 NEVER = -80.0
-"""Value before the sigmoid of a row that no threshold lets pass."""
+"""A value that no threshold lets pass, before a sigmoid or without one."""
 
 
 class Graph:
-    """Adds nodes and constants to an ONNX graph, all named ``nms_...``."""
+    """Adds nodes and constants to an ONNX graph, all named ``nms_...``.
 
-    def __init__(self, graph: GraphProto):
+    Args:
+        opset: of the graph, 11 or later: some operators took their axes otherwise before.
+    """
+
+    def __init__(self, graph: GraphProto, opset: int):
         self.graph = graph
+        self.opset = opset
 
     def constant(self, value: Any, dtype: type[np.generic] = np.int64) -> str:
         name = f"nms_constant_{len(self.graph.initializer)}"
@@ -42,6 +49,16 @@ class Graph:
         output = output or name
         self.graph.node.append(helper.make_node(op, inputs, [output], name, **attributes))
         return output
+
+    def largest(self, values: str, axis: int, keepdims: int) -> str:
+        if self.opset < 18:
+            return self.add("ReduceMax", values, axes=[axis], keepdims=keepdims)
+        return self.add("ReduceMax", values, self.constant([axis]), keepdims=keepdims)
+
+    def unsqueeze(self, values: str, axes: Sequence[int]) -> str:
+        if self.opset < 13:
+            return self.add("Unsqueeze", values, axes=list(axes))
+        return self.add("Unsqueeze", values, self.constant(list(axes)))
 
     def columns(self, rows: str, first: int, last: int | None) -> str:
         """Columns ``first`` to ``last`` of ``[K, ...]``."""
@@ -66,7 +83,10 @@ class Columns:
 
 
 class Tail(ABC):
-    """A family's ``handlers.head.Head`` in nodes: the same formulas on ``[K, ...]`` rows."""
+    """A family's ``handlers.heads.Head`` in nodes: the same formulas on ``[K, ...]`` rows."""
+
+    def __init__(self, head: Head):
+        self.head = head
 
     @abstractmethod
     def first(self, g: Graph, name: str) -> str:
@@ -79,7 +99,7 @@ class Tail(ABC):
 
 
 class YOLOv5Tail(Tail):
-    """Of ``handlers.head.YOLOv5``."""
+    """Of ``handlers.heads.YOLOv5``."""
 
     def first(self, g: Graph, name: str) -> str:
         return g.add("Gather", name, g.constant(4), axis=4)
@@ -94,8 +114,18 @@ class YOLOv5Tail(Tail):
         return centre, size, g.add("Mul", y(5, None), y(4, 5))
 
 
-TAILS: dict[str, Tail] = {heads.YOLOv5.name: YOLOv5Tail()}
-"""By the head's name."""
+class ScoredTail(Tail):
+    """Of ``handlers.heads.rows.Scored``."""
+
+    def first(self, g: Graph, name: str) -> str:
+        return g.largest(g.columns(name, 4, 4 + self.head.classes), -1, 0)
+
+    def decode(self, g: Graph, raw: Columns, grid: Columns) -> tuple[str, str, str]:
+        return raw(0, 2), raw(2, 4), raw(4, 4 + self.head.classes)
+
+
+TAILS: dict[str, type[Tail]] = {YOLOv5.name: YOLOv5Tail, Scored.name: ScoredTail}
+"""By the head's name; a ranked head has none."""
 
 
 def append(
@@ -105,54 +135,65 @@ def append(
 
     Args:
         source: ONNX file whose outputs are a detector's raw maps, one per scale,
-            ``[N, anchors, H, W, values]`` float32, of fixed H and W.
-        target: the new file; "detections" is ``[M, 7]`` float32: index in the batch, x1, y1, x2, y2
-            in pixels, confidence, class index. The boxes are those of ``handlers.boxes.nms``.
+            ``[N, anchors, H, W, values]`` float32, of fixed H and W, or one ``[N, M, values]``.
+        target: the new file; "detections" is ``[M, 7 + k]`` float32: index in the batch, x1, y1,
+            x2, y2 in pixels, confidence, class index, and the head's k extras. The boxes are those
+            of ``handlers.boxes.nms``.
         head: what decodes the maps.
         confidence: boxes of at most this confidence are dropped.
         iou: overlap above which the less confident box of a class is dropped.
         limit: most boxes kept per picture and class.
     """
     model = onnx.load(source)
-    g, tail = Graph(model.graph), TAILS[head.name]
+    g, tail = Graph(model.graph, nodes.opset(model)), TAILS[head.name](head)
     maps = [o.name for o in model.graph.output]
-    sides = [o.type.tensor_type.shape.dim[2:4] for o in model.graph.output]
-    grids = head.grids([(height.dim_value, width.dim_value) for height, width in sides])
+    grids = head.grids([_sides(o.type.tensor_type.shape.dim) for o in model.graph.output])
     found = [
-        _candidates(g, tail, name, grid, confidence) for name, grid in zip(maps, grids, strict=True)
+        _candidates(g, tail, name, grid, head, confidence)
+        for name, grid in zip(maps, grids, strict=True)
     ]
     nothing = np.zeros((1, head.values + grids[0].shape[3] + 1), np.float32)
     nothing[0, : head.values] = NEVER  # a row, so that no step sees an empty list
     rows = g.add("Concat", *found, g.constant(nothing, np.float32), axis=0)
-    scored = _scored(g, tail, rows, head.values, grids[0].shape[3])
+    scored = _scored(g, tail, rows, head, grids[0].shape[3])
     _suppress(g, scored, maps[0], head.classes, (confidence, iou, limit))
-    out = helper.make_tensor_value_info("detections", TensorProto.FLOAT, ["found", 7])
+    out = helper.make_tensor_value_info("detections", TensorProto.FLOAT, ["found", 7 + head.extras])
     model.graph.output.append(out)
     onnx.checker.check_model(model)
     onnx.save(model, target)
 
 
-def _candidates(g: Graph, tail: Tail, name: str, grid: Grid, confidence: float) -> str:
+def _sides(axes: Sequence[Any]) -> tuple[int, int]:
+    """Height and width of a map; rows ``[N, M, values]`` are one row of cells."""
+    height, width = axes[2:4] if len(axes) == 5 else (None, axes[1])
+    return height.dim_value if height else 1, width.dim_value
+
+
+def _candidates(g: Graph, tail: Tail, name: str, grid: Grid, head: Head, confidence: float) -> str:
     """``[K, values + k + 1]``: raw values, grid and picture of the cells above the threshold."""
-    logit = math.log(confidence / (1 - confidence))
-    passing = g.add("Greater", tail.first(g, name), g.number(logit))
+    least = g.number(head.threshold(confidence))
+    passing = g.add("Greater", tail.first(g, name), least)
     where = g.add("Transpose", g.add("NonZero", passing), perm=[1, 0])
-    values = g.add("GatherND", name, where)
-    place = g.add("GatherND", g.constant(grid, np.float32), g.columns(where, 1, None))
+    parts = [g.add("GatherND", name, where)]
+    if grid.shape[3]:
+        cells = g.columns(where, 1, None)
+        parts.append(g.add("GatherND", g.constant(grid, np.float32), cells))
     owner = g.add("Cast", g.columns(where, 0, 1), to=TensorProto.FLOAT)
-    return g.add("Concat", values, place, owner, axis=1)
+    return g.add("Concat", *parts, owner, axis=1)
 
 
-def _scored(g: Graph, tail: Tail, rows: str, values: int, k: int) -> str:
-    """``[K, 7]``, columns as in "detections", of rows as ``_candidates`` gives them."""
+def _scored(g: Graph, tail: Tail, rows: str, head: Head, k: int) -> str:
+    """Columns as in "detections", of rows as ``_candidates`` gives them."""
+    values = head.values
     raw, grid = Columns(g, rows, 0, values), Columns(g, rows, values, k)
     centre, size, scores = tail.decode(g, raw, grid)
     reach = g.add("Mul", size, g.number(0.5))
-    best = g.add("ReduceMax", scores, g.constant([1]), keepdims=1)
+    best = g.largest(scores, 1, 1)
     kind = g.add("Cast", g.add("ArgMax", scores, axis=1, keepdims=1), to=TensorProto.FLOAT)
     low, high = g.add("Sub", centre, reach), g.add("Add", centre, reach)
     picture = g.columns(rows, values + k, values + k + 1)
-    return g.add("Concat", picture, low, high, best, kind, axis=1)
+    more = [raw(values - head.extras, values)] if head.extras else []
+    return g.add("Concat", picture, low, high, best, kind, *more, axis=1)
 
 
 def _suppress(
@@ -163,18 +204,18 @@ def _suppress(
     pictures = g.add("Gather", g.add("Shape", maps), g.constant(0))
     numbers = g.add("Range", g.constant(0), pictures, g.constant(1))
     one = g.constant([1])
-    picture = g.add("Unsqueeze", g.add("Cast", numbers, to=TensorProto.FLOAT), g.constant([1, 2]))
+    picture = g.unsqueeze(g.add("Cast", numbers, to=TensorProto.FLOAT), [1, 2])
     kinds = g.constant(np.arange(classes).reshape(1, classes, 1), np.float32)
 
     def across(column: int) -> str:
         """One column as ``[1, 1, K]``."""
         values = g.columns(rows, column, column + 1)
-        return g.add("Unsqueeze", g.add("Transpose", values, perm=[1, 0]), g.constant([0]))
+        return g.unsqueeze(g.add("Transpose", values, perm=[1, 0]), [0])
 
     mine = g.add("And", g.add("Equal", across(0), picture), g.add("Equal", across(6), kinds))
     scores = g.add("Mul", g.add("Cast", mine, to=TensorProto.FLOAT), across(5))
-    corners = g.add("Unsqueeze", g.columns(rows, 1, 5), g.constant([0]))
-    shape = g.add("Concat", g.add("Unsqueeze", pictures, g.constant([0])), one, one, axis=0)
+    corners = g.unsqueeze(g.columns(rows, 1, 5), [0])
+    shape = g.add("Concat", g.unsqueeze(pictures, [0]), one, one, axis=0)
     selected = g.add(
         "NonMaxSuppression",
         g.add("Expand", corners, shape),

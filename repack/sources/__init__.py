@@ -14,6 +14,7 @@ from repack.sources import (
     nnunet_places,
     savedmodel,
     state_dict,
+    ultralytics,
     volumes,
     yolov5,
 )
@@ -96,6 +97,8 @@ def _load_file(path: Path, network: str | None, tensorflow_python: Path | None) 
         if network is not None:
             return state_dict.load(path, weights, network)
         nnunet_places.refuse_alone(path, weights.around.keys())
+        if (built_from := ultralytics.description(weights)) is not None:
+            return ultralytics.load(path, weights, built_from)
         _check_yolo(path, weights)
         return yolov5.load(path, weights)
     if network is not None:

@@ -15,13 +15,13 @@ from torch import nn
 from repack.sources import torchscript
 from repack.sources.bundle import INFERENCE, METADATA, Bundle, Config
 from repack.sources.checkpoint import read_checkpoint
+from repack.sources.checks import check_tensors
 from repack.sources.errors import UnreadableFile, UnsupportedLayout, printable
 from repack.sources.facts import Facts
 from repack.sources.monai_transforms import finish, preparation, unused, windows
 from repack.sources.source import Source, sha256_of, sha256_of_files
 from repack.sources.state_dict import without_wrapper
 from repack.sources.weights import find_weights
-from repack.sources.yolov5_layout import check_tensors
 
 STATE_DICT, SCRIPT = "models/model.pt", "models/model.ts"
 

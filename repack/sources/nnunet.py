@@ -19,6 +19,7 @@ from repack.networks.ensemble import Mean
 from repack.progress import say
 from repack.sources import nnunet_plans as plans_of
 from repack.sources.checkpoint import read_checkpoint
+from repack.sources.checks import check_tensors
 from repack.sources.content import Kind, sniff
 from repack.sources.errors import UnreadableFile, UnsupportedLayout, printable
 from repack.sources.facts import Facts, read
@@ -26,7 +27,6 @@ from repack.sources.nnunet_places import CHECKPOINT
 from repack.sources.source import Source, sha256_of_files
 from repack.sources.state_dict import without_wrapper
 from repack.sources.weights import find_weights
-from repack.sources.yolov5_layout import check_tensors
 
 PACKAGE = "dynamic-network-architectures==0.4.4"
 

@@ -31,6 +31,7 @@ class EngineFile:
 
 CALLED = {
     "yolov5": "a YOLOv5 checkpoint",
+    "ultralytics": "a YOLO checkpoint",
     "nnunet": "an nnU-Net folder",
     "monai": "a MONAI bundle",
     "torchscript": "a TorchScript file",
@@ -48,14 +49,12 @@ class Source:
     Attributes:
         module: in evaluation mode, float32, on the CPU, without gradients; None for an ONNX file,
             which is the model itself, and for a SavedModel.
-        family: "yolov5", "nnunet", "monai", "torchscript", "onnx", "state_dict", "savedmodel" or
-            "engine".
+        family: a key of ``CALLED``.
         network: "yolov5n" to "yolov5x"; otherwise the class or graph name.
         labels: one name per class of a detector or per label of a mask, else empty.
         path: the file, or the folder.
         sha256: of the file, 64 hexadecimal digits; of a folder, see ``sha256_of_files``.
-        task: "detection" (YOLOv5), "segmentation", "classification" (where the file says so) or
-            "tensors".
+        task: what the family or the file says, a key of ``repack.tasks.TASKS``; else "tensors".
         made_onnx: the ONNX file that was made of a checkpoint of another framework, in a folder
             that goes with the process.
         settings: of a segmentation net, how volumes are prepared and masks are made

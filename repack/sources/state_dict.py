@@ -10,10 +10,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from repack.sources.checks import check_tensors
 from repack.sources.errors import NetworkMismatch, printable
 from repack.sources.source import Source, sha256_of
 from repack.sources.weights import Weights
-from repack.sources.yolov5_layout import check_tensors
 
 
 def load(path: Path, weights: Weights, network: str) -> Source:

@@ -44,7 +44,7 @@ class Told:
     @property
     def kit_task(self) -> str:
         """The key of ``repack.tasks.TASKS`` that the file's task is; "tensors" for any other."""
-        return "classification" if self.task == CLASSIFY else "tensors"
+        return {CLASSIFY: "classification", DETECT: "detection"}.get(self.task, "tensors")
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -63,6 +63,9 @@ class Told:
 CLASSIFY = "classify"
 """Ultralytics' word for a classifier. These are trained on values from 0 to 1 as they are, on the
 centre of pictures whose shorter side is the network's own."""
+
+DETECT = "detect"
+"""Their word for a detector."""
 
 
 def read(entries: Mapping[str, Any]) -> Told:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from repack.networks.yolov5 import STRIDES, YOLOv5
+from repack.sources.checks import check_settings, check_tensors
 from repack.sources.errors import UnsupportedLayout, printable
 from repack.sources.source import Source, sha256_of
 from repack.sources.weights import Weights
-from repack.sources.yolov5_layout import canonical, check_settings, check_tensors, infer
+from repack.sources.yolov5_layout import READ, canonical, check_strides, infer
 
 ANCHORS = "model.24.anchors"
 
@@ -35,7 +36,8 @@ def load(path: Path, weights: Weights) -> Source:
     check_tensors(
         path, f"{layout.size} with {layout.classes} classes", module.state_dict(), tensors
     )
-    check_settings(path, weights, module)
+    check_settings(path, weights, module, READ)
+    check_strides(path, weights)
     module.load_state_dict({name: tensors[name] for name in module.state_dict()}, strict=True)
     module.eval().requires_grad_(False)
     labels = _labels(path, weights, layout.classes)

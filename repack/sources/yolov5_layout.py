@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from repack.networks.yolov5 import SIZES, Bottleneck, YOLOv5
+from repack.networks.yolov5 import SIZES
+from repack.sources import checks
 from repack.sources.errors import UnsupportedLayout, printable
-from repack.sources.pickle_names import Inert
 from repack.sources.weights import Weights, modules_of
 
 READ = "the kit reads YOLOv5 n, s, m, l and x detectors of releases 6 and 7"
@@ -129,99 +128,15 @@ def _tensor(path: Path, tensors: Mapping[str, Tensor], name: str, dimensions: in
     return found
 
 
-def check_tensors(
-    path: Path, network: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
-) -> None:
-    """Every name and every shape, before anything is copied.
+def check_strides(path: Path, weights: Weights) -> None:
+    """Refuses a whole module whose maps are of other strides than ours.
 
     Raises:
-        UnsupportedLayout: some are missing, left over or of another shape; the first are named.
-    """
-    missing = [name for name in expected if name not in found]
-    extra = [f"{n} {list(t.shape)}" for n, t in found.items() if n not in expected]
-    shapes = [
-        f"{name} is {list(found[name].shape)}, expected {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    parts = [
-        part
-        for part in (
-            _some(missing, "missing"),
-            _some(shapes, "of another shape"),
-            _some(extra, "unexpected"),
-        )
-        if part
-    ]
-    if parts:
-        raise UnsupportedLayout(path, f"does not fit {network}: " + "; ".join(parts))
-
-
-def _some(items: list[str], what: str) -> str:
-    if not items:
-        return ""
-    first = ", ".join(printable(item, 100) for item in items[:2])
-    return f"{len(items)} {what} ({first}{', ...' if len(items) > 2 else ''})"
-
-
-def check_settings(path: Path, weights: Weights, module: YOLOv5) -> None:
-    """Compares what a state dict does not show (activation, strides, epsilon) with a whole module.
-
-    Raises:
-        UnsupportedLayout: the pickled network computes something else than ours would.
+        UnsupportedLayout: by the strides that it has.
     """
     if weights.root is None:
         return
-    theirs = dict(modules_of(path, weights.root))
-    before = next((p[: -len("model.0.")] for p in theirs if p.endswith("model.0.")), "")
-    for name, ours in module.named_modules():
-        other = theirs.get(f"{before}{name}.")
-        if other is None:
-            continue
-        for what, expected, found in _differences(ours, other):
-            raise UnsupportedLayout(
-                path, f"{name} has {what} {printable(found, 60)}, expected {expected}; {READ}"
-            )
-    head = theirs.get(f"{before}model.24.")
-    strides = _numbers(head.state.get("stride")) if head is not None else None
+    heads = (m for prefix, m in modules_of(path, weights.root) if prefix.endswith("model.24."))
+    strides = next((checks.numbers(head.state.get("stride")) for head in heads), None)
     if strides is not None and strides != (8.0, 16.0, 32.0):
         raise UnsupportedLayout(path, f"output strides {strides}, expected 8, 16 and 32; {READ}")
-
-
-def _differences(ours: nn.Module, other: Inert) -> Iterable[tuple[str, object, object]]:
-    kind, state = other.kind.short, other.state
-    if isinstance(ours, nn.SiLU) and kind != "SiLU":
-        yield "activation", "SiLU", kind
-    names: tuple[str, ...] = ()
-    if isinstance(ours, nn.Conv2d):
-        names = ("stride", "padding", "dilation", "groups")
-    elif isinstance(ours, nn.BatchNorm2d):
-        names = ("eps",)
-    elif isinstance(ours, nn.MaxPool2d):
-        names = ("kernel_size", "stride", "padding")
-    elif isinstance(ours, nn.Upsample):
-        names = ("mode",)
-    elif isinstance(ours, Bottleneck) and state.get("add", ours.shortcut) != ours.shortcut:
-        yield "shortcut", ours.shortcut, state["add"]
-    for name in names:
-        expected, found = getattr(ours, name), state.get(name, getattr(ours, name))
-        if not _same(expected, found):
-            yield name, expected, found
-
-
-def _same(expected: object, found: object) -> bool:
-    if isinstance(found, str) or isinstance(expected, str):
-        return expected == found
-    return _numbers(expected) == _numbers(found)
-
-
-def _numbers(value: object) -> tuple[float, ...] | None:
-    """A number, a pair of equal numbers or a 1-D tensor as a tuple of floats, else None."""
-    if isinstance(value, Tensor) and value.ndim == 1 and value.numel() <= 16:
-        return tuple(value.to(torch.float64).tolist())
-    if isinstance(value, int | float):
-        return (float(value),)
-    if isinstance(value, tuple | list) and all(isinstance(v, int | float) for v in value):
-        numbers = tuple(float(v) for v in value)
-        return numbers[:1] if len(set(numbers)) == 1 else numbers
-    return None

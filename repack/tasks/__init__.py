@@ -24,6 +24,7 @@ TASKS: dict[str, Task] = {
             "detection",
             "a detector",
             "handlers.detection:DetectionHandler",
+            labelled=True,
             takes_pictures=True,
             server=PICTURES,
         ),

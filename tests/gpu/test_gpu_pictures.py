@@ -14,6 +14,7 @@ from handlers import images
 from handlers.gpu import pictures
 from handlers.gpu.boxes import Decoder
 from handlers.images import Item
+from handlers.letterbox import Letterbox
 from tests.support import detector_maps as made
 from tests.support.built import PICTURES
 
@@ -35,12 +36,12 @@ def jpeg(height: int, width: int) -> bytes:
     return out.getvalue()
 
 
-def on_the_cpu(data: bytes) -> tuple[NDArray[np.uint8], images.Letterbox]:
+def on_the_cpu(data: bytes) -> tuple[NDArray[np.uint8], Letterbox]:
     picture = images.decode_to_fit(data, (SIDE, SIDE))
     return images.letterbox(picture.pixels, SIDE, SIDE, size=(picture.height, picture.width))
 
 
-def on_the_gpu(*files: bytes) -> tuple[NDArray[np.float32], list[images.Letterbox]]:
+def on_the_gpu(*files: bytes) -> tuple[NDArray[np.float32], list[Letterbox]]:
     device = torch.device("cuda", 0)
     heads = [images.peek(data) for data in files]
     assert all(head.plain_jpeg for head in heads)
@@ -61,7 +62,7 @@ def test_the_same_picture_at_the_same_place(height: int, width: int) -> None:
     want, where = on_the_cpu(data)
     found, (place,) = on_the_gpu(data)
     assert (place.left, place.top) == (where.left, where.top)
-    assert place.scale == pytest.approx(where.scale)
+    assert place.scale_x == pytest.approx(where.scale_x)
     difference = np.abs(found[0] - want.astype(np.float32))
     # Where no pixels are averaged, colours at edges differ: libjpeg smooths the halved colour
     # planes when it enlarges them, nvJPEG repeats their values. Brightness is the same.

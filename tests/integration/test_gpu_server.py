@@ -18,7 +18,8 @@ from handlers.gpu.server import client, starting, wire
 from handlers.gpu.server.client import Client
 from handlers.gpu.server.pipeline import SharedPipeline
 from handlers.gpu.server.queues import IN_FLIGHT
-from handlers.images import Item, Letterbox, Picture
+from handlers.images import Item, Picture
+from handlers.letterbox import Letterbox
 from handlers.stages import Stages
 from tests.support import gpu_server_program as program
 from tests.support.gpu_server import SLOT, Worker, numbers, running, words
@@ -31,7 +32,7 @@ def test_every_worker_gets_its_own_answers(address: starting.Address, worker: Wo
             count = 1 + begin % 37
             found = mine.ask(words(*range(begin, begin + count)))
             assert numbers(found) == [[n] for n in range(begin, begin + count)]
-            assert [p[1] for p in found.letterboxes] == list(range(begin, begin + count))
+            assert [p.left for p in found.letterboxes] == list(range(begin, begin + count))
 
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(work, n) for n in (1, 10_000, 20_000, 30_000)]:
@@ -162,7 +163,7 @@ def test_boxes_are_suppressed_by_the_worker(address: starting.Address, worker: W
     stages = Stages()
     pipeline = SharedPipeline(worker(), passport, stages)
     (boxes, lies), (other, _) = pipeline.boxes(words(30, 40))
-    assert lies == Letterbox(0.5, 30, 7)
+    assert lies == Letterbox(0.5, 0.5, 30, 7)
     np.testing.assert_allclose(boxes, [[30, 30, 40, 40, 0.9, 0]])
     assert other[0, 0] == 40
     assert stages._ms["infer"] > 0

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from handlers.boxes import nms
-from handlers.head import YOLOv5
+from handlers.heads.yolov5 import YOLOv5
 from repack import sources
 from repack.options import SourceOptions
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from handlers import head
+from handlers import heads
 from handlers.artefact import Artefact
 from handlers.runtimes import make
 from handlers.runtimes.base import Runtime
@@ -165,7 +165,7 @@ def artefact(wanted: Asked, stage: Path, backend: str = "tensorrt") -> Artefact:
 def build(wanted: Asked, stage: Path, backend: str = "tensorrt") -> Built:
     """Builds and loads one artefact."""
     made, given = artefact(wanted, stage, backend), wanted.model
-    runtime = make(stage, given.inputs, made, 1, head=head.of(given.settings))
+    runtime = make(stage, given.inputs, made, 1, head=heads.of(given.settings))
     runtime.activate()
     assert isinstance(runtime, DeviceRuntime)
     return Built(given, made, stage, runtime)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from handlers import boxes
 from handlers.gpu.boxes import PLANE, Decoder
-from handlers.head import SETTING, YOLOv5
+from handlers.heads import SETTING
+from handlers.heads.yolov5 import YOLOv5
 
 STRIDES = (8, 16, 32)
 ANCHORS = [

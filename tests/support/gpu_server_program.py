@@ -17,7 +17,12 @@ from handlers.gpu.server import process
 from handlers.gpu.server.jobs import Picture, Rows, Work
 from handlers.gpu.server.wire import slot_bytes
 
-SETTINGS = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
+SETTINGS = {
+    "confidence": 0.25,
+    "iou": 0.45,
+    "max_detections": 300,
+    "head": {"name": "scored", "classes": 1},
+}
 JPEG = b"\xff\xd8"
 SLOW = "GPU_SERVER_TEST_SLOW_S"
 UNFIT = "GPU_SERVER_TEST_UNFIT"
@@ -90,7 +95,11 @@ class Words:
             row[:, 3:5] += 10
             row[:, 5:] = (0.9, 0)
             rows.append(row)
-        return rows, [(0.5, number, 7) for number in ticket], {"infer": float(len(ticket) ** 2)}
+        return (
+            rows,
+            [(0.5, 0.5, number, 7) for number in ticket],
+            {"infer": float(len(ticket) ** 2)},
+        )
 
 
 def load(folder: Path, name: str, gpu: int, threads: int) -> tuple[dict[str, Any], Work | None]:

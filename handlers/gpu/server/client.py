@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from handlers.boxes import COLUMNS
 from handlers.errors import KitError
 from handlers.gpu.server import starting, wire
-from handlers.images import Item, Letterbox
+from handlers.images import Item
+from handlers.letterbox import Letterbox
 
 logger = logging.getLogger(__name__)
 

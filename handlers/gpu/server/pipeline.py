@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from handlers import boxes
+from handlers import boxes, heads
 from handlers.gpu.server.client import Client, Found
-from handlers.images import Item, Letterbox
+from handlers.images import Item
+from handlers.letterbox import Letterbox
 from handlers.passport import Passport
 from handlers.stages import Stages
 
@@ -20,6 +21,7 @@ class SharedPipeline:
         self.stages = stages
         self.confidence = float(passport.settings["confidence"])
         self.iou = float(passport.settings["iou"])
+        self.ranked = heads.required(passport.settings).ranked
         self.limit = int(passport.settings["max_detections"])
 
     def boxes(self, items: Sequence[Item]) -> list[tuple[boxes.Boxes, Letterbox]]:
@@ -36,10 +38,9 @@ class SharedPipeline:
         with self.stages.measure("postprocess"):
             rest = [rows[:, 1:] for rows in found.rows]
             if not crowded:
-                rest = [
-                    boxes.suppressed(rows[rows[:, 4] > self.confidence], self.iou, self.limit)
-                    for rows in rest
-                ]
+                passed = [rows[rows[:, 4] > self.confidence] for rows in rest]
+                iou = None if self.ranked else self.iou
+                rest = [boxes.suppressed(rows, iou, self.limit) for rows in passed]
         return list(zip(rest, found.letterboxes, strict=True))
 
     def _asked(self, items: Sequence[Item], every: bool) -> Found:

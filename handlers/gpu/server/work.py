@@ -11,7 +11,7 @@ from handlers.gpu.detector import Decoded, Detector, Started
 from handlers.gpu.server.jobs import Picture, Rows
 from handlers.gpu.server.queues import IN_FLIGHT
 from handlers.gpu.server.wire import slot_bytes
-from handlers.images import Letterbox
+from handlers.letterbox import Letterbox
 from handlers.passport import Passport
 from handlers.runtimes.device import DeviceRuntime
 
@@ -50,7 +50,7 @@ class GpuWork:
                 edges = np.searchsorted(rows[:, 0], np.arange(len(group) + 1))
                 found = [rows[edges[i] : edges[i + 1]] for i in range(len(group))]
             else:
-                above = (rows[:, :, 0] > self.detector.decoder.logit).sum(1)
+                above = (rows[:, :, 0] > self.detector.decoder.least).sum(1)
                 found = [row[:count].copy() for row, count in zip(rows, above, strict=True)]
             return found, started.letterboxes, stages
         finally:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers import boxes, head
+from handlers import boxes, heads
 from repack.model import Arrays, Model
 from repack.samples import Sample
 from repack.tasks.base import Comparison
@@ -118,7 +118,7 @@ def both(
 
 
 def _for_map(model: Model, answer: Arrays) -> boxes.Boxes:
-    ends = head.required(model.settings)
+    ends = heads.required(model.settings)
     return boxes.nms(_boxes(model, answer)[0], ends, MAP_CONFIDENCE, 0.6, 300)
 
 
@@ -126,13 +126,13 @@ def _boxes(model: Model, answer: Arrays) -> NDArray[Any]:
     """All boxes before suppression, decoded from the raw maps where the artefact ends in these."""
     if "boxes" in answer:
         return answer["boxes"]
-    ends = head.required(model.settings)
+    ends = heads.required(model.settings)
     return ends.boxes([answer[name] for name in ends.raw])
 
 
 def _suppressed(model: Model, prediction: NDArray[Any]) -> boxes.Boxes:
     s = model.settings
-    ends = head.required(s)
+    ends = heads.required(s)
     return boxes.nms(prediction, ends, s["confidence"], s["iou"], s["max_detections"])
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from handlers import images
 from handlers.errors import KitError
+from handlers.letterbox import Letterbox
 from repack.model import Model
 from repack.samples import PICTURES, Sample, picture_example, read_each
 
@@ -30,9 +31,10 @@ def read(folder: Path, model: Model, flag: str) -> list[Sample]:
 def _picture(path: Path, model: Model) -> Sample:
     spec = model.inputs[0]
     fit = int(spec.shape[1]), int(spec.shape[2])
-    picture = images.decode_to_fit(path.read_bytes(), fit)
+    mode = model.settings.get("resize_mode", "letterbox")
+    picture = images.decode_to_fit(path.read_bytes(), fit, cover=mode == "stretch")
     size = picture.height, picture.width
-    fitted, place = images.letterbox(picture.pixels, *fit, size)
+    fitted, place = images.letterbox(picture.pixels, *fit, size, mode)
     truth = None
     for labels in (path.with_suffix(".txt"), path.parent / "labels" / f"{path.stem}.txt"):
         if labels.is_file():
@@ -41,7 +43,7 @@ def _picture(path: Path, model: Model) -> Sample:
     return Sample(path, {spec.name: fitted[None]}, truth)
 
 
-def _truth(path: Path, width: int, height: int, place: images.Letterbox) -> NDArray[np.float32]:
+def _truth(path: Path, width: int, height: int, place: Letterbox) -> NDArray[np.float32]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
@@ -62,9 +64,8 @@ def _truth(path: Path, width: int, height: int, place: images.Letterbox) -> NDAr
             ]
         )
     truth = np.array(rows, np.float32).reshape(-1, 5)
-    truth[:, :4] *= place.scale
-    truth[:, [0, 2]] += place.left
-    truth[:, [1, 3]] += place.top
+    truth[:, [0, 2]] = truth[:, [0, 2]] * place.scale_x + place.left
+    truth[:, [1, 3]] = truth[:, [1, 3]] * place.scale_y + place.top
     return truth
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from handlers import boxes, images
-from handlers.head import YOLOv5
+from handlers.heads.yolov5 import YOLOv5
+from handlers.letterbox import Letterbox
 
 Rows = NDArray[np.float32]
 HEAD = YOLOv5(classes=3)
@@ -114,14 +115,14 @@ def test_a_box_comes_back_to_where_it_was(width: int, height: int, data: st.Data
     y1, y2 = sorted(data.draw(st.tuples(*[st.floats(0, height)] * 2)))
     box = np.array([[x1, y1, x2, y2]])
     shift = np.array([place.left, place.top] * 2)
-    model = np.concatenate((box * place.scale + shift, [[0.9, 2]]), 1).astype(np.float32)
+    model = np.concatenate((box * place.scale_x + shift, [[0.9, 2]]), 1).astype(np.float32)
     found = boxes.to_picture(model, place, width, height)
     np.testing.assert_allclose(found[:, :4], box, atol=2e-4 * max(width, height))
     np.testing.assert_allclose(found[0, 4:], (0.9, 2), rtol=1e-6)
 
 
 def test_boxes_are_cut_at_the_pictures_borders() -> None:
-    place = images.Letterbox(0.5, 10, 20)
+    place = Letterbox(0.5, 0.5, 10, 20)
     model = np.array([[-50, -50, 900, 900, 0.5, 1]], np.float32)
     found = boxes.to_picture(model, place, 300, 200)
     assert found.tolist() == [[0, 0, 300, 200, 0.5, 1]]

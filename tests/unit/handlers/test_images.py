@@ -249,11 +249,11 @@ def test_letterbox_geometry(height: int, width: int, size: tuple[int, int]) -> N
     expected = (
         place.left,
         place.top,
-        place.left + max(1, round(width * place.scale)),
-        place.top + max(1, round(height * place.scale)),
+        place.left + max(1, round(width * place.scale_x)),
+        place.top + max(1, round(height * place.scale_y)),
     )
     assert inside == expected
-    assert place.scale == min(size[0] / height, size[1] / width)
+    assert place.scale_x == place.scale_y == min(size[0] / height, size[1] / width)
     assert abs((size[1] - expected[2]) - place.left) <= 1
     assert abs((size[0] - expected[3]) - place.top) <= 1
 
@@ -261,7 +261,7 @@ def test_letterbox_geometry(height: int, width: int, size: tuple[int, int]) -> N
 def test_letterbox_of_the_right_size_changes_nothing() -> None:
     fitted, place = images.letterbox(scene(), 60, 80)
     np.testing.assert_array_equal(fitted, scene())
-    assert place == (1.0, 0, 0)
+    assert place == (1.0, 1.0, 0, 0)
 
 
 def test_encoded_jpeg_is_the_same_picture() -> None:

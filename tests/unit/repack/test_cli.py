@@ -29,7 +29,7 @@ def test_flags_become_options() -> None:
     options = cli.parse(words)
     assert options.backend == "torchscript"
     assert options.input_shapes == {"a": (1, 3), "b": ("batch", 4)}
-    assert (options.name, options.detector.imgsz, options.detector.confidence) == ("fd1", 640, 0.3)
+    assert (options.name, options.detector.imgsz, options.detector.confidence) == ("fd1", None, 0.3)
     assert options.command == "python repack/model_repack.py " + " ".join(words)
     assert cli.parse(["--precision", "fp16"]).precision == "f16"
 
@@ -47,7 +47,7 @@ def test_what_is_asked_of_a_classifier() -> None:
     assert given.classifier == ClassifierOptions(None, (0.5,) * 3, (1 / 255, 1 / 255, 0.5))
     named = cli.parse(["--labels", "a.txt", "--top-k", "3", "--resize", "232", "--crop", "224"])
     assert named.classifier == ClassifierOptions(Path("a.txt"), resize=232, crop=224, top_k=3)
-    assert (given.task, named.task) == ("classification", "classification")
+    assert (given.task, named.task) == ("classification", "auto")
 
 
 def test_batches_are_sorted_and_each_once() -> None:
@@ -73,7 +73,10 @@ def test_the_gpus_others_are_taken_as_given(tmp_path: Path) -> None:
     ("words", "says"),
     [
         (["--task", "tensors", "--labels", "a"], "--task tensors has no use for --labels"),
-        (["--task", "detection", "--labels", "a"], "--task detection has no use for --labels"),
+        (
+            ["--task", "segmentation", "--labels", "a"],
+            "--task segmentation has no use for --labels",
+        ),
         (["--crop", "0"], "--crop 0: expected 1 to 4096 pixels"),
         (["--resize", "9000"], "--resize 9000: expected 1 to 4096 pixels"),
         (["--top-k", "0"], "--top-k 0: expected at least 1"),
@@ -160,7 +163,7 @@ def test_help_names_every_flag_and_its_default(
         assert not re.search(r"(^|\s|:)/\w", line), line
     for flag, default in (
         ("--name", "fd1"),
-        ("--imgsz", "640"),
+        ("--imgsz", "the file's, or 640"),
         ("--batch", "1,4,16"),
         ("--mean", "the file's, or ImageNet's"),
         ("--model-store", "model_store"),

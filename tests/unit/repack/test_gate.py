@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
-from handlers.head import YOLOv5
+from handlers.heads.yolov5 import YOLOv5
 from handlers.passport import TensorSpec
 from repack import backends
 from repack.backends.base import Found

@@ -64,7 +64,7 @@ def test_candidates_lead_to_the_same_boxes(objectness: float) -> None:
 def test_more_boxes_than_candidates_are_told() -> None:
     used = decoder()
     maps = made.maps(7, 2, 320, 1)
-    assert int((maps[0][..., 4] > used.logit).sum()) > 2 * CANDIDATES
+    assert int((maps[0][..., 4] > used.least).sum()) > 2 * CANDIDATES
     assert used.chosen(used.candidates(maps)) is None
 
 

@@ -16,7 +16,8 @@ from handlers.boxes import CANDIDATES
 from handlers.gpu import pictures
 from handlers.gpu.boxes import Decoder
 from handlers.gpu.pipeline import Pipeline
-from handlers.images import Item, Letterbox
+from handlers.images import Item
+from handlers.letterbox import Letterbox
 from handlers.runtimes.device import Size
 from handlers.stages import Stages
 from tests.support import detector_maps as made
@@ -99,11 +100,11 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         return [torch.tensor(float(item.data)) for item in items]
 
     def letterbox(
-        given: Sequence[Tensor], target: Tensor, sizes: Sequence[tuple[int, int]]
+        given: Sequence[Tensor], target: Tensor, sizes: Sequence[tuple[int, int]], mode: str
     ) -> list[Letterbox]:
         for row, picture in zip(target, given, strict=True):
             row.fill_(picture)
-        return [Letterbox(1.0, round(float(picture)), 0) for picture in given]
+        return [Letterbox(1.0, 1.0, round(float(picture)), 0) for picture in given]
 
     empty = torch.empty
 
@@ -143,7 +144,7 @@ def test_every_picture_gets_its_own_boxes(on_the_cpu: None, count: int) -> None:
         for number, (boxes, place) in enumerate(found, first):
             (want,) = made.expected(network.maps(number))
             made.same(want, boxes)
-            assert place == Letterbox(1.0, number, 0)
+            assert place == Letterbox(1.0, 1.0, number, 0)
         assert sum(network.ran) >= count
         assert len(network.ran) == -(-count // 4)
 

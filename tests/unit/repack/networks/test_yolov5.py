@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from handlers.boxes import nms
-from handlers.head import YOLOv5
+from handlers.heads.yolov5 import YOLOv5
 from repack.sources import Source
 from tests.parity.compare_yolov5 import RAW_LIMIT, box_error, raw_error
 from tests.support.loading import load

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from handlers import boxes, head
+from handlers import boxes, heads
 from handlers.errors import ArchiveError
 from handlers.gpu.boxes import Decoder
 from repack.networks.yolov5 import YOLOv5 as Network
@@ -57,15 +58,15 @@ def test_the_network_decodes_by_the_same_formula_to_the_last_bit() -> None:
 
 
 def test_a_head_is_read_as_it_was_written() -> None:
-    assert head.of({head.SETTING: SETTING}) == made.HEAD
-    assert head.of({}) is None
+    assert heads.of({heads.SETTING: SETTING}) == made.HEAD
+    assert heads.of({}) is None
 
 
 @pytest.mark.parametrize(
     ("told", "said"),
     [
         ({**SETTING, "name": "yolo99"}, "the archive's head is {'anchors'"),
-        ("yolov5", "the archive's head is 'yolov5'; known: yolov5"),
+        ("yolov5", "the archive's head is 'yolov5'; known: yolov5, scored, ranked"),
         ({k: v for k, v in SETTING.items() if k != "classes"}, "head: 'classes' is missing"),
         ({**SETTING, "colour": 1}, "head: 'colour' is not known"),
         ({**SETTING, "strides": [8, "16", 32]}, "head: strides: '16'"),
@@ -75,18 +76,18 @@ def test_a_head_that_is_none_is_refused_in_one_line(told: Any, said: str) -> Non
     if isinstance(told, dict):
         told = dict(sorted(told.items()))
     with pytest.raises(ArchiveError) as refused:
-        head.of({head.SETTING: told})
+        heads.of({heads.SETTING: told})
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_a_detector_without_a_head_is_refused() -> None:
     with pytest.raises(ArchiveError, match="names no head: repack it"):
-        head.required({"confidence": 0.25})
+        heads.required({"confidence": 0.25})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Free(head.Head):
+class Free(heads.Head):
     """Another family: no anchors, no objectness, one map; a box reaches from its cell."""
 
     name = "free"
@@ -103,7 +104,7 @@ class Free(head.Head):
     def sides(self, height: int, width: int) -> list[tuple[int, int]]:
         return [(height // self.stride, width // self.stride)]
 
-    def grids(self, sides: Any) -> list[head.Grid]:
+    def grids(self, sides: Any) -> list[heads.Grid]:
         ((height, width),) = sides
         grid = np.empty((1, height, width, 2), np.float32)
         grid[..., 0], grid[..., 1] = np.arange(width), np.arange(height)[:, None]
@@ -117,6 +118,9 @@ class Free(head.Head):
     def first(self, rows: Any) -> Any:
         scores = rows[..., 4:]
         return scores.max(-1) if isinstance(scores, np.ndarray) else scores.amax(-1)
+
+    def threshold(self, confidence: float) -> float:
+        return math.log(confidence / (1 - confidence))
 
     def confidence(self, rest: Any) -> Any:
         return rest
@@ -152,8 +156,8 @@ def free_boxes(picture: int) -> boxes.Boxes:
 
 
 def test_another_family_comes_in_by_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(head.HEADS, "free", Free)
-    assert head.required({head.SETTING: FREE.to_setting()}) == FREE
+    monkeypatch.setitem(heads.HEADS, "free", Free)
+    assert heads.required({heads.SETTING: FREE.to_setting()}) == FREE
 
 
 def test_its_boxes_on_a_gpu_are_its_boxes_elsewhere() -> None:
@@ -179,7 +183,7 @@ def test_its_boxes_on_a_gpu_are_its_boxes_elsewhere() -> None:
 
 
 def test_its_tail_gives_its_boxes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(suppression.TAILS, "free", FreeTail())
+    monkeypatch.setitem(suppression.TAILS, "free", FreeTail)
     shape: list[str | int | None] = ["batch", 1, 12, 10, 7]
     given, raw = (helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("x", "map"))
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["map"])], "raw", [given], [raw])

@@ -1,0 +1,76 @@
+"""Detectors whose network decodes its boxes itself: one row a box, one map for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers.heads.base import Grid, Head
+
+
+class Rows(Head):
+    """One output ``[N, rows, values]``, decoded already: its cells have no grid."""
+
+    @property
+    def raw(self) -> tuple[str, ...]:
+        return ("boxes",)
+
+    def grids(self, sides: Sequence[tuple[int, int]]) -> list[Grid]:
+        return [np.zeros((1, *side, 0), np.float32) for side in sides]
+
+    def boxes(self, maps: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        (rows,) = maps
+        return rows.astype(np.float32)
+
+    def decode(self, raw: Any, grid: Any) -> tuple[Any, Any, Any]:
+        return raw[..., 0:2], raw[..., 2:4], raw[..., 4:]
+
+    def threshold(self, confidence: float) -> float:
+        return confidence
+
+    def seen(self, given: Any) -> Any:
+        return given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Rows):
+    """Rows of centre, width and height in pixels of the input, and a score 0..1 for each class;
+    then the extras."""
+
+    name = "scored"
+
+    @property
+    def values(self) -> int:
+        return 4 + self.classes + self.extras
+
+    def first(self, rows: Any) -> Any:
+        """The best class's score."""
+        scores = self.confidence(rows[..., 4:])
+        return scores.max(-1) if isinstance(rows, np.ndarray) else scores.amax(-1)
+
+    def confidence(self, rest: Any) -> Any:
+        return rest[..., : self.classes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked(Rows):
+    """Rows of x1, y1, x2, y2 in pixels of the input, confidence 0..1 and class number, the extras:
+    the best ones, chosen by the network."""
+
+    name = "ranked"
+    ranked = True
+
+    @property
+    def values(self) -> int:
+        return 6 + self.extras
+
+    def first(self, rows: Any) -> Any:
+        return rows[..., 4]
+
+    def confidence(self, rest: Any) -> Any:
+        """The confidence alone, ``[..., 1]``: the class stands beside it."""
+        return rest[..., 0:1]

@@ -1,0 +1,188 @@
+"""Networks by their own description: YOLOv8, YOLO11 and YOLOv5u, of any size.
+
+Checkpoints of these families carry the configuration that they were built from: one row a layer,
+with where it reads, how often it repeats, its kind and its numbers. It is data; nothing of it runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from repack.networks import blocks
+
+MOST_LAYERS, MOST_REPEATS, MOST_CHANNELS = 200, 100, 8192
+"""Beyond what any of these networks has; a description could claim anything."""
+
+HEADS = ("Detect",)
+
+
+class Unknown(Exception):
+    """A description that the kit does not build; its message says what is unknown."""
+
+
+class Concat(nn.Module):
+    """Joins maps along the channels; a module so that it keeps its layer number."""
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        return torch.cat(maps, 1)
+
+
+class Described(nn.Module):
+    """A detector.
+
+    Input: ``[N, 3, H, W]`` float, RGB, 0..1, H and W multiples of the largest stride.
+    Output: as ``blocks.Detect``.
+
+    Args:
+        told: "backbone" and "head" with their rows, "scales" and "scale", or "depth_multiple" and
+            "width_multiple".
+        classes: how many.
+
+    Raises:
+        Unknown: a layer, a number or an activation that these networks do not have.
+    """
+
+    def __init__(self, told: Mapping[str, Any], classes: int):
+        super().__init__()
+        rows = _rows(told)
+        depth, width, most = _scale(told)
+        if told.get("activation"):
+            raise Unknown(f"activation {told['activation']!r}")
+        if told.get("channels", told.get("ch", 3)) != 3:
+            raise Unknown(f"{told.get('channels', told.get('ch'))} channels of input")
+        if told.get("end2end"):
+            raise Unknown("a head that chooses its boxes itself (end2end)")
+        self.classes = classes
+        self.model = nn.ModuleList()
+        self.reads: list[tuple[int, ...]] = []
+        channels: list[int] = []
+        nested = str(told.get("scale", "")) in ("m", "l", "x")
+        for number, (reads, repeats, kind, numbers) in enumerate(rows):
+            froms = _froms(reads, number)
+            given = [3 if number == 0 else channels[i] for i in froms]
+            count = max(round(repeats * depth), 1) if repeats > 1 else repeats
+            layer, out = self._layer(kind, given, count, list(numbers), width, most, nested)
+            self.model.append(layer)
+            self.reads.append(froms)
+            channels.append(out)
+        if not isinstance(self.model[-1], blocks.Detect):
+            raise Unknown(f"a last layer {rows[-1][2]!r}, no head of boxes")
+
+    def _layer(
+        self,
+        kind: str,
+        given: list[int],
+        count: int,
+        numbers: list[Any],
+        width: float,
+        most: int,
+        nested: bool,
+    ) -> tuple[nn.Module, int]:
+        """A layer and its channels."""
+        if kind == "Concat":
+            return Concat(), sum(given)
+        if kind.endswith("Upsample"):
+            if numbers not in ([None, 2, "nearest"], ["None", 2, "nearest"]):
+                raise Unknown(f"an upsampling by {numbers}")
+            return nn.Upsample(scale_factor=2, mode="nearest"), given[0]
+        if kind == "Detect":
+            wide = not any(isinstance(layer, blocks.C3k2) for layer in self.model)
+            return blocks.Detect(self.classes, tuple(given), wide), 0
+        if kind not in ROWS or not numbers or type(numbers[0]) is not int:
+            raise Unknown(f"a layer {kind!r} with {numbers}")
+        out = math.ceil(min(numbers[0], most) * width / 8) * 8
+        if not 0 < out <= MOST_CHANNELS:
+            raise Unknown(f"a layer of {out} channels")
+        rest = numbers[1:]
+        build, kinds, repeated = ROWS[kind]
+        if len(rest) > len(kinds) or any(
+            type(n) not in k for n, k in zip(rest, kinds, strict=False)
+        ):
+            raise Unknown(f"a layer {kind!r} with {numbers}")
+        if kind == "C3k2" and nested:
+            rest = [True, *rest[1:]]
+        if not repeated and count != 1:
+            raise Unknown(f"a layer {kind!r}, {count} times")
+        more = [count, *rest] if repeated else rest
+        return build(given[0], out, *more), out
+
+    @property
+    def detect(self) -> blocks.Detect:
+        return cast(blocks.Detect, self.model[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        for layer, froms in zip(self.model, self.reads, strict=True):
+            given = [x if not kept else kept[i] for i in froms]
+            joins = isinstance(layer, (Concat, blocks.Detect))
+            kept.append(layer(given) if joins else layer(given[0]))
+        return kept[-1]
+
+
+ROWS: Mapping[str, tuple[Any, Sequence[tuple[type, ...]], bool]] = {
+    "Conv": (blocks.Conv, ((int,), (int,), (int, type(None))), False),
+    "C3": (blocks.C3, ((bool,),), True),
+    "C2f": (blocks.C2f, ((bool,),), True),
+    "C3k2": (blocks.C3k2, ((bool,), (float,)), True),
+    "SPPF": (blocks.SPPF, ((int,),), False),
+    "C2PSA": (blocks.C2PSA, (), True),
+}
+"""Kinds of layers: what builds one, types of its numbers after the channels, whether it takes how
+often it repeats."""
+
+
+def _rows(told: Mapping[str, Any]) -> list[tuple[Any, int, str, Sequence[Any]]]:
+    found: list[tuple[Any, int, str, Sequence[Any]]] = []
+    for part in ("backbone", "head"):
+        rows = told.get(part)
+        if not isinstance(rows, list):
+            raise Unknown(f"no {part}")
+        for row in rows:
+            if not isinstance(row, (list, tuple)) or len(row) != 4:
+                raise Unknown(f"a row {row!r:.60} of the {part}")
+            reads, repeats, kind, numbers = row
+            if type(repeats) is not int or not 0 < repeats <= MOST_REPEATS:
+                raise Unknown(f"a layer, {repeats!r:.20} times")
+            if not isinstance(kind, str) or not isinstance(numbers, (list, tuple)):
+                raise Unknown(f"a row {row!r:.60} of the {part}")
+            found.append((reads, repeats, kind, numbers))
+    if not 0 < len(found) <= MOST_LAYERS:
+        raise Unknown(f"{len(found)} layers")
+    return found
+
+
+def _froms(reads: Any, number: int) -> tuple[int, ...]:
+    """The layers that one reads, from 0 on; the first reads the picture."""
+    given = reads if isinstance(reads, (list, tuple)) else [reads]
+    found = []
+    for one in given:
+        if type(one) is not int:
+            raise Unknown(f"a layer that reads {reads!r:.40}")
+        place = number + one if one < 0 else one
+        if not (0 <= place < number or number == 0 == place + 1):
+            raise Unknown(f"layer {number} that reads {reads!r:.40}")
+        found.append(place)
+    return tuple(found)
+
+
+def _scale(told: Mapping[str, Any]) -> tuple[float, float, int]:
+    """Depth, width and most channels before the width."""
+    scales, scale = told.get("scales"), told.get("scale")
+    if isinstance(scales, dict) and scales:
+        found = scales.get(scale or next(iter(scales)))
+        if not isinstance(found, (list, tuple)) or len(found) != 3:
+            raise Unknown(f"scale {scale!r:.20}")
+        depth, width, most = found
+    else:
+        depth, width = told.get("depth_multiple", 1.0), told.get("width_multiple", 1.0)
+        most = MOST_CHANNELS
+    if not all(type(n) in (int, float) and 0 < n <= 10 for n in (depth, width)):
+        raise Unknown(f"depth {depth!r:.20} and width {width!r:.20}")
+    if type(most) is not int or not 0 < most <= MOST_CHANNELS:
+        raise Unknown(f"{most!r:.20} channels")
+    return float(depth), float(width), most

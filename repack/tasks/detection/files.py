@@ -1,0 +1,251 @@
+"""Detectors of ONNX and TorchScript files: told by the layout of what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from handlers.errors import KitError
+from handlers.heads import SETTING
+from handlers.passport import TensorSpec
+from handlers.runtimes.torchscript import flatten
+from repack.model import Export, GpuModel, Model, tensors
+from repack.onnx import appended, pixels, suppression
+from repack.onnx.pixels import Normal
+from repack.options import MAX_SIDE, DetectorOptions, Options, Shapes
+from repack.sources.source import Source
+from repack.tasks import labels, pictures
+from repack.tasks.detection.layouts import found
+from repack.tasks.detection.layouts.base import Layout, Probe, Rows
+
+USUAL = 640
+"""Side of the pictures where neither the file nor the user says."""
+
+BOXES = "boxes"
+
+
+def make(source: Source, options: Options) -> Model:
+    """A detector on pictures of one size.
+
+    Raises:
+        KitError: no detector of RGB pictures, a layout that is not known, or options that
+            contradict the file.
+    """
+    asked = options.detector
+    base = _sized(source, options.input_shapes, asked)
+    layout = pictures.layout_of(base)
+    axes = dict(zip(layout, base.inputs[0].shape, strict=True))
+    sides = _sides(base, axes, asked)
+    base = replace(base, inputs=(replace(base.inputs[0], shape=_shape(axes, sides)),))
+    ends, rows, normal, notes = _told(base, asked, layout, sides)
+    original = pictures.Asked(base, normal, partial(_rows, rows))
+    names, unnamed = labels.named(source, asked.labels, rows.head.classes)
+    build = _OfGraph if base.module is None else _OfModule
+    built, head = build(base, original, rows, sides), rows.head
+    batch, count = built.batch, built.shape[0] if ends.batches else "any"
+    spec = TensorSpec(built.name, "uint8", (batch, *sides, 3), (0, 255), "NHWC")
+    out = TensorSpec(BOXES, "float32", (batch, count, head.values))
+    settings = {
+        "confidence": asked.confidence,
+        "iou": asked.iou or ends.iou,
+        "max_detections": asked.max_detections,
+        "resize_mode": asked.mode or ends.mode,
+        SETTING: head.to_setting(),
+    }
+    return Model(
+        replace(source, task="detection", labels=names),
+        (spec,),
+        (out,),
+        built.module,
+        lambda given: {BOXES: built.asked.answers(given[spec.name])},
+        settings=settings,
+        output=BOXES,
+        write_onnx=built.write,
+        export=None if head.ranked else built.export(partial(_finish, settings, rows)),
+        on_gpu=built.on_gpu(),
+        own_types=base.own_types,
+        sorts=head.ranked,
+        notes=(*base.notes, *notes, *unnamed),
+    )
+
+
+def _sized(source: Source, shapes: Shapes, asked: DetectorOptions) -> Model:
+    """The file as a model of tensors, with the input's size where it does not carry one."""
+    if source.module is not None and not shapes and not source.told.sides:
+        shapes = {"images": ("batch", 3, *(asked.sides or (USUAL, USUAL)))}
+    elif source.module is not None and not shapes and asked.sides:
+        shapes = {"images": (source.told.batch or "batch", 3, *asked.sides)}
+    return tensors(source, shapes)
+
+
+def _sides(base: Model, axes: dict[str, int | str], asked: DetectorOptions) -> tuple[int, int]:
+    """Height and width of the input.
+
+    Raises:
+        KitError: the file's own differ from those that were asked for, or are too large.
+    """
+    own = (axes["H"], axes["W"])
+    wanted = asked.sides or tuple(n if isinstance(n, int) else USUAL for n in own)
+    path, stride = base.source.path, base.source.told.stride or 1
+    if any(isinstance(n, int) and n != side for n, side in zip(own, wanted, strict=True)):
+        fixed = "x".join(map(str, own))
+        raise KitError(
+            f"{path}: takes pictures of {fixed}, not of --imgsz {asked.shown}: leave it out, or "
+            "export the file for that size"
+        )
+    height, width = wanted
+    if max(height, width) > MAX_SIDE or height % stride or width % stride:
+        raise KitError(
+            f"--imgsz {height}x{width}: expected multiples of {stride}, the network's stride, up "
+            f"to {MAX_SIDE}"
+        )
+    return height, width
+
+
+def _shape(axes: dict[str, int | str], sides: tuple[int, int]) -> tuple[int | str, ...]:
+    known = {**axes, "H": sides[0], "W": sides[1]}
+    return tuple(known[axis] for axis in axes)
+
+
+def _told(
+    base: Model, asked: DetectorOptions, layout: str, sides: tuple[int, int]
+) -> tuple[Layout, Rows, Normal, list[str]]:
+    """The layout of the answers, and how pictures are prepared.
+
+    What the file says of its mean and standard deviation comes before the layout's; the network is
+    asked with values of either kind, since only shapes count here.
+    """
+    source = base.source
+    plain = Normal(layout, asked.mean or (0, 0, 0), asked.std or (1, 1, 1))
+    asking = pictures.Asked(base, plain, lambda outputs, count: outputs[0])
+    answer = base.ask(asking.values(pictures.noise(sides, asking.fixed or 1)))
+    probe = Probe({k: np.array(v) for k, v in answer.items()}, sides, len(source.told.names))
+    ends, rows = found(source.path, asked.layout, probe)
+    mean, std = asked.mean or source.told.mean, asked.std or source.told.std
+    normal = Normal(layout, mean or ends.mean, std or ends.std, ends.bgr)
+    assumed = [
+        *([] if asked.mode else [f"{ends.mode} (--resize-mode)"]),
+        *([] if mean and std else ["its mean and standard deviation (--mean, --std)"]),
+    ]
+    notes = [f"boxes are told by the layout {ends.name}: {ends.shown}"]
+    if not ends.stated and assumed:
+        notes.append(f"assumed, because nobody states it: {', '.join(assumed)}")
+    return ends, rows, normal, notes
+
+
+def _rows(rows: Rows, outputs: Sequence[NDArray[Any]], count: int) -> NDArray[Any]:
+    with torch.inference_mode():
+        found: NDArray[Any] = rows(*(torch.from_numpy(value) for value in outputs)).numpy()
+    return found
+
+
+def _finish(settings: dict[str, Any], rows: Rows, exported: Path, finished: Path) -> None:
+    limits = (settings["confidence"], settings["iou"], settings["max_detections"])
+    suppression.append(exported, finished, rows.head, *limits)
+
+
+class _OfGraph:
+    """An ONNX file's graph, from pixels to rows.
+
+    Attributes:
+        asked: the original, with any batch where the file can be made to take it.
+        batch: the first axis of the input.
+        name: of the input.
+        shape: of one picture's rows.
+        module: what is traced; none.
+    """
+
+    module = None
+
+    def __init__(self, base: Model, asked: pictures.Asked, rows: Rows, sides: tuple[int, int]):
+        self.graph = onnx.load(base.source.graph)
+        self.rows, self.sides = rows, sides
+        pixels.set_sides(self.graph, sides, asked.normal.layout)
+        self.asked = pictures.free(self.graph, asked, sides)
+        self.batch = self.asked.fixed or "batch"
+        self.name = pixels.take_pixels(_copy(self.graph), sides, asked.normal)
+        self.example = self.asked.outputs(pictures.noise(sides, self.asked.fixed or 2))
+        self.shape = _rows(rows, self.example, 0).shape[1:]
+
+    def write(self, path: Path) -> None:
+        self._write(path, pixels.take_pixels)
+
+    def export(self, finish: Callable[[Path, Path], None]) -> Export:
+        return Export(None, (BOXES,), finish, "detections")
+
+    def on_gpu(self) -> GpuModel:
+        return _on_gpu(self, None, write=lambda path: self._write(path, pixels.take_planes))
+
+    def _write(self, path: Path, front: Callable[..., str]) -> None:
+        graph = _copy(self.graph)
+        front(graph, self.sides, self.asked.normal)
+        free = isinstance(self.batch, str)
+        whole = appended.append(graph, self.rows, self.example, BOXES, free)
+        if not self.rows.head.ranked:
+            axes = whole.graph.output[0].type.tensor_type.shape.dim
+            for axis, size in zip(axes[1:], self.shape, strict=True):
+                axis.dim_value = size
+        onnx.save(whole, path)
+
+
+class _OfModule:
+    """The same of a TorchScript file's module, which is traced."""
+
+    write = None
+    name = "images"
+
+    def __init__(self, base: Model, asked: pictures.Asked, rows: Rows, sides: tuple[int, int]):
+        self.asked, self.sides = asked, sides
+        self.batch = asked.fixed or "batch"
+        self.whole = _Whole(cast(nn.Module, base.module), rows)
+        self.module = pictures.FromPixels(self.whole, asked.normal).eval()
+        example = asked.outputs(pictures.noise(sides, asked.fixed or 2))
+        self.shape = _rows(rows, example, 0).shape[1:]
+
+    def export(self, finish: Callable[[Path, Path], None]) -> Export:
+        return Export(self.module, (BOXES,), finish, "detections")
+
+    def on_gpu(self) -> GpuModel:
+        planes = _FromPlanes(self.whole, self.asked.normal).eval()
+        return _on_gpu(self, planes, channels_last=True)
+
+
+def _on_gpu(built: _OfGraph | _OfModule, module: nn.Module | None, **more: Any) -> GpuModel:
+    shapes: Shapes = {built.name: (built.batch, 3, *built.sides)}
+    types = {built.name: "float32"}
+    return GpuModel(module, shapes, types, (BOXES,), pixels=(built.name,), **more)
+
+
+class _Whole(nn.Module):
+    """A network and what makes rows of its answers."""
+
+    def __init__(self, network: nn.Module, rows: Rows):
+        super().__init__()
+        self.network = network
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.rows(*flatten(self.network(x)).values())
+        return found
+
+
+class _FromPlanes(pictures.FromPixels):
+    """The same, of ``[N, 3, H, W]`` in 0..1."""
+
+    def forward(self, planes: Tensor) -> Any:
+        return super().forward(planes.permute(0, 2, 3, 1) * 255)
+
+
+def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
+    made = onnx.ModelProto()
+    made.CopyFrom(graph)
+    return made

@@ -1,0 +1,100 @@
+"""Detectors of other packages against the packages' own predictions.
+
+    python -m tests.parity.compare_detectors --reference DIR --pictures DIR [--flags "..."]
+
+``DIR`` is what ``make_ultralytics_reference.py`` wrote: files and, for each, what the package
+predicts. Every file is packed by the kit's own command and asked about every picture; the table
+says how many boxes there are, how many have their partner, and the largest differences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers.context import LocalContext
+from handlers.entry import Entry
+from repack import cli, pipeline
+from repack.tasks.detection.metrics import match
+
+SUFFIXES = (".pt", ".onnx", ".torchscript")
+HEAD = f"{'file':24} {'boxes':>6} {'matched':>8} {'px':>7} {'conf':>8}  runtime"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="detectors against their packages' predictions")
+    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--pictures", type=Path, required=True)
+    parser.add_argument("--flags", default="--backend onnxruntime --precision f32")
+    parser.add_argument("--only", default="*")
+    given = parser.parse_args(arguments)
+    print(HEAD)
+    worst = 0
+    for wanted in sorted(given.reference.glob("*.json")):
+        for suffix in SUFFIXES:
+            file = wanted.with_suffix(suffix)
+            if file.is_file() and fnmatch(file.name, given.only):
+                worst |= compare(file, json.loads(wanted.read_text()), given)
+    return worst
+
+
+def compare(file: Path, wanted: dict[str, Any], given: argparse.Namespace) -> int:
+    """One line of the table; 1 where a box has no partner or lies elsewhere."""
+    with tempfile.TemporaryDirectory() as tmp:
+        flags = ["--weights", str(file), "--name", "m", "--model-store", tmp]
+        flags += ["--samples", str(given.pictures)]
+        try:
+            options = cli.parse([*flags, *shlex.split(given.flags)])
+            sys.stdout, kept = sys.stderr, sys.stdout
+            try:
+                archive = pipeline.repack(options)
+            finally:
+                sys.stdout = kept
+        except Exception as e:
+            print(f"{file.name:24} {str(e).splitlines()[0][:150]}")
+            return 1
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(Path(tmp) / "out")
+        entry, context = Entry(), LocalContext(Path(tmp) / "out")
+        entry.initialize(context)
+        boxes = matched = 0
+        shift = confidence = 0.0
+        for name, rows in wanted.items():
+            context.begin()
+            (body,) = entry.handle([{"body": (given.pictures / name).read_bytes()}], context)
+            mine, theirs = _rows(json.loads(body)), _theirs(rows["boxes"])
+            found = match(theirs, mine, iou=0.5)
+            boxes += max(len(theirs), len(mine))
+            matched += found.matched
+            shift, confidence = max(shift, found.box_px), max(confidence, found.confidence)
+        runtime = json.loads(body)["runtime"]
+    print(
+        f"{file.name:24} {boxes:6} {matched:8} {shift:7.3f} {confidence:8.5f}  "
+        f"{runtime['name']} {runtime['precision']}",
+        flush=True,
+    )
+    return int(matched < boxes or shift > 0.5)
+
+
+def _rows(answer: dict[str, Any]) -> NDArray[np.float32]:
+    rows = [[*d["box"], d["confidence"], d["class_id"]] for d in answer["detections"]]
+    return np.array(rows, np.float32).reshape(-1, 6)
+
+
+def _theirs(rows: list[list[float]]) -> NDArray[np.float32]:
+    return np.array(rows, np.float32).reshape(-1, 6)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

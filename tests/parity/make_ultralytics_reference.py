@@ -1,0 +1,125 @@
+"""Networks of the real Ultralytics package, their exports and its own predictions.
+
+Run by the Python of an environment that has the package (docs/models.md says how to make one)::
+
+    ENV/bin/python tests/parity/make_ultralytics_reference.py --pictures DIR --out DIR NAME ...
+
+``NAME`` is one of the package's yaml files, such as ``yolov8n`` or ``yolo11n-seg``, or a ``.pt``
+that the package has trained. Of a yaml file weights are random; batch statistics come from the
+pictures, and the class biases are shifted until some boxes are confident, so that there is
+something to compare. Pictures whose longer side is ``--imgsz`` are not resized by either side.
+
+Written for each: ``NAME.pt``, ``NAME.onnx``, ``NAME.torchscript`` and ``NAME.json`` with what
+``predict`` answers: per picture rows x1, y1, x2, y2, confidence, class.
+"""
+
+# mypy: disable-error-code="import-not-found"
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+
+import cv2
+import numpy as np
+import torch
+from ultralytics import RTDETR, YOLO
+from ultralytics.data.augment import LetterBox
+
+SHARE, LOGIT = 0.01, -1.1
+"""Of the cells, how many are more confident than 0.25, and what that is before the sigmoid."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--imgsz", type=int, default=256)
+    parser.add_argument("names", nargs="+")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    pictures = sorted(p for s in ("png", "jpg") for p in given.pictures.glob(f"*.{s}"))
+    for name in given.names:
+        make(name, pictures, given.out, given.imgsz)
+
+
+def make(name: str, pictures: list[Path], out: Path, side: int) -> None:
+    torch.manual_seed(0)
+    kind = RTDETR if name.startswith("rtdetr") else YOLO
+    if name.endswith(".pt"):
+        shutil.copyfile(name, out / Path(name).name)
+        name = Path(name).stem
+    else:
+        model = kind(f"{name}.yaml")
+        settle(model.model, torch.stack([pixels(p, side) for p in pictures]))
+        model.model.args = {"imgsz": side, "task": model.task}
+        model.save(out / f"{name}.pt")
+    loaded = kind(out / f"{name}.pt")
+    answers = predicted(loaded, pictures, side)
+    (out / f"{name}.json").write_text(json.dumps(answers))
+    for flags in ({"format": "onnx", "simplify": False, "opset": 17}, {"format": "torchscript"}):
+        made = kind(out / f"{name}.pt").export(imgsz=side, **flags)
+        print(name, made)
+
+
+def pixels(path: Path, side: int) -> torch.Tensor:
+    picture = LetterBox((side, side), auto=False)(image=cv2.imread(str(path)))
+    return torch.from_numpy(np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1))) / 255
+
+
+def settle(network: Any, batch: torch.Tensor) -> None:
+    """Batch statistics of the pictures, then class biases."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.3
+            torch.nn.init.uniform_(module.weight, 0.8, 1.6)
+            torch.nn.init.normal_(module.bias, 0, 0.3)
+    network.train()
+    with torch.no_grad():
+        for _ in range(8):
+            network(batch)
+    network.eval()
+    head = network.model[-1]
+    for name in ("cv3", "one2one_cv3", "dec_score_head"):
+        for branch in getattr(head, name, None) or []:
+            last = branch if isinstance(branch, torch.nn.Linear) else branch[-1]
+            seen: list[torch.Tensor] = []
+            torch.nn.init.normal_(last.weight, 0, 0.15)
+            hook = last.register_forward_hook(lambda _m, _i, o, s=seen: s.append(o))
+            with torch.no_grad():
+                network(batch)
+            hook.remove()
+            if not seen:
+                continue
+            values = seen[0]  # [N, classes, H, W], or [N, queries, classes]
+            values = values.movedim(1 if values.dim() == 4 else 2, 0).flatten(1)
+            best = values.max(0).values.sort(descending=True).values
+            edge = best[max(1, int(len(best) * SHARE))]
+            with torch.no_grad():
+                last.bias -= edge - LOGIT
+
+
+def predicted(model: Any, pictures: list[Path], side: int) -> dict[str, Any]:
+    found = {}
+    for picture in pictures:
+        (answer,) = model.predict(
+            str(picture), imgsz=side, conf=0.25, iou=0.7, rect=False, verbose=False
+        )
+        rows = {"boxes": answer.boxes.data.tolist() if answer.boxes is not None else []}
+        if answer.masks is not None:
+            rows["masks"] = [m.tolist() for m in answer.masks.xy]
+        if answer.keypoints is not None:
+            rows["points"] = answer.keypoints.data.tolist()
+        if answer.obb is not None:
+            rows["obb"] = answer.obb.data.tolist()
+        found[picture.name] = rows
+    return found
+
+
+if __name__ == "__main__":
+    main()
