@@ -171,7 +171,7 @@ class PSABlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.attn = Attention(channels, channels // 64)
+        self.attn = Attention(channels, max(1, channels // 64))
         self.ffn = nn.Sequential(
             Conv(channels, 2 * channels), Conv(2 * channels, channels, act=False)
         )

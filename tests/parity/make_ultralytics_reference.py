@@ -9,6 +9,11 @@ that the package has trained. Of a yaml file weights are random; batch statistic
 pictures, and the class biases are shifted until some boxes are confident, so that there is
 something to compare. Pictures whose longer side is ``--imgsz`` are not resized by either side.
 
+    ENV/bin/python tests/parity/make_ultralytics_reference.py --tiny DIR
+
+writes the small files of tests/data: a YOLOv8 and a YOLO11 of few channels, as the package saves
+them, and what it answers.
+
 Written for each: ``NAME.pt``, ``NAME.onnx``, ``NAME.torchscript`` and ``NAME.json`` with what
 ``predict`` answers: per picture rows x1, y1, x2, y2, confidence, class.
 """
@@ -18,8 +23,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +37,10 @@ import numpy as np
 import torch
 from ultralytics import RTDETR, YOLO
 from ultralytics.data.augment import LetterBox
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+
+TINY = {"yolov8n": (0.33, 0.03, 1024), "yolo11n": (0.5, 0.125, 512)}
+"""Depth, width and most channels; YOLO11's attention has heads of 64 channels."""
 
 SHARE, LOGIT = 0.01, -1.1
 """Of the cells, how many are more confident than 0.25, and what that is before the sigmoid."""
@@ -37,11 +48,16 @@ SHARE, LOGIT = 0.01, -1.1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pictures", type=Path, default=Path())
+    parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--imgsz", type=int, default=256)
-    parser.add_argument("names", nargs="+")
+    parser.add_argument("--tiny", type=Path)
+    parser.add_argument("names", nargs="*")
     given = parser.parse_args()
+    if given.tiny:
+        for name in TINY:
+            tiny(name, given.tiny)
+        return
     given.out.mkdir(parents=True, exist_ok=True)
     pictures = sorted(p for s in ("png", "jpg") for p in given.pictures.glob(f"*.{s}"))
     for name in given.names:
@@ -65,6 +81,36 @@ def make(name: str, pictures: list[Path], out: Path, side: int) -> None:
     for flags in ({"format": "onnx", "simplify": False, "opset": 17}, {"format": "torchscript"}):
         made = kind(out / f"{name}.pt").export(imgsz=side, **flags)
         print(name, made)
+
+
+def tiny(name: str, out: Path) -> None:
+    """A network of the package's own description, but of few channels and three classes."""
+    torch.manual_seed(1)
+    told = yaml_model_load(f"{name}.yaml")
+    told |= {"nc": 3, "scales": {"n": TINY[name]}, "scale": "n"}
+    network = DetectionModel(told, ch=3, verbose=False)
+    given = np.random.default_rng(2).integers(0, 256, (2, 3, 8, 12), np.uint8)
+    given = given.repeat(8, 2).repeat(8, 3)
+    batch = torch.from_numpy(given).float() / 255
+    with torch.no_grad():
+        for weights in network.parameters():  # few values, so that the file is small
+            if weights.dim() == 4:
+                weights.copy_((weights * 16).round() / 16)
+    settle(network, batch)
+    network.names = dict(enumerate(("circle", "square", "triangle")))
+    network.args = {"imgsz": 96, "task": "detect"}
+    with torch.no_grad():
+        network = network.half().float().eval()
+        answer = network(batch)[0].numpy()
+        for parameter in network.parameters():
+            parameter.requires_grad = False
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt"
+        torch.save({"model": network.half(), "train_args": {"imgsz": 96}, "ema": None}, path)
+        packed = lzma.compress(path.read_bytes(), preset=9)
+    (out / f"{name}_tiny.pt.xz").write_bytes(packed)
+    np.savez_compressed(out / f"{name}_tiny.npz", inputs=given, answer=answer)
+    print(name, len(packed), answer.shape)
 
 
 def pixels(path: Path, side: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 from handlers import boxes, heads
 from handlers.errors import ArchiveError
 from handlers.gpu.boxes import Decoder
+from handlers.heads.rows import Ranked, Scored
 from repack.networks.yolov5 import YOLOv5 as Network
 from repack.onnx import suppression
 from repack.onnx.suppression import Columns, Graph
@@ -160,18 +161,19 @@ def test_another_family_comes_in_by_the_table(monkeypatch: pytest.MonkeyPatch) -
     assert heads.required({heads.SETTING: FREE.to_setting()}) == FREE
 
 
+class OnTheCpu(Decoder):
+    """Suppression by the handlers' own, where torchvision may not be installed."""
+
+    def suppressed(self, rows: torch.Tensor) -> torch.Tensor:
+        found = []
+        for picture in (0, 1):
+            mine = rows[rows[:, 0] == picture, 1:].numpy()
+            kept = torch.from_numpy(boxes.suppressed(mine, self.iou, self.limit))
+            found.append(torch.cat((torch.full((len(kept), 1), float(picture)), kept), 1))
+        return torch.cat(found)
+
+
 def test_its_boxes_on_a_gpu_are_its_boxes_elsewhere() -> None:
-    class OnTheCpu(Decoder):
-        """Suppression by the handlers' own, where torchvision may not be installed."""
-
-        def suppressed(self, rows: torch.Tensor) -> torch.Tensor:
-            found = []
-            for picture in (0, 1):
-                mine = rows[rows[:, 0] == picture, 1:].numpy()
-                kept = torch.from_numpy(boxes.suppressed(mine, self.iou, self.limit))
-                found.append(torch.cat((torch.full((len(kept), 1), float(picture)), kept), 1))
-            return torch.cat(found)
-
     used = OnTheCpu(FREE, SETTINGS, torch.device("cpu"))
     given = [torch.from_numpy(free_maps())]
     for found in (used.find(given), used.chosen(used.candidates(given))):
@@ -197,3 +199,54 @@ def test_its_tail_gives_its_boxes_too(tmp_path: Path, monkeypatch: pytest.Monkey
     for picture in (0, 1):
         mine = found[found[:, 0] == picture, 1:]
         made.same(free_boxes(picture), mine[np.argsort(-mine[:, 4])][: limits[2]])
+
+
+def scored_rows() -> NDArray[np.float32]:
+    rng = np.random.default_rng(3)
+    rows = np.empty((2, 80, 8), np.float32)
+    rows[..., :2] = rng.uniform(0, 96, rows[..., :2].shape)
+    rows[..., 2:4] = rng.uniform(4, 40, rows[..., 2:4].shape)
+    rows[..., 4:7] = rng.uniform(0, 1, rows[..., 4:7].shape) ** 2
+    rows[..., 7] = np.arange(80)
+    return rows
+
+
+def ranked_rows() -> NDArray[np.float32]:
+    rows = scored_rows()[..., :6]
+    rows[..., 2:4] += rows[..., :2]
+    rows[..., 5] = np.arange(80) % 3
+    return rows
+
+
+ROWS = ((Scored(classes=3, extras=1), scored_rows()), (Ranked(classes=3), ranked_rows()))
+
+
+@pytest.mark.parametrize(("head", "rows"), ROWS)
+def test_rows_are_the_same_boxes_on_a_gpu(head: heads.Head, rows: NDArray[np.float32]) -> None:
+    kind = Decoder if head.ranked else OnTheCpu
+    decoder = kind(head, SETTINGS, torch.device("cpu"))
+    found = decoder.chosen(decoder.candidates([torch.from_numpy(rows)]))
+    every = decoder.find([torch.from_numpy(rows)])
+    assert found is not None
+    np.testing.assert_allclose(found.numpy(), every.numpy(), atol=1e-4)
+    s = SETTINGS
+    for i, mine in enumerate(rows):
+        want = boxes.nms(mine, head, s["confidence"], s["iou"], int(s["max_detections"]))
+        have = found[found[:, 0] == i][:, 1:]
+        assert len(want) > 5
+        np.testing.assert_allclose(have.numpy(), want[:, :6], atol=1e-3)
+
+
+def test_extras_go_with_their_box() -> None:
+    (head, rows), s = ROWS[0], SETTINGS
+    found = boxes.nms(rows[0], head, s["confidence"], s["iou"], int(s["max_detections"]))
+    assert found.shape[1] == 7
+    for row in found:
+        assert row[4] == rows[0, int(row[6]), 4:7].max()
+
+
+def test_a_ranked_head_suppresses_nothing() -> None:
+    (head, rows), s = ROWS[1], SETTINGS
+    found = boxes.nms(np.repeat(rows[0], 2, axis=0), head, s["confidence"], 0.1, 1000)
+    assert len(found) == 2 * int((rows[0, :, 4] > s["confidence"]).sum())
+    assert (np.diff(found[:, 4]) <= 0).all()

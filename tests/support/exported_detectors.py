@@ -1,0 +1,146 @@
+"""One small detector, saved with each project's layout of outputs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+SIDE, CLASSES, STRIDES = 64, 3, (8, 16, 32)
+CELLS = sum((SIDE // s) ** 2 for s in STRIDES)
+LAYOUTS = ("anchor-free", "objectness", "yolox", "end-to-end", "queries", "detr", "listed")
+
+
+class Cells(nn.Module):
+    """A box and class scores of every cell, from the cell's own pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.m = nn.ModuleList(nn.Conv2d(3, 4 + CLASSES, s, s) for s in STRIDES)
+        for convolution, stride in zip(self.m, STRIDES, strict=True):
+            drawn = torch.randn((4 + CLASSES, 3, stride, stride), generator=generator)
+            convolution.weight = nn.Parameter(drawn / stride)
+            convolution.bias = nn.Parameter(torch.tensor([0.0, 0, 1, 1, *[-2.5] * CLASSES]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, 3, 64, 64]`` to rows ``[N, 84, 4 + classes]``: decoded boxes in pixels, scores."""
+        found = []
+        for convolution, stride in zip(self.m, STRIDES, strict=True):
+            y = convolution(x)
+            height, width = y.shape[2:]
+            rows, columns = torch.meshgrid(
+                torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij"
+            )
+            place = torch.stack((columns, rows)).to(x.dtype)
+            centre = (y[:, :2].tanh() + place) * stride
+            size = (y[:, 2:4].sigmoid() * 3 + 0.5) * stride
+            whole = torch.cat((centre, size, y[:, 4:].sigmoid()), 1)
+            found.append(whole.flatten(2).transpose(1, 2))
+        return torch.cat(found, 1)
+
+
+class Exported(nn.Module):
+    """The detector with one layout's outputs."""
+
+    def __init__(self, layout: str):
+        super().__init__()
+        self.cells = Cells()
+        self.layout = layout
+
+    def forward(self, x: Tensor) -> Any:
+        rows = self.cells(x * 2 - 1) if self.layout != "yolox" else self.cells(x / 127.5 - 1)
+        best, kind = rows[..., 4:].max(2, keepdim=True)
+        half = rows[..., 2:4] / 2
+        corners = torch.cat((rows[..., :2] - half, rows[..., :2] + half), 2)
+        ranked = torch.cat((corners, best, kind.to(x.dtype)), 2)
+        if self.layout == "anchor-free":
+            return rows.transpose(1, 2)
+        if self.layout in ("objectness", "yolox"):
+            two = torch.full_like(best, 0.5)
+            whole = torch.cat((rows[..., :4], two, rows[..., 4:] * 2), 2)
+            return torch.cat([whole] * 3, 1) if self.layout == "objectness" else whole
+        if self.layout == "end-to-end":
+            order = best[..., 0].topk(40, 1).indices
+            return ranked.gather(1, order[..., None].expand(-1, -1, 6))
+        shares = torch.cat((rows[..., :4] / SIDE, rows[..., 4:]), 2).clamp(0, 1)
+        if self.layout == "queries":
+            order = best[..., 0].topk(60, 1).indices
+            return shares.gather(1, order[..., None].expand(-1, -1, 4 + CLASSES))
+        if self.layout == "detr":
+            return shares[..., :4], shares[..., 4:].logit()
+        chosen = best[0, :, 0].topk(20).indices
+        return corners[0, chosen], kind[0, chosen, 0], best[0, chosen, 0]
+
+
+def onnx_file(
+    folder: Path,
+    layout: str,
+    opset: int = 17,
+    free: bool = True,
+    told: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
+    """The ONNX file.
+
+    Args:
+        free: any batch; else one picture.
+        told: of the file's metadata, as exporters write it.
+    """
+    path = folder / f"{layout}.onnx"
+    free = free and layout != "listed"
+    outputs = {"detr": ["boxes", "logits"], "listed": ["boxes", "labels", "scores"]}
+    names = outputs.get(layout, ["output0"])
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Exported(layout).eval(),
+            (torch.zeros(2 if free else 1, 3, SIDE, SIDE),),
+            path,
+            dynamo=False,
+            opset_version=opset,
+            input_names=["images"],
+            output_names=names,
+            dynamic_axes={n: {0: "batch"} for n in ("images", *names)} if free else None,
+        )
+    note(path, told)
+    return path
+
+
+def note(path: Path, told: Mapping[str, Any]) -> None:
+    """Writes entries of metadata into an ONNX file."""
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {k: str(v) for k, v in told.items()})
+    onnx.save(model, path)
+
+
+def torchscript_file(folder: Path, layout: str) -> Path:
+    path = folder / f"{layout}.torchscript"
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(Exported(layout).eval(), torch.zeros(2, 3, SIDE, SIDE))
+        torch.jit.save(traced, str(path))
+    return path
+
+
+def pictures(count: int = 2) -> NDArray[np.uint8]:
+    """Pictures of smooth colours, ``[count, 64, 64, 3]``: some cells are confident."""
+    rng = np.random.default_rng(5)
+    coarse = rng.integers(0, 256, (count, 8, 8, 3), np.uint8)
+    return np.ascontiguousarray(coarse.repeat(8, 1).repeat(8, 2))
+
+
+def boxes(pixels: NDArray[np.uint8], bgr: bool = False) -> NDArray[np.float32]:
+    """What the detector finds before suppression: rows ``[N, 84, 4 + classes]``."""
+    given = pixels[..., ::-1] if bgr else pixels
+    planes = torch.from_numpy(np.ascontiguousarray(given.transpose(0, 3, 1, 2))).float() / 255
+    with torch.no_grad():
+        found: NDArray[np.float32] = Cells()(planes * 2 - 1).numpy()
+    return found
