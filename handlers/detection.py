@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class DetectionHandler(Handler[Item, boxes.Boxes]):
-    """Letterboxes pictures into the model's input and returns boxes in the picture's own pixels.
+Result = TypeVar("Result")
 
-    Where the model runs on a GPU, so does all but the reading of headers (``handlers.gpu``).
+
+class BoxesHandler(Handler[Item, Result], Generic[Result]):
+    """Fits pictures into the model's input and finds boxes in the picture's own pixels.
+
+    Where the model runs on a GPU, so does all but the reading of headers (``handlers.gpu``), for
+    heads whose boxes are all that is answered.
     """
 
     def __init__(self, passport: Passport, loaded: Loaded, threads: int = 1):
@@ -42,7 +47,7 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
         about = {"model": self.model_info(), "runtime": self.runtime_info()}
         self._about = json.dumps(about)[:-1]
         self._gpu: Pipeline | SharedPipeline | None = None
-        if isinstance(self.runtime, DeviceRuntime):
+        if isinstance(self.runtime, DeviceRuntime) and not self._head.extras:
             from handlers.gpu.pipeline import Pipeline
 
             self._gpu = Pipeline(self.runtime, passport, self.stages)
@@ -64,12 +69,34 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
         picture = images.decode_to_fit(data, self._fit(), cover=self._mode == "stretch")
         return Item(picture.height, picture.width, picture, data)
 
-    def infer(self, items: Sequence[Item]) -> Sequence[boxes.Boxes]:
-        found = self._infer_here(items) if self._gpu is None else self._infer_gpu(self._gpu, items)
+    def infer(self, items: Sequence[Item]) -> Sequence[Result]:
+        if self._gpu is None:
+            return self._infer_here(items)
+        found = self._infer_gpu(self._gpu, items)
         return [
-            boxes.to_picture(f, place, item.width, item.height)
+            self.result(boxes.to_picture(f, place, item.width, item.height), item, place, {})
             for (f, place), item in zip(found, items, strict=True)
         ]
+
+    @abstractmethod
+    def result(
+        self,
+        found: boxes.Boxes,
+        item: Item,
+        place: Letterbox,
+        beside: Mapping[str, NDArray[Any]],
+    ) -> Result:
+        """What one picture is answered with.
+
+        Args:
+            found: corners in pixels of the picture; extras as the model gives them.
+            place: where the picture lies in the model's input.
+            beside: by name what the model gave of this picture beside its boxes.
+        """
+
+    @abstractmethod
+    def rows(self, result: Result) -> boxes.Boxes:
+        """The result's boxes."""
 
     def _infer_gpu(
         self, gpu: Pipeline | SharedPipeline, items: Sequence[Item]
@@ -85,30 +112,34 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
             logger.info("decoded on the CPU, since the GPU did not: %s", str(e).splitlines()[0])
             return gpu.boxes([self.decode(items[0].data)])
 
-    def _infer_here(self, items: Sequence[Item]) -> list[tuple[boxes.Boxes, Letterbox]]:
+    def _infer_here(self, items: Sequence[Item]) -> list[Result]:
         spec = self.passport.inputs[0]
         with self.stages.measure("preprocess"):
             batch, places = self._preprocess(items)
-        found: list[boxes.Boxes] = []
+        results: list[Result] = []
         for part, count in batches.of(spec, batch):
             with self.stages.measure("infer"):
                 output = self.runtime.infer({spec.name: part})
             with self.stages.measure("postprocess"):
-                found += self._found(output, count)
-        return list(zip(found, places, strict=True))
+                for i, found in enumerate(self._found(output, count)):
+                    item, place = items[len(results)], places[len(results)]
+                    mine = boxes.to_picture(found, place, item.width, item.height)
+                    beside = {name: output[name][i] for name in self._head.beside}
+                    results.append(self.result(mine, item, place, beside))
+        return results
 
-    def encode(self, item: Item, result: boxes.Boxes, accept: str) -> tuple[bytes, str]:
-        detections = self.detections(result)
+    def encode(self, item: Item, result: Result, accept: str) -> tuple[bytes, str]:
         if chosen(accept, ("application/json", "image/jpeg")) == "image/jpeg":
             whole = images.decode(item.data)
-            return images.encode_jpeg(draw(whole, detections)), "image/jpeg"
+            return images.encode_jpeg(draw(whole, self.detections(result))), "image/jpeg"
+        size, detections = {"width": item.width, "height": item.height}, self.detections(result)
+        rest = {"image": size, "detections": detections}
         # The same words in every answer: written once.
-        rest = {"image": {"width": item.width, "height": item.height}, "detections": detections}
         return f"{self._about}, {json.dumps(rest)[1:]}".encode(), "application/json"
 
-    def detections(self, found: boxes.Boxes) -> list[dict[str, Any]]:
+    def detections(self, result: Result) -> list[dict[str, Any]]:
         """Boxes as the answer has them, most confident first, coordinates to 0.01 px."""
-        labels = self.passport.labels
+        labels, found = self.passport.labels, self.rows(result)
         return [
             {
                 "class": labels[int(kind)],
@@ -148,7 +179,7 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
         if self.artefact.output != "detections":
             every = self._every(output)
             return [boxes.nms(v, self._head, s["confidence"], s["iou"], limit) for v in every]
-        (values,) = output.values()
+        values = output["detections"]
         owner = values[:, 0].astype(np.int64)
         found = []
         for i in range(items):
@@ -159,9 +190,24 @@ class DetectionHandler(Handler[Item, boxes.Boxes]):
     def _every(self, output: dict[str, NDArray[Any]]) -> NDArray[Any]:
         """All boxes, decoded here where the model ends in raw maps."""
         if self.artefact.output == "boxes":
-            (values,) = output.values()
-            return values
+            return output["boxes"]
         return self._head.boxes([output[name] for name in self._head.raw])
+
+
+class DetectionHandler(BoxesHandler[boxes.Boxes]):
+    """Answers boxes and nothing else."""
+
+    def result(
+        self,
+        found: boxes.Boxes,
+        item: Item,
+        place: Letterbox,
+        beside: Mapping[str, NDArray[Any]],
+    ) -> boxes.Boxes:
+        return found
+
+    def rows(self, result: boxes.Boxes) -> boxes.Boxes:
+        return result
 
 
 def _peeked(data: bytes) -> Item | bytes:

@@ -20,13 +20,17 @@ COLOURS = (
     (200, 60, 140),
 )
 
+LEAST = 0.5
+"""Confidence of a point that is drawn."""
+
 
 def draw(image: NDArray[np.uint8], detections: Sequence[Mapping[str, Any]]) -> NDArray[np.uint8]:
     """A copy of the picture with each box, its class name and its confidence.
 
     Args:
         image: ``[H, W, 3]`` uint8 RGB.
-        detections: as in the JSON answer: "class", "class_id", "confidence", "box" (xyxy, pixels).
+        detections: as in the JSON answer: "class", "class_id", "confidence", "box" (xyxy, pixels),
+            and "polygons" and "points" where there are some.
 
     Returns:
         ``[H, W, 3]`` uint8 RGB.
@@ -37,6 +41,7 @@ def draw(image: NDArray[np.uint8], detections: Sequence[Mapping[str, Any]]) -> N
     size = max(0.4, (height + width) / 3200)
     for d in reversed(detections):
         colour = COLOURS[int(d["class_id"]) % len(COLOURS)]
+        _tint(canvas, d.get("polygons", ()), colour)
         x1, y1, x2, y2 = (round(v) for v in d["box"])
         cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, line, cv2.LINE_AA)
         text = f"{d['class']} {d['confidence']:.2f}"
@@ -48,4 +53,22 @@ def draw(image: NDArray[np.uint8], detections: Sequence[Mapping[str, Any]]) -> N
         cv2.putText(
             canvas, text, (x + 2, y), cv2.FONT_HERSHEY_SIMPLEX, size, white, line, cv2.LINE_AA
         )
+        for px, py, confidence in d.get("points", ()):
+            if confidence >= LEAST:
+                cv2.circle(canvas, (round(px), round(py)), 2 * line + 1, colour, -1, cv2.LINE_AA)
+                cv2.circle(canvas, (round(px), round(py)), 2 * line + 1, white, 1, cv2.LINE_AA)
     return np.asarray(canvas)
+
+
+def _tint(
+    canvas: NDArray[np.uint8], outlines: Sequence[Sequence[int]], colour: tuple[int, int, int]
+) -> None:
+    """Mixes a colour into what lies within the outlines, in place."""
+    if not outlines:
+        return
+    corners = [np.asarray(outline, np.int32).reshape(-1, 2) for outline in outlines]
+    x, y, w, h = cv2.boundingRect(np.concatenate(corners))
+    part = canvas[y : y + h, x : x + w]
+    over = part.copy()
+    cv2.fillPoly(over, [c - (x, y) for c in corners], colour)
+    cv2.addWeighted(over, 0.45, part, 0.55, 0, part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -191,6 +191,13 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int = 90) -> bytes:
     """JPEG file of ``[H, W, 3]`` uint8 RGB."""
     out = io.BytesIO()
     Image.fromarray(image).save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def encode_png(image: NDArray[Any]) -> bytes:
+    """PNG file of ``[H, W]`` uint8 or uint16."""
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG")
     return out.getvalue()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from handlers.artefact import decoded
 from handlers.errors import ArchiveError
 from handlers.heads.base import Grid, Head
-from handlers.heads.rows import Ranked, Scored
+from handlers.heads.rows import Masked, Posed, Ranked, Scored
 from handlers.heads.yolov5 import YOLOv5
 
 __all__ = ["HEADS", "SETTING", "Grid", "Head", "before", "of", "required"]
@@ -18,7 +18,7 @@ __all__ = ["HEADS", "SETTING", "Grid", "Head", "before", "of", "required"]
 SETTING = "head"
 """The setting of a passport that holds a detector's head."""
 
-HEADS: dict[str, type[Head]] = {kind.name: kind for kind in (YOLOv5, Scored, Ranked)}
+HEADS: dict[str, type[Head]] = {kind.name: kind for kind in (YOLOv5, Scored, Ranked, Posed, Masked)}
 
 
 def of(settings: Mapping[str, Any]) -> Head | None:

@@ -24,6 +24,7 @@ class Head(ABC):
         name: the family's key in ``HEADS``.
         shares: whether one process may run it on a GPU for several workers
             (``handlers.gpu.server``), which hands over a box as its corners, confidence and class.
+        beside: outputs that the handler reads beside the boxes.
         ranked: the network chooses its best boxes itself: ``values`` are corners, confidence and
             class, and nothing is suppressed.
         classes: how many.
@@ -32,6 +33,7 @@ class Head(ABC):
 
     name: ClassVar[str]
     shares: ClassVar[bool] = True
+    beside: ClassVar[tuple[str, ...]] = ()
     ranked: ClassVar[bool] = False
     classes: int
     extras: int = 0

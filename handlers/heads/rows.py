@@ -74,3 +74,22 @@ class Ranked(Rows):
     def confidence(self, rest: Any) -> Any:
         """The confidence alone, ``[..., 1]``: the class stands beside it."""
         return rest[..., 0:1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posed(Scored):
+    """Scored rows whose extras are points: x and y in pixels of the input, and a confidence 0..1,
+    one after the other."""
+
+    name = "posed"
+    shares = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(Scored):
+    """Scored rows whose extras weigh the prototypes that stand beside them: output ``protos``
+    ``[N, extras, h, w]`` float32. Their sum is a mask's logit, at a share of the input's size."""
+
+    name = "masked"
+    shares = False
+    beside = ("protos",)

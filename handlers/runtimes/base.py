@@ -88,9 +88,12 @@ class Runtime(ABC):
         """
 
     def wanted(self, outputs: Sequence[str]) -> list[str]:
-        """The outputs that the handler reads: the one that the artefact ends in, or all tensors."""
+        """The outputs that the handler reads: the one that the artefact ends in and those that a
+        detector's head has beside it, or all tensors."""
         end = self.artefact.output
-        return [end] if end in outputs else list(outputs)
+        if end not in outputs:
+            return list(outputs)
+        return [end, *(self.head.beside if self.head is not None else ())]
 
     def warm_up(self) -> None:
         """Two calls on mid-range values, where the input's size is known: first calls are slow."""

@@ -13,12 +13,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from repack.networks import blocks
+from repack.networks import blocks, box_heads
 
-MOST_LAYERS, MOST_REPEATS, MOST_CHANNELS = 200, 100, 8192
+MOST_LAYERS, MOST_REPEATS, MOST_CHANNELS, MOST_EXTRAS = 200, 100, 8192, 512
 """Beyond what any of these networks has; a description could claim anything."""
-
-HEADS = ("Detect",)
 
 
 class Unknown(Exception):
@@ -33,10 +31,10 @@ class Concat(nn.Module):
 
 
 class Described(nn.Module):
-    """A detector.
+    """A network of boxes.
 
     Input: ``[N, 3, H, W]`` float, RGB, 0..1, H and W multiples of the largest stride.
-    Output: as ``blocks.Detect``.
+    Output: as its head's, a class of ``box_heads``.
 
     Args:
         told: "backbone" and "head" with their rows, "scales" and "scale", or "depth_multiple" and
@@ -58,6 +56,7 @@ class Described(nn.Module):
         if told.get("end2end"):
             raise Unknown("a head that chooses its boxes itself (end2end)")
         self.classes = classes
+        self.points = points_of(told)
         self.model = nn.ModuleList()
         self.reads: list[tuple[int, ...]] = []
         channels: list[int] = []
@@ -70,7 +69,7 @@ class Described(nn.Module):
             self.model.append(layer)
             self.reads.append(froms)
             channels.append(out)
-        if not isinstance(self.model[-1], blocks.Detect):
+        if not isinstance(self.model[-1], box_heads.Detect):
             raise Unknown(f"a last layer {rows[-1][2]!r}, no head of boxes")
 
     def _layer(
@@ -90,14 +89,11 @@ class Described(nn.Module):
             if numbers not in ([None, 2, "nearest"], ["None", 2, "nearest"]):
                 raise Unknown(f"an upsampling by {numbers}")
             return nn.Upsample(scale_factor=2, mode="nearest"), given[0]
-        if kind == "Detect":
-            wide = not any(isinstance(layer, blocks.C3k2) for layer in self.model)
-            return blocks.Detect(self.classes, tuple(given), wide), 0
+        if kind in HEADS:
+            return self._head(kind, given, numbers, width, most), 0
         if kind not in ROWS or not numbers or type(numbers[0]) is not int:
             raise Unknown(f"a layer {kind!r} with {numbers}")
-        out = math.ceil(min(numbers[0], most) * width / 8) * 8
-        if not 0 < out <= MOST_CHANNELS:
-            raise Unknown(f"a layer of {out} channels")
+        out = _wide(numbers[0], width, most)
         rest = numbers[1:]
         build, kinds, repeated = ROWS[kind]
         if len(rest) > len(kinds) or any(
@@ -111,18 +107,39 @@ class Described(nn.Module):
         more = [count, *rest] if repeated else rest
         return build(given[0], out, *more), out
 
+    def _head(
+        self, kind: str, given: list[int], numbers: list[Any], width: float, most: int
+    ) -> box_heads.Detect:
+        wide = not any(isinstance(layer, blocks.C3k2) for layer in self.model)
+        parts = (self.classes, tuple(given), wide)
+        whole = numbers[1:]
+        if kind == "Detect" and not whole:
+            return box_heads.Detect(*parts)
+        if kind == "Segment" and [type(n) for n in whole] == [int, int]:
+            prototypes, hidden = whole[0], _wide(whole[1], width, most)
+            if 0 < prototypes <= MOST_EXTRAS:
+                return box_heads.Segment(*parts, prototypes, hidden)
+        if kind == "Pose" and self.points is not None and len(whole) == 1:
+            count, values = self.points
+            if 0 < count <= MOST_EXTRAS and values in (2, 3):
+                return box_heads.Pose(*parts, (count, values))
+        raise Unknown(f"a head {kind!r} with {numbers}")
+
     @property
-    def detect(self) -> blocks.Detect:
-        return cast(blocks.Detect, self.model[-1])
+    def detect(self) -> box_heads.Detect:
+        return cast(box_heads.Detect, self.model[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         kept: list[Tensor] = []
         for layer, froms in zip(self.model, self.reads, strict=True):
             given = [x if not kept else kept[i] for i in froms]
-            joins = isinstance(layer, (Concat, blocks.Detect))
+            joins = isinstance(layer, (Concat, box_heads.Detect))
             kept.append(layer(given) if joins else layer(given[0]))
         return kept[-1]
 
+
+HEADS = {"Detect": "detect", "Segment": "segment", "Pose": "pose"}
+"""Kinds of last layers, and the task of each in Ultralytics' word."""
 
 ROWS: Mapping[str, tuple[Any, Sequence[tuple[type, ...]], bool]] = {
     "Conv": (blocks.Conv, ((int,), (int,), (int, type(None))), False),
@@ -134,6 +151,22 @@ ROWS: Mapping[str, tuple[Any, Sequence[tuple[type, ...]], bool]] = {
 }
 """Kinds of layers: what builds one, types of its numbers after the channels, whether it takes how
 often it repeats."""
+
+
+def _wide(channels: int, width: float, most: int) -> int:
+    """Channels scaled by the width, as a multiple of 8."""
+    found = math.ceil(min(channels, most) * width / 8) * 8
+    if not 0 < found <= MOST_CHANNELS:
+        raise Unknown(f"a layer of {found} channels")
+    return found
+
+
+def points_of(told: Mapping[str, Any]) -> tuple[int, int] | None:
+    """How many points a box has, and of how many values each; None where it has none."""
+    given = told.get("kpt_shape")
+    if isinstance(given, (list, tuple)) and [type(n) for n in given] == [int, int]:
+        return given[0], given[1]
+    return None
 
 
 def _rows(told: Mapping[str, Any]) -> list[tuple[Any, int, str, Sequence[Any]]]:

@@ -28,10 +28,10 @@ def append(
     model: onnx.ModelProto,
     module: nn.Module,
     outputs: Sequence[NDArray[Any]],
-    name: str,
+    names: Sequence[str],
     free: bool,
 ) -> onnx.ModelProto:
-    """The model with the module's one output, called ``name``, as its only one.
+    """The model with the module's outputs, called ``names``, as its own.
 
     Args:
         module: takes the model's outputs, in their order.
@@ -45,7 +45,7 @@ def append(
     if opset < OLDEST:
         raise KitError(f"its operators are of version {opset}: export it with {OLDEST} or later")
     given = [f"given_{i}" for i in range(len(outputs))]
-    axes = {n: {0: "batch"} for n in (*given, name)} if free else None
+    axes = {n: {0: "batch"} for n in (*given, *names)} if free else None
     with tempfile.TemporaryDirectory(prefix="repack-") as tmp, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(tmp) / "end.onnx"
@@ -56,7 +56,7 @@ def append(
             dynamo=False,
             opset_version=min(opset, NEWEST),
             input_names=given,
-            output_names=[name],
+            output_names=list(names),
             dynamic_axes=axes,
         )
         end = onnx.load(path)
@@ -66,8 +66,8 @@ def append(
     end.ir_version = model.ir_version
     del end.opset_import[:]
     end.opset_import.extend(model.opset_import)
-    if name in {n for node in model.graph.node for n in node.output}:
+    if set(names) & {n for node in model.graph.node for n in node.output}:
         model = compose.add_prefix(model, "net_", rename_inputs=False)
     answers = [o.name for o in model.graph.output]
     pairs = list(zip(answers, given, strict=True))
-    return compose.merge_models(model, end, io_map=pairs, outputs=[name])
+    return compose.merge_models(model, end, io_map=pairs, outputs=list(names))

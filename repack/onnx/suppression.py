@@ -17,7 +17,7 @@ import onnx
 from onnx import GraphProto, TensorProto, helper, numpy_helper
 
 from handlers.heads import Grid, Head
-from handlers.heads.rows import Scored
+from handlers.heads.rows import Masked, Posed, Scored
 from handlers.heads.yolov5 import YOLOv5
 from repack.onnx import nodes
 
@@ -124,7 +124,10 @@ class ScoredTail(Tail):
         return raw(0, 2), raw(2, 4), raw(4, 4 + self.head.classes)
 
 
-TAILS: dict[str, type[Tail]] = {YOLOv5.name: YOLOv5Tail, Scored.name: ScoredTail}
+TAILS: dict[str, type[Tail]] = {
+    YOLOv5.name: YOLOv5Tail,
+    **dict.fromkeys((Scored.name, Posed.name, Masked.name), ScoredTail),
+}
 """By the head's name; a ranked head has none."""
 
 
@@ -146,8 +149,9 @@ def append(
     """
     model = onnx.load(source)
     g, tail = Graph(model.graph, nodes.opset(model)), TAILS[head.name](head)
-    maps = [o.name for o in model.graph.output]
-    grids = head.grids([_sides(o.type.tensor_type.shape.dim) for o in model.graph.output])
+    outputs = {o.name: o for o in model.graph.output}
+    maps = [name for name in outputs if name not in head.beside]
+    grids = head.grids([_sides(outputs[name].type.tensor_type.shape.dim) for name in maps])
     found = [
         _candidates(g, tail, name, grid, head, confidence)
         for name, grid in zip(maps, grids, strict=True)

@@ -27,6 +27,7 @@ class Told:
         batch: number of pictures that it was exported for; None where that is free or not said.
         stride: the sides are multiples of this, pixels.
         mean, std: of the training pictures, RGB, of values between 0 and 1.
+        points: of a pose, how many points a box has, and of how many values each.
         characters: what a reader of text tells apart, without the blank.
         unread: by its field a line for each entry that says something in a way that is not known.
     """
@@ -38,13 +39,14 @@ class Told:
     stride: int | None = None
     mean: Three | None = None
     std: Three | None = None
+    points: tuple[int, int] | None = None
     characters: tuple[str, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def kit_task(self) -> str:
         """The key of ``repack.tasks.TASKS`` that the file's task is; "tensors" for any other."""
-        return {CLASSIFY: "classification", DETECT: "detection"}.get(self.task, "tensors")
+        return TASKS.get(self.task, "tensors")
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -64,8 +66,14 @@ CLASSIFY = "classify"
 """Ultralytics' word for a classifier. These are trained on values from 0 to 1 as they are, on the
 centre of pictures whose shorter side is the network's own."""
 
-DETECT = "detect"
-"""Their word for a detector."""
+DETECT, SEGMENT, POSE = "detect", "segment", "pose"
+TASKS = {
+    CLASSIFY: "classification",
+    DETECT: "detection",
+    SEGMENT: "instances",
+    POSE: "pose",
+}
+"""Their word for each of the kit's tasks."""
 
 
 def read(entries: Mapping[str, Any]) -> Told:
@@ -183,6 +191,7 @@ ENTRIES: Sequence[tuple[str, str, Callable[[Any], Any]]] = (
     ("stride", "stride", _number),
     ("mean", "mean", _three),
     ("std", "std", _spread),
+    ("kpt_shape", "points", _sides),
     ("character", "characters", _characters),
 )
 """The key of each entry, the field that it fills in, and how it is read; of two for one field the

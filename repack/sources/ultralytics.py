@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from repack.networks.described import Described, Unknown
+from repack.networks.described import HEADS, Described, Unknown, points_of
 from repack.sources import told
 from repack.sources.checks import check_settings, check_tensors
 from repack.sources.errors import UnsupportedLayout, printable
@@ -17,18 +17,18 @@ from repack.sources.source import Source, sha256_of
 from repack.sources.weights import Weights
 from repack.sources.yolov5_layout import canonical
 
-READ = "the kit reads detectors of YOLOv8, YOLO11 and YOLOv5u"
+READ = "the kit reads YOLOv8, YOLO11 and YOLOv5u: detect, segment and pose"
 EXPORT = "export it, 'yolo export model={} format=onnx', and pack the ONNX file"
 MODULE = "ultralytics."
 """How the classes of such a checkpoint's pickle begin."""
 
 
 def description(weights: Weights) -> Mapping[str, Any] | None:
-    """What the network was built from; None for a checkpoint of another kind."""
+    """What the network was built from; None for a checkpoint of another kind, YOLOv5's too."""
     if weights.root is None or not weights.root.kind.name.startswith(MODULE):
         return None
     found = weights.root.state.get("yaml")
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and not found.get("anchors") else None
 
 
 def load(path: Path, weights: Weights, built_from: Mapping[str, Any]) -> Source:
@@ -46,7 +46,7 @@ def load(path: Path, weights: Weights, built_from: Mapping[str, Any]) -> Source:
     except Unknown as e:
         how = EXPORT.format(printable(path.name, 60))
         raise UnsupportedLayout(path, f"{name} has {printable(e, 100)}; {READ}: {how}") from None
-    says = _says(weights)
+    says = _says(weights, built_from)
     return Source(
         module,
         "ultralytics",
@@ -96,7 +96,7 @@ def _strides(weights: Weights) -> tuple[int, ...]:
     return tuple(int(s) for s in found)
 
 
-def _says(weights: Weights) -> told.Told:
+def _says(weights: Weights, built_from: Mapping[str, Any]) -> told.Told:
     state = weights.root.state if weights.root is not None else {}
     arguments = state.get("args")
     imgsz = arguments.get("imgsz") if isinstance(arguments, dict) else None
@@ -104,4 +104,5 @@ def _says(weights: Weights) -> told.Told:
         imgsz = given.get("imgsz")
     entries = {"names": state.get("names"), "imgsz": imgsz, "stride": max(_strides(weights))}
     found = told.read({k: v for k, v in entries.items() if v is not None})
-    return replace(found, task=told.DETECT)
+    kind = built_from["head"][-1][2]
+    return replace(found, task=HEADS[kind], points=points_of(built_from))

@@ -29,6 +29,22 @@ TASKS: dict[str, Task] = {
             server=PICTURES,
         ),
         Task(
+            "instances",
+            "an instance segmentation net",
+            "handlers.instances:InstancesHandler",
+            labelled=True,
+            takes_pictures=True,
+            server=PICTURES,
+        ),
+        Task(
+            "pose",
+            "a pose estimator",
+            "handlers.pose:PoseHandler",
+            labelled=True,
+            takes_pictures=True,
+            server=PICTURES,
+        ),
+        Task(
             "segmentation",
             "a segmentation net",
             "handlers.segmentation:SegmentationHandler",

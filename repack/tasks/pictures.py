@@ -43,7 +43,8 @@ class Asked:
     """The unconverted model, asked about pixels: normalised here in NumPy.
 
     Args:
-        answer: its outputs for one batch to one array whose rows are the pictures'.
+        answer: from its outputs for one batch, and the batch's size, to arrays whose rows are the
+            pictures'.
 
     Attributes:
         fixed: how many pictures it takes at once; None for any number.
@@ -53,7 +54,7 @@ class Asked:
         self,
         base: Model,
         normal: Normal,
-        answer: Callable[[Sequence[NDArray[Any]], int], NDArray[Any]],
+        answer: Callable[[Sequence[NDArray[Any]], int], Sequence[NDArray[Any]]],
     ):
         self.base = base
         self.normal = normal
@@ -69,19 +70,19 @@ class Asked:
         free = replace(spec, shape=("batch", *spec.shape[1:]))
         return Asked(replace(self.base, inputs=(free,), original=run), self.normal, self.answer)
 
-    def answers(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
-        """The answer to ``[N, H, W, 3]``, whatever batch the model takes.
+    def answers(self, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """The answers to ``[N, H, W, 3]``, whatever batch the model takes.
 
         Raises:
             KitError: the model does not answer as it should.
         """
         count, step = len(pixels), self.fixed or len(pixels)
         filled = np.concatenate([pixels, np.repeat(pixels[:1], -count % step, axis=0)])
-        rows = [
+        parts = [
             self.answer(self.outputs(filled[i : i + step]), step)
             for i in range(0, len(filled), step)
         ]
-        return np.concatenate(rows)[:count]
+        return [np.concatenate(part)[:count] for part in zip(*parts, strict=True)]
 
     def outputs(self, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
         """All that the model answers to a batch that it takes."""
@@ -151,7 +152,11 @@ def _freed(graph: onnx.ModelProto, asked: Asked, sides: tuple[int, int]) -> Aske
         found = asked.with_any_batch(
             lambda given: dict(zip(names, session.run(None, given), strict=True))
         )
-        same = [np.allclose(found.answers(given[:n]), wanted[:n], 1e-4, 9e-4) for n in (1, 3)]
+        same = [
+            np.allclose(have, want[:n], 1e-4, 9e-4)
+            for n in (1, 3)
+            for have, want in zip(found.answers(given[:n]), wanted, strict=True)
+        ]
     except Exception:  # ONNX Runtime raises many types for a graph that wants its own batch
         return None
     return found if all(same) else None

@@ -20,6 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +30,10 @@ from repack import cli, pipeline
 from repack.tasks.detection.metrics import match
 
 SUFFIXES = (".pt", ".onnx", ".torchscript")
-HEAD = f"{'file':24} {'boxes':>6} {'matched':>8} {'px':>7} {'conf':>8}  runtime"
+HEAD = (
+    f"{'file':24} {'boxes':>6} {'matched':>8} {'px':>7} {'conf':>8} {'points px':>9} "
+    f"{'mask IoU':>8}  runtime"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +73,8 @@ def compare(file: Path, wanted: dict[str, Any], given: argparse.Namespace) -> in
         entry, context = Entry(), LocalContext(Path(tmp) / "out")
         entry.initialize(context)
         boxes = matched = 0
-        shift = confidence = 0.0
+        shift = confidence = points = 0.0
+        masks: list[float] = []
         for name, rows in wanted.items():
             context.begin()
             (body,) = entry.handle([{"body": (given.pictures / name).read_bytes()}], context)
@@ -78,9 +83,20 @@ def compare(file: Path, wanted: dict[str, Any], given: argparse.Namespace) -> in
             boxes += max(len(theirs), len(mine))
             matched += found.matched
             shift, confidence = max(shift, found.box_px), max(confidence, found.confidence)
+            answer = json.loads(body)
+            for theirs_at, mine_at in found.pairs:
+                one = answer["detections"][mine_at]
+                if "points" in rows:
+                    want = np.array(rows["points"][theirs_at])
+                    apart = np.abs(want[:, :2] - np.array(one["points"])[:, :2])
+                    points = max(points, float(apart[want[:, 2] > 0.5].max(initial=0)))
+                if "masks" in rows:
+                    size = answer["image"]["height"], answer["image"]["width"]
+                    masks.append(_overlap(rows["masks"][theirs_at], one["polygons"], size))
         runtime = json.loads(body)["runtime"]
     print(
-        f"{file.name:24} {boxes:6} {matched:8} {shift:7.3f} {confidence:8.5f}  "
+        f"{file.name:24} {boxes:6} {matched:8} {shift:7.3f} {confidence:8.5f} {points:9.3f} "
+        f"{np.mean(masks) if masks else np.nan:8.4f}  "
         f"{runtime['name']} {runtime['precision']}",
         flush=True,
     )
@@ -90,6 +106,14 @@ def compare(file: Path, wanted: dict[str, Any], given: argparse.Namespace) -> in
 def _rows(answer: dict[str, Any]) -> NDArray[np.float32]:
     rows = [[*d["box"], d["confidence"], d["class_id"]] for d in answer["detections"]]
     return np.array(rows, np.float32).reshape(-1, 6)
+
+
+def _overlap(theirs: list[list[float]], mine: list[list[int]], size: tuple[int, int]) -> float:
+    """Intersection over union of what lies within two sets of outlines."""
+    one, other = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    cv2.fillPoly(one, [np.round(theirs).astype(np.int32).reshape(-1, 2)], 1)
+    cv2.fillPoly(other, [np.reshape(p, (-1, 2)).astype(np.int32) for p in mine], 1)
+    return float((one & other).sum() / max((one | other).sum(), 1))
 
 
 def _theirs(rows: list[list[float]]) -> NDArray[np.float32]:

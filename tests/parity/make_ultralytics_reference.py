@@ -37,9 +37,14 @@ import numpy as np
 import torch
 from ultralytics import RTDETR, YOLO
 from ultralytics.data.augment import LetterBox
-from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+from ultralytics.nn.tasks import DetectionModel, PoseModel, SegmentationModel, yaml_model_load
 
-TINY = {"yolov8n": (0.33, 0.03, 1024), "yolo11n": (0.5, 0.125, 512)}
+TINY = {
+    "yolov8n": (0.33, 0.03, 1024),
+    "yolov8n-seg": (0.33, 0.03, 1024),
+    "yolov8n-pose": (0.33, 0.03, 1024),
+    "yolo11n": (0.5, 0.125, 512),
+}
 """Depth, width and most channels; YOLO11's attention has heads of 64 channels."""
 
 SHARE, LOGIT = 0.01, -1.1
@@ -88,7 +93,8 @@ def tiny(name: str, out: Path) -> None:
     torch.manual_seed(1)
     told = yaml_model_load(f"{name}.yaml")
     told |= {"nc": 3, "scales": {"n": TINY[name]}, "scale": "n"}
-    network = DetectionModel(told, ch=3, verbose=False)
+    kinds = {"seg": SegmentationModel, "pose": PoseModel}
+    network = kinds.get(name.rpartition("-")[2], DetectionModel)(told, ch=3, verbose=False)
     given = np.random.default_rng(2).integers(0, 256, (2, 3, 8, 12), np.uint8)
     given = given.repeat(8, 2).repeat(8, 3)
     batch = torch.from_numpy(given).float() / 255
@@ -101,7 +107,11 @@ def tiny(name: str, out: Path) -> None:
     network.args = {"imgsz": 96, "task": "detect"}
     with torch.no_grad():
         network = network.half().float().eval()
-        answer = network(batch)[0].numpy()
+        answer = network(batch)
+        while isinstance(answer[0], (tuple, list)):
+            answer = answer[0]
+        protos = answer[1] if name.endswith("seg") else torch.zeros(1, 1)
+        answer = answer[0].numpy()
         for parameter in network.parameters():
             parameter.requires_grad = False
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +119,9 @@ def tiny(name: str, out: Path) -> None:
         torch.save({"model": network.half(), "train_args": {"imgsz": 96}, "ema": None}, path)
         packed = lzma.compress(path.read_bytes(), preset=9)
     (out / f"{name}_tiny.pt.xz").write_bytes(packed)
-    np.savez_compressed(out / f"{name}_tiny.npz", inputs=given, answer=answer)
+    np.savez_compressed(
+        out / f"{name}_tiny.npz", inputs=given, answer=answer, protos=protos[:, ::8].numpy()
+    )
     print(name, len(packed), answer.shape)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 SIDE, CLASSES, STRIDES = 64, 3, (8, 16, 32)
 CELLS = sum((SIDE // s) ** 2 for s in STRIDES)
+POINTS, PROTOTYPES = 2, 6
 LAYOUTS = ("anchor-free", "objectness", "yolox", "end-to-end", "queries", "detr", "listed")
 
 
@@ -58,12 +59,12 @@ class Exported(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         rows = self.cells(x * 2 - 1) if self.layout != "yolox" else self.cells(x / 127.5 - 1)
+        if self.layout in ("anchor-free", "points", "masks"):
+            return self.columns(x, rows)
         best, kind = rows[..., 4:].max(2, keepdim=True)
         half = rows[..., 2:4] / 2
         corners = torch.cat((rows[..., :2] - half, rows[..., :2] + half), 2)
         ranked = torch.cat((corners, best, kind.to(x.dtype)), 2)
-        if self.layout == "anchor-free":
-            return rows.transpose(1, 2)
         if self.layout in ("objectness", "yolox"):
             two = torch.full_like(best, 0.5)
             whole = torch.cat((rows[..., :4], two, rows[..., 4:] * 2), 2)
@@ -77,8 +78,26 @@ class Exported(nn.Module):
             return shares.gather(1, order[..., None].expand(-1, -1, 4 + CLASSES))
         if self.layout == "detr":
             return shares[..., :4], shares[..., 4:].logit()
+        return self.listed(corners, kind, best)
+
+    @staticmethod
+    def listed(corners: Tensor, kind: Tensor, best: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         chosen = best[0, :, 0].topk(20).indices
         return corners[0, chosen], kind[0, chosen, 0], best[0, chosen, 0]
+
+    def columns(self, x: Tensor, rows: Tensor) -> Any:
+        """A column a cell; a box's corners as its points, or the weights of prototypes made of
+        the picture."""
+        if self.layout == "anchor-free":
+            return rows.transpose(1, 2)
+        half = rows[..., 2:4] / 2
+        if self.layout == "points":
+            seen = rows[..., 4:5]
+            points = (rows[..., :2] - half, seen, rows[..., :2] + half, 1 - seen)
+            return torch.cat((rows, *points), 2).transpose(1, 2)
+        weights = torch.cat((rows[..., 4:], -rows[..., 4:]), 2) - 0.1
+        protos = nn.functional.avg_pool2d(torch.cat((x, 1 - x), 1), 4) - 0.45
+        return torch.cat((rows, weights), 2).transpose(1, 2), protos
 
 
 def onnx_file(
@@ -97,6 +116,7 @@ def onnx_file(
     path = folder / f"{layout}.onnx"
     free = free and layout != "listed"
     outputs = {"detr": ["boxes", "logits"], "listed": ["boxes", "labels", "scores"]}
+    outputs["masks"] = ["output0", "output1"]
     names = outputs.get(layout, ["output0"])
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

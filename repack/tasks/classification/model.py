@@ -78,7 +78,7 @@ def classifier(source: Source, shapes: Shapes, options: ClassifierOptions) -> Mo
         raise KitError(f"--resize {resize} is smaller than the {crop} pixels that are cut out")
     normal = Normal(layout, mean, std)
     asked = pictures.Asked(base, normal, partial(_rows, source.path))
-    probe = asked.answers(pictures.noise((crop, crop)))
+    (probe,) = asked.answers(pictures.noise((crop, crop)))
     scores = _scores(source.path, probe, options)
     names, unnamed = labels.named(source, options.labels, probe.shape[1])
     batch = asked.fixed or "batch"
@@ -136,8 +136,8 @@ def _prepared(
     return replace(options, mean=mean, std=std, resize=resize), tuple(notes)
 
 
-def _rows(path: Path, answers: Sequence[NDArray[Any]], count: int) -> Scores:
-    """The scores of ``count`` pictures.
+def _rows(path: Path, answers: Sequence[NDArray[Any]], count: int) -> Sequence[Scores]:
+    """The scores of ``count`` pictures, alone in a list.
 
     Raises:
         KitError: the model does not answer rows of numbers.
@@ -148,7 +148,7 @@ def _rows(path: Path, answers: Sequence[NDArray[Any]], count: int) -> Scores:
             f"{path}: {shapes} came for {count} pictures; expected one output [{count}, classes]: "
             "a classifier's, or use --task tensors"
         )
-    return answers[0]
+    return answers
 
 
 def _crop(base: Model, layout: str, options: ClassifierOptions) -> int:
@@ -212,4 +212,4 @@ def _onnx(found: Model, asked: pictures.Asked) -> Model:
 
 
 def _answering(output: TensorSpec, asked: pictures.Asked) -> Callable[[Arrays], Arrays]:
-    return lambda given: {output.name: asked.answers(next(iter(given.values())))}
+    return lambda given: {output.name: asked.answers(next(iter(given.values())))[0]}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from handlers import boxes, heads
 from repack.model import Arrays, Model
 from repack.samples import Sample
 from repack.tasks.base import Comparison
-from repack.tasks.detection.metrics import match, mean_average_precision
+from repack.tasks.detection.metrics import Match, match, mean_average_precision
 
 BORDER = {"f32": 1e-3, "f16": 0.02, "bf16": 0.05, "int8": 0.1, "best": 0.1}
 """A box whose confidence lies this close above the threshold may be missing on the other side."""
@@ -41,16 +41,14 @@ def compare(
     result = Comparison()
     matched = expected = 0
     shift = confidence = 0.0
-    for want, have in zip(originals, converted, strict=True):
-        for i, original in enumerate(want["boxes"]):
-            first, second = both(model, original, have, i)
-            m = match(first, second, iou=0.5)
-            border = model.settings["confidence"] + BORDER[asked]
-            lost = np.delete(first, m.pairs[:, 0], axis=0)[:, 4] > border
-            extra = np.delete(second, m.pairs[:, 1], axis=0)[:, 4] > border
-            matched += m.matched
-            expected += m.matched + int(lost.sum()) + int(extra.sum())
-            shift, confidence = max(shift, m.box_px), max(confidence, m.confidence)
+    for p in paired(model, originals, converted):
+        m = p.match
+        border = model.settings["confidence"] + BORDER[asked]
+        lost = np.delete(p.first, m.pairs[:, 0], axis=0)[:, 4] > border
+        extra = np.delete(p.second, m.pairs[:, 1], axis=0)[:, 4] > border
+        matched += m.matched
+        expected += m.matched + int(lost.sum()) + int(extra.sum())
+        shift, confidence = max(shift, m.box_px), max(confidence, m.confidence)
     share = matched / expected if expected else 1.0
     result.figures = {
         "boxes_compared": expected,
@@ -68,6 +66,41 @@ def compare(
     return result
 
 
+class Paired(NamedTuple):
+    """One picture's boxes from both models.
+
+    Attributes:
+        first, second: of the original and of the converted model, ``[M, 6 + extras]``.
+        match: which belong together.
+        want, have: all outputs of both, for the batch.
+        i: the picture's place in the batch.
+    """
+
+    first: boxes.Boxes
+    second: boxes.Boxes
+    match: Match
+    want: Arrays
+    have: Arrays
+    i: int
+
+    @property
+    def rows(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """The boxes that belong together."""
+        for one, other in self.match.pairs:
+            yield self.first[one], self.second[other]
+
+
+def paired(
+    model: Model, originals: Sequence[Arrays], converted: Sequence[Arrays]
+) -> Iterator[Paired]:
+    """Every picture's boxes from both models."""
+    for want, have in zip(originals, converted, strict=True):
+        for i, original in enumerate(want["boxes"]):
+            first, second = both(model, original, have, i)
+            m = match(first[:, :6], second[:, :6], iou=0.5)
+            yield Paired(first, second, m, want, have, i)
+
+
 def _compare_map(
     model: Model,
     asked: str,
@@ -78,7 +111,7 @@ def _compare_map(
 ) -> None:
     first = len(originals) - len(samples)
     labelled = [
-        (s.truth, originals[first + i], converted[first + i])
+        (s.truth[:, :5], originals[first + i], converted[first + i])
         for i, s in enumerate(samples)
         if s.truth is not None and len(s.truth)
     ]
@@ -119,7 +152,7 @@ def both(
 
 def _for_map(model: Model, answer: Arrays) -> boxes.Boxes:
     ends = heads.required(model.settings)
-    return boxes.nms(_boxes(model, answer)[0], ends, MAP_CONFIDENCE, 0.6, 300)
+    return boxes.nms(_boxes(model, answer)[0], ends, MAP_CONFIDENCE, 0.6, 300)[:, :6]
 
 
 def _boxes(model: Model, answer: Arrays) -> NDArray[Any]:
@@ -141,4 +174,4 @@ def _found(model: Model, answer: Arrays, i: int) -> boxes.Boxes:
     if "detections" not in answer:
         return _suppressed(model, _boxes(model, answer)[i])
     rows = answer["detections"]
-    return np.ascontiguousarray(rows[rows[:, 0] == i, 1:7])
+    return np.ascontiguousarray(rows[rows[:, 0] == i, 1:])

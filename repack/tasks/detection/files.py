@@ -1,4 +1,4 @@
-"""Detectors of ONNX and TorchScript files: told by the layout of what they answer."""
+"""Models of boxes in files with their own network: told by the layout of what they answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from handlers.errors import KitError
-from handlers.heads import SETTING
+from handlers.heads import SETTING, Head
 from handlers.passport import TensorSpec
 from handlers.runtimes.torchscript import flatten
 from repack.model import Export, GpuModel, Model, tensors
@@ -32,28 +32,47 @@ USUAL = 640
 
 BOXES = "boxes"
 
+LIKE = ("detection", "pose", "instances")
+"""Tasks whose answers begin with boxes."""
 
-def make(source: Source, options: Options) -> Model:
-    """A detector on pictures of one size.
+
+def make(source: Source, options: Options, task: str = "detection") -> Model:
+    """A detector on pictures of one size, or another task whose answers begin with boxes.
 
     Raises:
         KitError: no detector of RGB pictures, a layout that is not known, or options that
             contradict the file.
     """
+    if source.engine is not None:
+        raise KitError(f"{source.path}: {source.called} holds no detector: use --task tensors")
+    if source.task not in ("tensors", *LIKE):
+        raise KitError(
+            f"{source.path}: {source.network} is made for {source.task}: leave --task out"
+        )
+    if options.input_types or options.input_values:
+        raise KitError(
+            "a detector takes pictures: leave the types of --input-shape and --input-values out, "
+            "or use --task tensors"
+        )
     asked = options.detector
     base = _sized(source, options.input_shapes, asked)
     layout = pictures.layout_of(base)
     axes = dict(zip(layout, base.inputs[0].shape, strict=True))
     sides = _sides(base, axes, asked)
     base = replace(base, inputs=(replace(base.inputs[0], shape=_shape(axes, sides)),))
-    ends, rows, normal, notes = _told(base, asked, layout, sides)
+    ends, rows, normal, notes = _told(base, asked, task, layout, sides)
     original = pictures.Asked(base, normal, partial(_rows, rows))
     names, unnamed = labels.named(source, asked.labels, rows.head.classes)
     build = _OfGraph if base.module is None else _OfModule
     built, head = build(base, original, rows, sides), rows.head
-    batch, count = built.batch, built.shape[0] if ends.batches else "any"
+    batch, shapes = built.batch, [list(shape) for shape in built.shapes]
     spec = TensorSpec(built.name, "uint8", (batch, *sides, 3), (0, 255), "NHWC")
-    out = TensorSpec(BOXES, "float32", (batch, count, head.values))
+    if not ends.batches:
+        shapes[0][0] = "any"
+    outputs = tuple(
+        TensorSpec(name, "float32", (batch, *shape))
+        for name, shape in zip(names_of(head), shapes, strict=True)
+    )
     settings = {
         "confidence": asked.confidence,
         "iou": asked.iou or ends.iou,
@@ -62,11 +81,11 @@ def make(source: Source, options: Options) -> Model:
         SETTING: head.to_setting(),
     }
     return Model(
-        replace(source, task="detection", labels=names),
+        replace(source, task=task, labels=names),
         (spec,),
-        (out,),
+        outputs,
         built.module,
-        lambda given: {BOXES: built.asked.answers(given[spec.name])},
+        lambda given: dict(zip(names_of(head), built.asked.answers(given[spec.name]), strict=True)),
         settings=settings,
         output=BOXES,
         write_onnx=built.write,
@@ -117,7 +136,7 @@ def _shape(axes: dict[str, int | str], sides: tuple[int, int]) -> tuple[int | st
 
 
 def _told(
-    base: Model, asked: DetectorOptions, layout: str, sides: tuple[int, int]
+    base: Model, asked: DetectorOptions, task: str, layout: str, sides: tuple[int, int]
 ) -> tuple[Layout, Rows, Normal, list[str]]:
     """The layout of the answers, and how pictures are prepared.
 
@@ -126,10 +145,11 @@ def _told(
     """
     source = base.source
     plain = Normal(layout, asked.mean or (0, 0, 0), asked.std or (1, 1, 1))
-    asking = pictures.Asked(base, plain, lambda outputs, count: outputs[0])
+    asking = pictures.Asked(base, plain, lambda outputs, count: outputs[:1])
     answer = base.ask(asking.values(pictures.noise(sides, asking.fixed or 1)))
-    probe = Probe({k: np.array(v) for k, v in answer.items()}, sides, len(source.told.names))
-    ends, rows = found(source.path, asked.layout, probe)
+    outputs = {k: np.array(v) for k, v in answer.items()}
+    probe = Probe(outputs, sides, len(source.told.names), source.told.points)
+    ends, rows = found(source.path, asked.layout, task, probe)
     mean, std = asked.mean or source.told.mean, asked.std or source.told.std
     normal = Normal(layout, mean or ends.mean, std or ends.std, ends.bgr)
     assumed = [
@@ -142,10 +162,15 @@ def _told(
     return ends, rows, normal, notes
 
 
-def _rows(rows: Rows, outputs: Sequence[NDArray[Any]], count: int) -> NDArray[Any]:
+def names_of(head: Head) -> tuple[str, ...]:
+    """Of the outputs that the gate compares."""
+    return BOXES, *head.beside
+
+
+def _rows(rows: Rows, outputs: Sequence[NDArray[Any]], count: int = 0) -> list[NDArray[Any]]:
     with torch.inference_mode():
-        found: NDArray[Any] = rows(*(torch.from_numpy(value) for value in outputs)).numpy()
-    return found
+        found = rows(*(torch.from_numpy(value) for value in outputs))
+    return [part.numpy() for part in (found if isinstance(found, tuple) else (found,))]
 
 
 def _finish(settings: dict[str, Any], rows: Rows, exported: Path, finished: Path) -> None:
@@ -160,7 +185,7 @@ class _OfGraph:
         asked: the original, with any batch where the file can be made to take it.
         batch: the first axis of the input.
         name: of the input.
-        shape: of one picture's rows.
+        shapes: of one picture's answers.
         module: what is traced; none.
     """
 
@@ -174,13 +199,13 @@ class _OfGraph:
         self.batch = self.asked.fixed or "batch"
         self.name = pixels.take_pixels(_copy(self.graph), sides, asked.normal)
         self.example = self.asked.outputs(pictures.noise(sides, self.asked.fixed or 2))
-        self.shape = _rows(rows, self.example, 0).shape[1:]
+        self.shapes = [part.shape[1:] for part in _rows(rows, self.example)]
 
     def write(self, path: Path) -> None:
         self._write(path, pixels.take_pixels)
 
     def export(self, finish: Callable[[Path, Path], None]) -> Export:
-        return Export(None, (BOXES,), finish, "detections")
+        return Export(None, names_of(self.rows.head), finish, "detections")
 
     def on_gpu(self) -> GpuModel:
         return _on_gpu(self, None, write=lambda path: self._write(path, pixels.take_planes))
@@ -189,11 +214,13 @@ class _OfGraph:
         graph = _copy(self.graph)
         front(graph, self.sides, self.asked.normal)
         free = isinstance(self.batch, str)
-        whole = appended.append(graph, self.rows, self.example, BOXES, free)
-        if not self.rows.head.ranked:
-            axes = whole.graph.output[0].type.tensor_type.shape.dim
-            for axis, size in zip(axes[1:], self.shape, strict=True):
-                axis.dim_value = size
+        head = self.rows.head
+        whole = appended.append(graph, self.rows, self.example, names_of(head), free)
+        if not head.ranked:
+            for output, shape in zip(whole.graph.output, self.shapes, strict=True):
+                axes = output.type.tensor_type.shape.dim
+                for axis, size in zip(axes[1:], shape, strict=True):
+                    axis.dim_value = size
         onnx.save(whole, path)
 
 
@@ -204,15 +231,15 @@ class _OfModule:
     name = "images"
 
     def __init__(self, base: Model, asked: pictures.Asked, rows: Rows, sides: tuple[int, int]):
-        self.asked, self.sides = asked, sides
+        self.asked, self.rows, self.sides = asked, rows, sides
         self.batch = asked.fixed or "batch"
         self.whole = _Whole(cast(nn.Module, base.module), rows)
         self.module = pictures.FromPixels(self.whole, asked.normal).eval()
         example = asked.outputs(pictures.noise(sides, asked.fixed or 2))
-        self.shape = _rows(rows, example, 0).shape[1:]
+        self.shapes = [part.shape[1:] for part in _rows(rows, example)]
 
     def export(self, finish: Callable[[Path, Path], None]) -> Export:
-        return Export(self.module, (BOXES,), finish, "detections")
+        return Export(self.module, names_of(self.rows.head), finish, "detections")
 
     def on_gpu(self) -> GpuModel:
         planes = _FromPlanes(self.whole, self.asked.normal).eval()
@@ -221,8 +248,8 @@ class _OfModule:
 
 def _on_gpu(built: _OfGraph | _OfModule, module: nn.Module | None, **more: Any) -> GpuModel:
     shapes: Shapes = {built.name: (built.batch, 3, *built.sides)}
-    types = {built.name: "float32"}
-    return GpuModel(module, shapes, types, (BOXES,), pixels=(built.name,), **more)
+    types, outputs = {built.name: "float32"}, names_of(built.rows.head)
+    return GpuModel(module, shapes, types, outputs, pixels=(built.name,), **more)
 
 
 class _Whole(nn.Module):
@@ -233,9 +260,8 @@ class _Whole(nn.Module):
         self.network = network
         self.rows = rows
 
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.rows(*flatten(self.network(x)).values())
-        return found
+    def forward(self, x: Tensor) -> Any:
+        return self.rows(*flatten(self.network(x)).values())
 
 
 class _FromPlanes(pictures.FromPixels):

@@ -16,19 +16,10 @@ def make(source: Source, options: Options) -> Model:
     Raises:
         KitError: no detector, or options that do not fit it.
     """
-    if options.input_types or options.input_values:
-        raise KitError(
-            "a detector takes pictures: leave the types of --input-shape and --input-values out, "
-            "or use --task tensors"
-        )
-    if source.engine is not None:
-        raise KitError(f"{source.path}: {source.called} holds no detector: use --task tensors")
     if isinstance(source.module, YOLOv5):
-        if options.input_shapes:
-            raise KitError("a YOLOv5 detector's input is set by --imgsz: no --input-shape")
+        if options.input_shapes or options.input_types or options.input_values:
+            raise KitError(
+                "a YOLOv5 detector's input is set by --imgsz: no --input-shape or --input-values"
+            )
         return yolov5.make(source.module, source, options)
-    if source.task not in ("tensors", "detection"):
-        raise KitError(
-            f"{source.path}: {source.network} is made for {source.task}: leave --task out"
-        )
     return files.make(source, options)

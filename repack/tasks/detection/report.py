@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -65,12 +65,23 @@ def headline(figures: Mapping[str, Any]) -> dict[str, str] | None:
     return None
 
 
-def pictures(model: Model, runtime: Runtime, reference: Reference) -> dict[str, Any]:
+More = Callable[[NDArray[np.float32], Arrays], dict[str, Any]]
+"""From a box with its extras and the model's answer to what is drawn beside the box: "polygons" or
+"points" as in the JSON answer, in pixels of the model's input."""
+
+
+def nothing(row: NDArray[np.float32], answer: Arrays) -> dict[str, Any]:
+    return {}
+
+
+def pictures(
+    model: Model, runtime: Runtime, reference: Reference, more: More = nothing
+) -> dict[str, Any]:
     """Both models' boxes side by side, see ``repack.tasks.reporting.most_differing``."""
 
     def compared(given: Arrays, want: Arrays, have: Arrays) -> dict[str, Any]:
         one, two = compare.both(model, want["boxes"][0], have, 0)
-        m = match(one, two, iou=0.5)
+        m = match(one[:, :6], two[:, :6], iou=0.5)
         alone = len(one) + len(two) - 2 * m.matched
         pixels = given[model.inputs[0].name][0]
         return {
@@ -82,16 +93,23 @@ def pictures(model: Model, runtime: Runtime, reference: Reference) -> dict[str, 
                 {
                     "label": label,
                     "note": f"{len(found)} boxes",
-                    "pixels": _drawn(pixels, found, model.source.labels),
+                    "pixels": _drawn(
+                        pixels, found, model.source.labels, [more(row, answer) for row in found]
+                    ),
                 }
-                for label, found in (("original", one), ("converted", two))
+                for label, found, answer in (("original", one, want), ("converted", two, have))
             ],
         }
 
     return reporting.most_differing("boxes", compared, runtime, reference)
 
 
-def _drawn(pixels: NDArray[np.uint8], found: Boxes, labels: tuple[str, ...]) -> NDArray[np.uint8]:
+def _drawn(
+    pixels: NDArray[np.uint8],
+    found: Boxes,
+    labels: tuple[str, ...],
+    more: Sequence[dict[str, Any]],
+) -> NDArray[np.uint8]:
     picture, (left, top) = _without_border(pixels)
     scale = min(1.0, SIDE / max(picture.shape[:2]))
     size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
@@ -103,10 +121,18 @@ def _drawn(pixels: NDArray[np.uint8], found: Boxes, labels: tuple[str, ...]) -> 
             "class_id": int(row[5]),
             "confidence": float(row[4]),
             "box": ((row[:4] - shift) * scale).tolist(),
+            **_shifted(beside, left, top, scale),
         }
-        for row in found
+        for row, beside in zip(found, more, strict=True)
     ]
     return draw(small, rows)
+
+
+def _shifted(more: dict[str, Any], left: int, top: int, scale: float) -> dict[str, Any]:
+    """Polygons and points as they lie in the shown picture."""
+    outlines = [(np.reshape(p, (-1, 2)) - (left, top)) * scale for p in more.get("polygons", ())]
+    points = [((x - left) * scale, (y - top) * scale, c) for x, y, c in more.get("points", ())]
+    return {"polygons": [o.reshape(-1).tolist() for o in outlines], "points": points}
 
 
 def _without_border(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:

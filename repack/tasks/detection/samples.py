@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +14,39 @@ from handlers.letterbox import Letterbox
 from repack.model import Model
 from repack.samples import PICTURES, Sample, picture_example, read_each
 
+Box = Callable[[Sequence[float]], Sequence[float]]
+"""From a label's numbers behind its class to centre x, centre y, width and height."""
 
-def read(folder: Path, model: Model, flag: str) -> list[Sample]:
-    """Every picture of a folder, letterboxed.
+
+def of_box(numbers: Sequence[float]) -> Sequence[float]:
+    """A detector's label."""
+    x, y, w, h = numbers
+    return x, y, w, h
+
+
+def read(
+    folder: Path,
+    model: Model,
+    flag: str,
+    box: Box = of_box,
+    expected: str = "class cx cy w h",
+) -> list[Sample]:
+    """Every picture of a folder, fitted into the model's input.
 
     A picture's labels are looked for beside it and in ``labels/``, as ``NAME.txt`` in YOLO's
     format: class, centre x, centre y, width, height on each line, as shares of the picture's size.
     ``Sample.truth`` is ``[K, 5]`` float32: x1, y1, x2, y2 in pixels of the model's input, class.
 
+    Args:
+        box, expected: how the task's labels are read, and what is said of those that cannot be.
+
     Raises:
         KitError: nothing usable there, or a file that cannot be read.
     """
-    return read_each(folder, flag, PICTURES, lambda path: _picture(path, model))
+    return read_each(folder, flag, PICTURES, lambda path: _picture(path, model, box, expected))
 
 
-def _picture(path: Path, model: Model) -> Sample:
+def _picture(path: Path, model: Model, box: Box, expected: str) -> Sample:
     spec = model.inputs[0]
     fit = int(spec.shape[1]), int(spec.shape[2])
     mode = model.settings.get("resize_mode", "letterbox")
@@ -38,12 +56,14 @@ def _picture(path: Path, model: Model) -> Sample:
     truth = None
     for labels in (path.with_suffix(".txt"), path.parent / "labels" / f"{path.stem}.txt"):
         if labels.is_file():
-            truth = _truth(labels, picture.width, picture.height, place)
+            truth = _truth(labels, picture.width, picture.height, place, box, expected)
             _check_classes(labels, truth, len(model.source.labels))
     return Sample(path, {spec.name: fitted[None]}, truth)
 
 
-def _truth(path: Path, width: int, height: int, place: Letterbox) -> NDArray[np.float32]:
+def _truth(
+    path: Path, width: int, height: int, place: Letterbox, box: Box, expected: str
+) -> NDArray[np.float32]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
@@ -51,9 +71,11 @@ def _truth(path: Path, width: int, height: int, place: Letterbox) -> NDArray[np.
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            kind, x, y, w, h = (float(v) for v in line.split())
+            kind, *numbers = (float(v) for v in line.split())
+            x, y, w, h = box(numbers)
         except ValueError:
-            raise KitError(f"{path}, line {number}: {line!r}; expected: class cx cy w h") from None
+            shown = f"{line!r:.80}"
+            raise KitError(f"{path}, line {number}: {shown}; expected: {expected}") from None
         rows.append(
             [
                 (x - w / 2) * width,

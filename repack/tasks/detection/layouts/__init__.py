@@ -19,6 +19,8 @@ LAYOUTS = {
     "queries": "queries:Queries",
     "detr": "detr:Detr",
     "listed": "listed:Listed",
+    "anchor-free-points": "anchor_free:AnchorFreePoints",
+    "anchor-free-masks": "anchor_free:AnchorFreeMasks",
 }
 """By the value of ``--layout`` its class, in the order in which they are tried."""
 
@@ -30,22 +32,30 @@ def named(name: str) -> Layout:
     return found
 
 
-def found(path: Path, asked: str, probe: Probe) -> tuple[Layout, Rows]:
+def found(path: Path, asked: str, task: str, probe: Probe) -> tuple[Layout, Rows]:
     """The layout of a model's answers, and the module that makes rows of them.
 
     Args:
+        task: only layouts of this task are tried.
         asked: a key of ``LAYOUTS``, or "auto" to tell by the shapes.
 
     Raises:
         KitError: none fits, or not the one that was asked for; the line says what came.
     """
-    tried = [named(name) for name in (LAYOUTS if asked == "auto" else [asked])]
+    of_task = [layout for layout in map(named, LAYOUTS) if layout.task == task]
+    tried = [layout for layout in of_task if asked in ("auto", layout.name)]
+    if not tried:
+        known = ", ".join(layout.name for layout in of_task)
+        raise KitError(f"--layout {asked} is none of --task {task}: there is {known}")
     for layout in tried:
-        rows = layout.fit(probe)
+        try:
+            rows = layout.fit(probe)
+        except KitError as e:
+            raise KitError(f"{path}: {e}") from None
         if rows is not None:
             return layout, rows
     known = "; ".join(f"{one.name} {one.shown}" for one in tried)
     raise KitError(
         f"{path}: answers {probe.shown} to a picture of {probe.sides[0]}x{probe.sides[1]}, which "
-        f"is no detector's layout that the kit knows ({known}): use --task tensors"
+        f"is no layout of --task {task} that the kit knows ({known}): use --task tensors"
     )

@@ -30,11 +30,13 @@ class Probe:
         outputs: by name, of one picture of random pixels.
         sides: height and width of that picture.
         classes: how many the file or the user names; 0 where nobody does.
+        points: as ``repack.sources.told.Told``.
     """
 
     outputs: Mapping[str, NDArray[Any]]
     sides: tuple[int, int]
     classes: int
+    points: tuple[int, int] | None = None
 
     @property
     def rows(self) -> NDArray[Any] | None:
@@ -48,7 +50,8 @@ class Probe:
 
 
 class Rows(nn.Module, ABC):
-    """A network's answers, in their order -> the rows of its head, ``[N, M, values]``.
+    """A network's answers, in their order -> the rows of its head, ``[N, M, values]``, and what
+    its head reads beside them.
 
     Attributes:
         head: what the rows are.
@@ -59,7 +62,7 @@ class Rows(nn.Module, ABC):
         self.head = head
 
     @abstractmethod
-    def forward(self, *outputs: Tensor) -> Tensor: ...
+    def forward(self, *outputs: Tensor) -> Tensor | tuple[Tensor, ...]: ...
 
 
 class Layout(ABC):
@@ -68,6 +71,7 @@ class Layout(ABC):
     Attributes:
         name: the value of ``--layout``.
         shown: the outputs' shapes.
+        task: a key of ``repack.tasks.TASKS``.
         mode: how pictures are fitted in, one of ``handlers.images.MODES``.
         mean, std, bgr: as ``repack.onnx.pixels.Normal``.
         iou: overlap above which boxes of a class are merged.
@@ -78,6 +82,7 @@ class Layout(ABC):
 
     name: ClassVar[str]
     shown: ClassVar[str]
+    task: ClassVar[str] = "detection"
     mode: ClassVar[str] = "letterbox"
     mean: ClassVar[Three] = (0, 0, 0)
     std: ClassVar[Three] = (1, 1, 1)

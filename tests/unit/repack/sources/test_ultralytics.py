@@ -52,6 +52,25 @@ def test_answers_equal_those_of_the_real_package(name: str, tmp_path: Path) -> N
     assert 0.25 < theirs[:, 4:].max() < 1
 
 
+@pytest.mark.parametrize(("name", "task"), [("yolov8n-seg", "instances"), ("yolov8n-pose", "pose")])
+def test_masks_and_points_equal_those_of_the_real_package(
+    name: str, task: str, tmp_path: Path
+) -> None:
+    source = load(checkpoint(name, tmp_path))
+    assert (source.network, source.task) == (name, task)
+    assert source.told.points == ((17, 3) if task == "pose" else None)
+    assert source.module is not None
+    with np.load(DATA / f"{name}_tiny.npz") as data:
+        given, theirs = torch.from_numpy(data["inputs"]).float() / 255, data["answer"]
+        protos = data["protos"]
+    with torch.no_grad():
+        found = source.module(given)
+    rows = found[0] if task == "instances" else found
+    np.testing.assert_allclose(rows.numpy(), theirs, rtol=1e-4, atol=1e-4)
+    if task == "instances":
+        np.testing.assert_allclose(found[1][:, ::8].numpy(), protos, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_a_detector_of_the_size_it_was_trained_at(name: str, tmp_path: Path) -> None:
     given = model(checkpoint(name, tmp_path))
@@ -82,6 +101,14 @@ ODD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "grey": (lambda t: t.update(channels=1), "1 channels of input"),
     "end to end": (lambda t: t.update(end2end=True), "a head that chooses its boxes itself"),
     "no head": (lambda t: t.pop("head"), "no head"),
+    "no points": (
+        lambda t: t["head"][-1].__setitem__(slice(2, 4), ["Pose", ["nc", "kpt_shape"]]),
+        "a head 'Pose' with",
+    ),
+    "many": (
+        lambda t: t["head"][-1].__setitem__(slice(2, 4), ["Segment", ["nc", 10**6, 8]]),
+        "a head 'Segment' with",
+    ),
     "a row": (lambda t: t["head"].append(5), "a row 5 of the head"),
     "another head": (lambda t: t["head"].pop(), "a last layer 'C2f', no head of boxes"),
 }

@@ -46,7 +46,7 @@ def test_an_unknown_task_is_one_line_that_lists_what_there_is() -> None:
         (
             "detection",
             made.tiny_onnx,
-            "which is no detector's layout that the kit knows (anchor-free [N, 4 +",
+            "which is no layout of --task detection that the kit knows (anchor-free",
         ),
         ("segmentation", made.tiny_onnx, "says nothing of volumes: add --volumes YAML"),
         ("classification", made.tiny_onnx, "expected one output [2, classes]"),

@@ -101,7 +101,7 @@ def test_operators_of_a_version_that_lacks_some_are_named(tmp_path: Path) -> Non
     file.opset_import[0].version = 10
     answer = np.zeros((1, 7, made.CELLS), np.float32)
     with pytest.raises(KitError, match="operators are of version 10: export it with 11 or later"):
-        appended.append(file, torch.nn.Identity(), [answer], "boxes", free=True)
+        appended.append(file, torch.nn.Identity(), [answer], ["boxes"], free=True)
 
 
 @pytest.mark.parametrize("layout", ["anchor-free", "queries", "detr"])
@@ -155,7 +155,11 @@ def test_what_nobody_states_is_a_note(tmp_path: Path) -> None:
         ({"names": ["a", "b"]}, {}, "it names 2 classes itself; the model has 3 classes"),
         ({}, {"imgsz": 96}, "takes pictures of 64x64, not of --imgsz 96"),
         ({"stride": 48}, {}, "--imgsz 64x64: expected multiples of 48, the network's stride"),
-        ({}, {"layout": "yolox"}, "no detector's layout that the kit knows (yolox [N, cells, 5"),
+        (
+            {},
+            {"layout": "yolox"},
+            "no layout of --task detection that the kit knows (yolox [N, cells, 5",
+        ),
         ({}, {"labels": Path("none.txt")}, "--labels none.txt: cannot be read"),
     ],
 )

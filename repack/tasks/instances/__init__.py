@@ -1,0 +1,1 @@
+"""Instance segmentation of pictures: boxes with masks out."""

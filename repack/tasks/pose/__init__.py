@@ -1,0 +1,1 @@
+"""Poses and landmarks: pictures in, boxes with points out."""

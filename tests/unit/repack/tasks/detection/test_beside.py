@@ -1,0 +1,154 @@
+"""Points and masks beside the boxes: from a file to an answer, and what the gate says of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handlers import images
+from handlers.context import LocalContext
+from handlers.entry import Entry
+from handlers.errors import KitError
+from repack import pipeline
+from repack.model import Arrays, Model
+from repack.options import DetectorOptions, Options, SourceOptions
+from repack.tasks import TASKS
+from tests.support import exported_detectors as made
+from tests.support.loading import model
+
+POSE: dict[str, Any] = {"task": "pose", "kpt_shape": [made.POINTS, 3], "names": ["a", "b", "c"]}
+SEGMENT: dict[str, Any] = {"task": "segment", "names": ["a", "b", "c"]}
+FILES = {"pose": ("points", POSE), "instances": ("masks", SEGMENT)}
+
+
+def loaded(task: str, folder: Path, **told: Any) -> Model:
+    layout, says = FILES[task]
+    return model(made.onnx_file(folder, layout, told={**says, **told}))
+
+
+@pytest.fixture(scope="module", params=sorted(FILES))
+def answering(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An archive of each, packed and loaded: the task, and what answers a picture."""
+    folder = tmp_path_factory.mktemp(request.param)
+    layout, told = FILES[request.param]
+    path = made.onnx_file(folder, layout, told=told)
+    options = Options(SourceOptions(path), name="m", model_store=folder, backend="onnxruntime")
+    archive = pipeline.repack(options)
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder / "out")
+
+    def ask(accept: str = "application/json") -> bytes:
+        entry, context = Entry(), LocalContext(folder / "out", headers={"accept": accept})
+        entry.initialize(context)
+        body = io.BytesIO()
+        Image.fromarray(made.pictures(1)[0]).save(body, "PNG")
+        (answer,) = entry.handle([{"body": body.getvalue()}], context)
+        assert context.statuses == [200]
+        return bytes(answer)
+
+    return request.param, ask
+
+
+def test_an_answer_has_what_stands_beside_its_boxes(answering: Any) -> None:
+    task, ask = answering
+    answer = json.loads(ask())
+    assert answer["model"]["task"] == task
+    assert len(answer["detections"]) >= 3
+    for d in answer["detections"]:
+        x1, y1, x2, y2 = d["box"]
+        if task == "pose":
+            (px, py, seen), (qx, qy, unseen) = d["points"]
+            assert seen + unseen == pytest.approx(1, abs=2e-4)
+            for point, edge in ((px, x1), (py, y1), (qx, x2), (qy, y2)):
+                assert point == pytest.approx(edge, abs=0.02) or edge in (0, made.SIDE)
+            continue
+        assert d["mask"]["size"] == [made.SIDE, made.SIDE]
+        assert sum(d["mask"]["counts"]) == made.SIDE**2
+        for outline in d["polygons"]:
+            xs, ys = outline[::2], outline[1::2]
+            assert min(xs) >= x1 - 1
+            assert max(xs) <= x2 + 1
+            assert min(ys) >= y1 - 1
+            assert max(ys) <= y2 + 1
+
+
+def test_it_is_drawn(answering: Any) -> None:
+    task, ask = answering
+    drawn = images.decode(ask("image/jpeg"))
+    assert drawn.shape == (made.SIDE, made.SIDE, 3)
+    if task == "instances":
+        numbers = np.asarray(Image.open(io.BytesIO(ask("image/png"))))
+        masks = json.loads(ask())["detections"]
+        assert 0 < numbers.max() <= len(masks)
+
+
+@pytest.mark.parametrize("task", FILES)
+def test_the_gate_notices_what_moved(task: str, tmp_path: Path) -> None:
+    given = loaded(task, tmp_path)
+    answer = given.ask({given.inputs[0].name: made.pictures()})
+    same = TASKS[task].compare(given, "f32", [answer], [answer], [])
+    assert not same.failures
+    assert same.figures["boxes_compared"] > 5
+    moved: Arrays = {k: v.copy() for k, v in answer.items()}
+    if task == "pose":
+        assert same.figures["points_compared"] > 5
+        moved["boxes"][..., 4 + made.CLASSES + 3] += 3
+        says = "points: one moved 3.00 px, at most 0.5 px"
+    else:
+        assert same.figures["mean_mask_iou"] == 1
+        moved["protos"] += 0.1
+        says = "masks: mean overlap"
+    found = TASKS[task].compare(given, "f32", [answer], [moved], []).failures
+    assert any(says in line for line in found)
+
+
+def test_points_without_confidence_get_one(tmp_path: Path) -> None:
+    given = loaded("pose", tmp_path, kpt_shape=[made.POINTS * 3 // 2, 2])
+    assert given.settings["head"]["extras"] == 9
+    answer = given.ask({given.inputs[0].name: made.pictures()})["boxes"]
+    assert (answer[..., 4 + made.CLASSES + 2 :: 3] == 1).all()
+
+
+def test_points_that_contradict_the_file_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        KitError, match=r"9 values behind a box are not classes and points \(\(5, 3"
+    ):
+        loaded("pose", tmp_path, kpt_shape=[5, 3])
+
+
+def test_a_layout_of_another_task_is_named(tmp_path: Path) -> None:
+    layout, told = FILES["pose"]
+    path = made.onnx_file(tmp_path, layout, told=told)
+    with pytest.raises(KitError, match="--layout yolox is none of --task pose: there is anchor-f"):
+        model(path, detector=DetectorOptions(layout="yolox"))
+
+
+@pytest.mark.parametrize(
+    ("task", "line", "expected"),
+    [
+        ("pose", "0 .5 .5 .2 .2 .4 .4 2 .6 .6 2", [25.6, 25.6, 38.4, 38.4, 0]),
+        ("instances", "1 .4 .3 .6 .3 .6 .5", [25.6, 19.2, 38.4, 32, 1]),
+        ("instances", "1 .4 .3 .6", "expected: class x y x y x y"),
+        ("pose", "1 a .3 .6 .2", "expected: class cx cy w h, then x y"),
+    ],
+)
+def test_label_files_are_those_of_yolo(task: str, line: str, expected: Any, tmp_path: Path) -> None:
+    given = loaded(task, tmp_path)
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    Image.fromarray(made.pictures(1)[0]).save(samples / "a.png")
+    (samples / "a.txt").write_text(line)
+    if isinstance(expected, str):
+        with pytest.raises(KitError, match=expected):
+            TASKS[task].read_samples(samples, given, "--samples")
+        return
+    (sample,) = TASKS[task].read_samples(samples, given, "--samples")
+    assert sample.truth is not None
+    np.testing.assert_allclose(sample.truth, [expected], rtol=1e-5)
