@@ -94,6 +94,7 @@ OPTIONS = (
     Option("host", address, "127.0.0.1", "address for predictions; beyond loopback, tokens are on"),
     Option("port", PORT, "8080", "HTTP port; management and metrics take the next two"),
     Option("grpc_port", PORT, "7070", "gRPC port; gRPC management takes the next one"),
+    Option("v2_grpc_port", whole(0, 65533), "0", "gRPC port of the v2 protocol; 0: none"),
     Option("management_host", address, "127.0.0.1", "address for management and metrics"),
     Option("max_request_mb", whole(1, 1024), defaults.REQUEST_MB, "MiB of a request or answer"),
     Option("volume_memory_mb", whole(1, 9999999), "", "MiB that one worker's volumes may take"),
@@ -123,6 +124,7 @@ class Settings:
     host: str
     port: int
     grpc_port: int
+    v2_grpc_port: int
     management_host: str
     max_request_mb: int
     volume_memory_mb: int
@@ -145,6 +147,7 @@ class Settings:
             "metrics": (self.management_host, self.port + 2),
             "gRPC predictions": (self.host, self.grpc_port),
             "gRPC management": (self.management_host, self.grpc_port + 1),
+            **({"gRPC v2": (self.host, self.v2_grpc_port)} if self.v2_grpc_port else {}),
         }
 
     @property

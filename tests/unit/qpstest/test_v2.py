@@ -16,12 +16,13 @@ import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
+from deploy.kserve.messages import messages
 from handlers.errors import KitError
 from qpstest import servers
 from qpstest.http_api import HttpSession, HttpTarget
 from qpstest.options import Options, parse
 from qpstest.v2 import TritonWatch
-from qpstest.v2_grpc import V2GrpcTarget, messages
+from qpstest.v2_grpc import V2GrpcTarget
 from qpstest.v2_tensor import Tensor
 
 ANSWER = b'{"detections": []}'
