@@ -13,7 +13,7 @@ import pytest
 from deploy.hosting.model import Model, Request
 from deploy.triton.__main__ import main
 from repack import archive as archives
-from tests.support import classifiers, environments, made, triton, v2_client
+from tests.support import classifiers, hosts, made, triton, v2_client
 
 pytestmark = pytest.mark.slow
 PICTURES = [path.read_bytes() for path in sorted(made.PICTURES.glob("*.jpg"))[:3]]
@@ -34,10 +34,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     for packed in (made.detector(), classifiers.archive()):
         flags = ["--repository", str(repository), "--instances", "1", "--batch-size", "4"]
         assert main([str(packed), *flags]) == 0
-    python = environments.made("tritonclient", v2_client.PACKAGES) / "bin" / "python"
     with triton.serving(repository, triton.HANDLERS) as found:
         urls = {"http": f"127.0.0.1:{found.port}", "grpc": f"127.0.0.1:{found.grpc_port}"}
-        yield Served(found, v2_client.Asker(python, urls))
+        yield Served(found, hosts.asker(urls))
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,44 @@ def infer(
     return found
 
 
+def about(module: Any, client: Any, model: str) -> dict[str, Any]:
+    """What the server says of itself and of a model."""
+    told: Any = client.get_model_metadata(model)
+    if not isinstance(told, dict):
+        import google.protobuf.json_format as messages
+
+        told = messages.MessageToDict(told)
+    specs = {
+        key: [[i["name"], i["datatype"], [int(n) for n in i["shape"]]] for i in told[key]]
+        for key in ("inputs", "outputs")
+    }
+    ready = {"live": client.is_server_live(), "ready": client.is_server_ready()}
+    return {
+        **ready, "model ready": client.is_model_ready(model), "versions": told["versions"], **specs
+    }  # fmt: skip
+
+
+def tensors(
+    module: Any,
+    client: Any,
+    model: str,
+    values: Any,
+    binary: bool,
+    datatype: str = "FP32",
+    shape: list[int] | None = None,
+) -> dict[str, Any]:
+    """The input ``x`` in, the output ``y`` out."""
+    import numpy as np
+
+    array = np.array(values, np.float32 if datatype == "FP32" else np.float64)
+    array = array.reshape(shape or array.shape)
+    given = module.InferInput("x", list(array.shape), datatype)
+    more = {"binary_data": binary} if module.__name__.endswith("http") else {}
+    given.set_data_from_numpy(array, **more)
+    wanted = module.InferRequestedOutput("y", **more)
+    return {"y": client.infer(model, [given], outputs=[wanted]).as_numpy("y").tolist()}
+
+
 def parse_config(module: Any, client: Any, text: str) -> dict[str, Any]:
     """A ``config.pbtxt`` as Triton's own published message reads it."""
     import importlib
