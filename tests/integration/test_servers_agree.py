@@ -69,7 +69,7 @@ def test_a_drawn_picture(host: Mapping[str, Ask], local: Mapping[str, Model]) ->
     assert np.abs(pixels - images.decode(PICTURES[0])).max() > 100
     for way, ask in host.items():
         drawn = images.decode(ask("fd1", PICTURES[0], "image/jpeg"))
-        assert np.abs(pixels - drawn).mean() < 1, way
+        assert np.abs(pixels - drawn).mean() < 3, way
 
 
 def test_a_mask(host: Mapping[str, Ask], local: Mapping[str, Model], tmp_path: Path) -> None:
