@@ -66,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
     add("--sample", type=Path, metavar="FILE",
         help="input that is answered before the model is ready (default: the kit's own picture"
         " where it takes pictures)")  # fmt: skip
+    add(
+        "--native",
+        action="store_true",
+        help="the network in a backend of Triton's own, as a second model; all else in Python",
+    )
     return found
 
 
@@ -73,7 +78,7 @@ def accelerated(passport: Passport) -> Artefact:
     """What the archive is packed for.
 
     Raises:
-        KitError: for nothing.
+        KitError: it is packed for nothing.
     """
     if "accelerated" not in passport.artefacts:
         raise KitError(
@@ -120,16 +125,23 @@ def run(given: argparse.Namespace) -> None:
     plan = serving(given, passport)
     task = TASKS.get(passport.task)
     sample = given.sample or (PICTURE if task is not None and task.takes_pictures else None)
-    folder = repository.write(given.archive, given.repository, name, plan, sample)
-    artefact = accelerated(passport)
-    backend = BACKENDS.get(artefact.runtime)
-    needs = [
-        f"{p} {passport.versions.get(p, '')}".strip() for p in getattr(backend, "packages", ())
-    ]
+    if given.native:
+        if given.sample:
+            raise KitError("--sample with --native: the network is asked zeros; leave one out")
+        folder = repository.write_native(given.archive, given.repository, name, plan)
+        sample = None
+    else:
+        folder = repository.write(given.archive, given.repository, name, plan, sample)
+    backend = BACKENDS.get(accelerated(passport).runtime)
+    packages = backend.packages if backend and not given.native else ()
+    needs = (f"{p} {passport.versions.get(p, '')}".strip() for p in packages)
     where = "of each GPU" if plan.gpu else "on the CPU"
     size = f"{plan.instances} x {plan.threads} threads {where}, batch {plan.batch}"
     say("written", f"{folder}: {size}")
-    say("warm-up", str(sample) if sample else "none: give an input with --sample")
+    if given.native:
+        say("network", f"{folder}_network, which Triton's own backend runs: tried with no Triton")
+    else:
+        say("warm-up", str(sample) if sample else "none: give an input with --sample")
     say("packages", f"in Triton's own Python: {', '.join(('numpy', *needs))}")
     say("next", f"tritonserver --model-repository {given.repository}")
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
+
+from repack.backends.base import TritonBackend
 
 BODY, ANSWER, STATUS, HEADERS = "BODY", "ANSWER", "STATUS", "HEADERS"
 """Tensors of an archive that is served whole: a file's bytes; the answer's bytes, its HTTP status,
@@ -20,8 +23,44 @@ class Word:
 
 
 STRING, INT32 = Word("TYPE_STRING"), Word("TYPE_INT32")
+ZERO = Word("true")
 
 Message = Mapping[str, Any]
+NONE: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A tensor of a network: NumPy's name of its type; -1 is an axis of any length."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def word(self) -> Word:
+        return Word(f"TYPE_{self.dtype.upper().replace('FLOAT', 'FP')}")
+
+    def dims(self, batched: bool) -> tuple[int, ...]:
+        """The shape as Triton wants it: the batch axis goes without saying."""
+        return self.shape[1:] if batched else self.shape
+
+
+@dataclass(frozen=True)
+class Network:
+    """What Triton's backend is asked, and gives.
+
+    Attributes:
+        batched: the first axis of all is the batch.
+        pixels: inputs that it takes as ``[N, 3, H, W]`` in 0..1, where the handler gives uint8.
+        most: its largest batch; 0 for any.
+    """
+
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+    batched: bool
+    pixels: tuple[str, ...] = ()
+    most: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,10 +98,13 @@ class Serving:
         }
 
 
-def whole(name: str, serving: Serving, sample: str | None) -> Message:
+def whole(
+    name: str, serving: Serving, sample: str | None, more: Mapping[str, str] = NONE
+) -> Message:
     """An archive in the Python backend, from the request's bytes to the answer's.
 
     Args:
+        more: parameters of the model.
         sample: a file in the folder ``warmup`` that each instance answers before it is ready.
     """
     found: dict[str, Any] = {
@@ -73,12 +115,41 @@ def whole(name: str, serving: Serving, sample: str | None) -> Message:
         "output": [
             tensor(ANSWER, STRING, [1]), tensor(STATUS, INT32, [1]), tensor(HEADERS, STRING, [1]),
         ],
-        "parameters": parameters({"threads": str(serving.threads)}),
+        "parameters": parameters({"threads": str(serving.threads), **more}),
     }  # fmt: skip
     if sample:
         given = {"data_type": STRING, "dims": [1], "input_data_file": sample}
         inputs = {"key": BODY, "value": given}
         found["model_warmup"] = [{"name": "sample", "batch_size": 1, "inputs": [inputs]}]
+    return found
+
+
+def network(name: str, serving: Serving, told: Network, backend: TritonBackend) -> Message:
+    """An archive's network in a backend of Triton's own, answered once before it is ready."""
+    batch = serving.batch if told.batched else 0
+    fields = serving.fields
+    fields["dynamic_batching"].pop("default_queue_policy")  # whoever asks waits for its answer
+    if not batch:
+        del fields["dynamic_batching"]
+    found: dict[str, Any] = {
+        "name": name,
+        "backend": backend.name,
+        **fields,
+        "max_batch_size": batch,
+        "input": [tensor(s.name, s.word, s.dims(told.batched)) for s in told.inputs],
+        "output": [tensor(s.name, s.word, s.dims(told.batched)) for s in told.outputs],
+    }
+    if backend.threads:
+        found["parameters"] = parameters({backend.threads: str(serving.threads)})
+    if all(n >= 0 for s in told.inputs for n in s.dims(told.batched)):
+        inputs = [
+            {
+                "key": s.name,
+                "value": {"data_type": s.word, "dims": s.dims(told.batched), "zero_data": ZERO},
+            }
+            for s in told.inputs
+        ]
+        found["model_warmup"] = [{"name": "zeros", "batch_size": min(1, batch), "inputs": inputs}]
     return found
 
 

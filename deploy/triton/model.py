@@ -6,6 +6,7 @@ This file travels: it stands in the model repository beside the archive that it 
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,14 +34,17 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         told = {name: entry["string_value"] for name, entry in config["parameters"].items()}
         gpu = args["model_instance_kind"] == "GPU"
-        self._model = Model(
-            HERE / "archive",
-            name=args["model_name"],
-            gpu=int(args["model_instance_device_id"]) if gpu else None,
-            threads=int(told["threads"]),
-            batch_size=config["max_batch_size"],
-            metrics=Metrics(),
-        )
+        given: dict[str, Any] = {
+            "name": args["model_name"],
+            "gpu": int(args["model_instance_device_id"]) if gpu else None,
+            "threads": int(told["threads"]),
+            "batch_size": config["max_batch_size"],
+            "metrics": Metrics(),
+        }
+        if "network" in told:
+            self._model: Model = Networked(json.loads(told["network"]), HERE / "archive", **given)
+        else:
+            self._model = Model(HERE / "archive", **given)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers all requests of a batch by one call; as many responses, in their order."""
@@ -53,6 +57,22 @@ class TritonPythonModel:
             else backend.InferenceResponse(error=items)
             for items in read
         ]
+
+
+class Networked(Model):
+    """An archive whose network runs in a model of its own, beside this one.
+
+    Args:
+        network: for ``deploy.triton.network.install``.
+    """
+
+    def __init__(self, network: Mapping[str, Any], *given: Any, **more: Any):
+        self._network = network
+        super().__init__(*given, **more)
+
+    def _load(self, *given: Any) -> None:
+        importlib.import_module("deploy.triton.network").install(**self._network)
+        super()._load(*given)
 
 
 def _read(request: Any) -> list[Request] | Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from deploy.torchserve.settings import ROOT
-from deploy.triton import config
+from deploy.triton import config, native
 from deploy.triton.config import Serving
 from handlers.errors import KitError
 from repack import archive
@@ -24,7 +26,7 @@ SAMPLE = "sample"
 CODE = (
     "deploy/__init__.py", "deploy/hosting/*.py", "deploy/torchserve/__init__.py",
     "deploy/torchserve/guard/__init__.py", "deploy/torchserve/guard/forms.py",
-    "deploy/torchserve/guard/http.py",
+    "deploy/torchserve/guard/http.py", "deploy/triton/__init__.py", "deploy/triton/network.py",
 )  # fmt: skip
 """What the model imports of the kit; all else is in the archive."""
 
@@ -47,7 +49,6 @@ def write(packed: Path, repository: Path, name: str, serving: Serving, sample: P
         version = folder / VERSION
         version.mkdir()
         archive.unpack(packed, version / "archive")
-        shutil.copyfile(HERE / "model.py", version / "model.py")
         _copy_code(version)
         if sample is not None:
             (folder / "warmup").mkdir()
@@ -58,7 +59,44 @@ def write(packed: Path, repository: Path, name: str, serving: Serving, sample: P
     return repository / name
 
 
+def write_native(packed: Path, repository: Path, name: str, serving: Serving) -> Path:
+    """Writes two models: the network for a backend of Triton's own, and all else in Python.
+
+    Returns and raises as ``write``; and raises where Triton has no such backend.
+    """
+    beside = f"{name}_network"
+    with _draft(repository, name) as folder, _draft(repository, beside) as own:
+        version = folder / VERSION
+        version.mkdir()
+        passport = archive.unpack(packed, version / "archive")
+        _copy_code(version)
+        artefact = passport.artefacts["accelerated"]
+        backend = native.backend_of(artefact)
+        told = native.network(passport, artefact)
+        assert backend.triton is not None  # noqa: S101
+        (own / VERSION).mkdir()
+        outputs = [spec.name for spec in told.outputs]
+        target = own / VERSION / backend.triton.file
+        backend.for_triton(version / "archive", artefact, outputs, target)
+        most = min(filter(None, (told.most, serving.batch))) if told.batched else 0
+        network = replace(serving, batch=most or serving.batch)
+        text = config.text(config.network(beside, network, told, backend.triton))
+        (own / "config.pbtxt").write_text(text, encoding="utf-8")
+        asked = {
+            "runtime": artefact.runtime,
+            "told": {
+                "model": beside, "outputs": outputs, "pixels": told.pixels, "most": most,
+                "note": backend.triton.note,
+            },
+        }  # fmt: skip
+        front = replace(serving, gpu=False)
+        whole = config.whole(name, front, None, {"network": json.dumps(asked)})
+        (folder / "config.pbtxt").write_text(config.text(whole), encoding="utf-8")
+    return repository / name
+
+
 def _copy_code(version: Path) -> None:
+    shutil.copyfile(HERE / "model.py", version / "model.py")
     for path in (path for pattern in CODE for path in ROOT.glob(pattern)):
         target = version / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)

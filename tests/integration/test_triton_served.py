@@ -35,8 +35,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         flags = ["--repository", str(repository), "--instances", "1", "--batch-size", "4"]
         assert main([str(packed), *flags]) == 0
     with triton.serving(repository, triton.HANDLERS) as found:
-        urls = {"http": f"127.0.0.1:{found.port}", "grpc": f"127.0.0.1:{found.grpc_port}"}
-        yield Served(found, hosts.asker(urls))
+        yield Served(found, hosts.asker(found.urls))
 
 
 @pytest.fixture(scope="module")

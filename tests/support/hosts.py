@@ -67,7 +67,7 @@ def triton_server(archives: Mapping[str, Path], room: Path) -> Iterator[Mapping[
         flags = ["--repository", str(room / "models"), "--instances", "1", "--name", name]
         assert write_repository([str(path), *flags]) == 0
     with triton.serving(room / "models", triton.HANDLERS) as found:
-        v2 = asker({"http": f"127.0.0.1:{found.port}", "grpc": f"127.0.0.1:{found.grpc_port}"})
+        v2 = asker(found.urls)
         yield {"v2 http": _v2(v2, "http"), "v2 grpc": _v2(v2, "grpc")}
 
 

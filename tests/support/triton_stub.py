@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -74,6 +74,53 @@ class MetricFamily:
                 MetricFamily.page[key] = value
 
         return Metric()
+
+
+TRITONSERVER_MEMORY_CPU = 0
+
+
+@dataclass(frozen=True)
+class PreferredMemory:
+    kind: int
+    device: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    message_: str
+
+    def message(self) -> str:
+        return self.message_
+
+
+@dataclass(frozen=True)
+class Response:
+    tensors: Mapping[str, NDArray[Any]]
+    failed: Failed | None = None
+
+    def has_error(self) -> bool:
+        return self.failed is not None
+
+    def error(self) -> Failed | None:
+        return self.failed
+
+
+@dataclass(frozen=True)
+class InferenceRequest:
+    """A request to another model; ``answer`` is that model."""
+
+    model_name: str
+    inputs: Sequence[Tensor]
+    requested_output_names: Sequence[str]
+    preferred_memory: PreferredMemory
+    answer: ClassVar[Callable[[InferenceRequest], Response]]
+
+    def exec(self) -> Response:
+        return type(self).answer(self)
+
+
+def get_output_tensor_by_name(response: Response, name: str) -> Tensor:
+    return Tensor(name, response.tensors[name])
 
 
 def get_input_tensor_by_name(request: Request, name: str) -> Tensor:
