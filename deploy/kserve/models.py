@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.kserve.tensors import BYTES, DTYPES, Mistake, Spec, Tensor, packed
+from deploy.kserve.tensors import BYTES, DTYPES, Bytes, Mistake, Spec, Tensor, packed
 from handlers.passport import Passport, TensorSpec
 
 BODY = Spec("BODY", BYTES, (-1, 1))
@@ -51,7 +51,7 @@ class Reply:
             return f"{self.status}: {len(self.body):,} bytes that say no reason"
 
 
-Ask = Callable[[str, bytes, Mapping[str, str]], Awaitable[Reply]]
+Ask = Callable[[str, Bytes, Mapping[str, str]], Awaitable[Reply]]
 """Asks a model's handler: name, body, headers."""
 
 
@@ -185,24 +185,16 @@ def _require_parameters(given: Mapping[str, Any], taken: Sequence[str]) -> None:
 
 
 def _answers(replies: Sequence[Reply]) -> list[Tensor]:
-    kept = [{k: v for k, v in r.headers.items() if k not in CONNECTION_HEADERS} for r in replies]
     columns = (
         packed(r.body for r in replies),
         struct.pack(f"<{len(replies)}i", *(r.status for r in replies)),
-        packed(json.dumps(headers).encode() for headers in kept),
+        packed(json.dumps(dict(r.headers)).encode() for r in replies),
     )
     shape = (len(replies), 1)
     return [
         Tensor(spec.name, spec.datatype, shape, data)
         for spec, data in zip(ANSWERED, columns, strict=True)
     ]
-
-
-CONNECTION_HEADERS = {
-    "content-length", "connection", "transfer-encoding", "keep-alive", "pragma", "cache-control",
-    "expires", "x-request-id",
-}  # fmt: skip
-"""TorchServe's own, which say nothing of an answer."""
 
 
 def _npz(tensors: Sequence[Tensor]) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from deploy.kserve.models import Ask, Model, Reply, together
-from deploy.kserve.tensors import BYTES, DTYPES, Mistake, Tensor, packed
+from deploy.kserve.tensors import BYTES, DTYPES, Bytes, Mistake, Tensor, packed
 from handlers import payload
 from handlers.errors import ItemError
 
@@ -26,8 +26,11 @@ NAME, VERSION = "torchserve-repack", "2"
 MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer))?")
 V1 = re.compile(r"/v1/models/([^/:]+)(:predict)?")
 
-Ready = Callable[[str], Awaitable[bool]]
-"""Whether a model's workers have loaded it."""
+Ready = Callable[[str], Awaitable[bool | None]]
+"""Whether a model's workers have loaded it; None where it was given up and has none."""
+
+MOST_VALUES = 1 << 21
+"""Numbers and texts in one piece of JSON: while it is read or written, everybody waits."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,12 @@ class Speaker:
         return _get(asked, found)
 
     async def all_ready(self) -> bool:
-        return all([await self.ready(name) for name in self.models])
+        """Whether every model that is served can be asked."""
+        states = [await self.ready(name) for name in self.models]
+        return True in states and False not in states
+
+    async def is_ready(self, model: Model) -> bool:
+        return await self.ready(model.name) is True
 
     def model(self, name: str, version: str = "") -> Model:
         """The served model.
@@ -107,7 +115,7 @@ class Speaker:
         if what == "infer":
             return await self._infer(asked, model)
         if what == "ready":
-            ready = await self.ready(model.name)
+            ready = await self.is_ready(model)
             return _get(asked, {"name": model.name, "ready": ready}, 200 if ready else 503)
         return _get(asked, model.metadata)
 
@@ -117,7 +125,7 @@ class Speaker:
         if not size.isdecimal() or int(size) > len(asked.body):
             raise Mistake(f"{LENGTH} {size!r} came with {len(asked.body):,} bytes")
         head = self._read(asked.body[: int(size)])
-        tensors = _tensors(head, asked.body[int(size) :])
+        tensors = _tensors(head, memoryview(asked.body)[int(size) :])
         parameters = _mapping(head, "parameters")
         binary = parameters.pop("binary_data_output", False) is True
         authorization = asked.headers.get("authorization", "")
@@ -129,7 +137,7 @@ class Speaker:
 
     async def _v1(self, asked: Asked, model: Model, predict: bool) -> Reply:
         if not predict:
-            ready = await self.ready(model.name)
+            ready = await self.is_ready(model)
             return _get(asked, {"name": model.name, "ready": ready}, 200 if ready else 503)
         _require(asked, "POST")
         authorization = asked.headers.get("authorization", "")
@@ -148,6 +156,10 @@ class Speaker:
         return _json({"predictions": [json.loads(reply.body) for reply in replies]})
 
     def _read(self, data: bytes) -> dict[str, Any]:
+        if data.count(b",") > MOST_VALUES:
+            raise Mistake(
+                f"JSON of more than {MOST_VALUES:,} values came; send them as binary data", 413
+            )
         self.require_json(data)
         try:
             found = json.loads(data)
@@ -188,7 +200,7 @@ def _mapping(holder: Mapping[str, Any], key: str) -> dict[str, Any]:
     return dict(found)
 
 
-def _tensors(head: Mapping[str, Any], behind: bytes) -> list[Tensor]:
+def _tensors(head: Mapping[str, Any], behind: memoryview) -> list[Tensor]:
     """The inputs, of JSON and of what follows it."""
     entries = head.get("inputs")
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
@@ -202,6 +214,7 @@ def _tensors(head: Mapping[str, Any], behind: bytes) -> list[Tensor]:
             raise Mistake(f"input {name!r}: shape {shape!r} came; expected a list of lengths")
         size = _mapping(entry, "parameters").get("binary_data_size")
         is_text = size is None
+        data: Bytes
         if is_text:
             data = _of_json(name, datatype, entry.get("data"))
         elif type(size) is int and 0 <= size <= len(behind) - at:
@@ -218,9 +231,14 @@ def _tensors(head: Mapping[str, Any], behind: bytes) -> list[Tensor]:
 
 def _of_json(name: str, datatype: str, data: Any) -> bytes:
     """Packed values of (nested) lists."""
-    values: list[Any] = [data]
-    while any(isinstance(value, list) for value in values):
-        values = [v for value in values for v in (value if isinstance(value, list) else [value])]
+    values: list[Any] = []
+    waiting = [data]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += reversed(value)
+        else:
+            values.append(value)
     if datatype == BYTES:
         if not all(isinstance(value, str) for value in values):
             raise Mistake(f"input {name!r}: BYTES in JSON are texts; a file is one in base64")
@@ -277,6 +295,12 @@ def _listed(tensor: Tensor) -> list[Any]:
         import numpy as np
 
         found = np.frombuffer(tensor.data, DTYPES[tensor.datatype])
+        if found.size > MOST_VALUES:
+            raise Mistake(
+                f"output {tensor.name!r} has {found.size:,} values; JSON takes {MOST_VALUES:,}: "
+                "ask for binary data",
+                413,
+            )
         if found.dtype.kind == "f" and not np.isfinite(found).all():
             raise Mistake(
                 f"output {tensor.name!r} holds NaN or infinity, which JSON cannot carry: ask for "
@@ -287,9 +311,9 @@ def _listed(tensor: Tensor) -> list[Any]:
     return [_text(element) for element in tensor.elements()]
 
 
-def _text(data: bytes) -> str:
+def _text(data: Bytes) -> str:
     try:
-        return data.decode()
+        return bytes(data).decode()
     except UnicodeDecodeError:
         return base64.b64encode(data).decode()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -33,7 +34,12 @@ CONTENTS = {
 """The field that holds a tensor's values, where they are not raw."""
 
 
-async def start(speaker: Speaker, host: str, port: int, max_body: int) -> aio.Server:
+Hold = Callable[[int], AbstractContextManager[None]]
+"""Holds so many bytes of a request while it is answered; raises ``Mistake`` where that is too
+much."""
+
+
+async def start(speaker: Speaker, host: str, port: int, max_body: int, hold: Hold) -> aio.Server:
     """A server that listens; raises ``RuntimeError`` where it cannot."""
     # A message has names and lengths beside its values, and an answer is another size.
     options = [
@@ -42,13 +48,13 @@ async def start(speaker: Speaker, host: str, port: int, max_body: int) -> aio.Se
         ("grpc.max_metadata_size", 8192),
     ]
     server = aio.server(options=options)
-    server.add_generic_rpc_handlers((handlers(speaker),))
+    server.add_generic_rpc_handlers((handlers(speaker, hold),))
     server.add_insecure_port(f"{host}:{port}")
     await server.start()
     return server
 
 
-def handlers(speaker: Speaker) -> Any:
+def handlers(speaker: Speaker, hold: Hold) -> Any:
     """The service's methods."""
     known = messages()
 
@@ -60,7 +66,7 @@ def handlers(speaker: Speaker) -> Any:
 
     async def model_ready(request: Any, authorization: str) -> Any:
         model = speaker.model(request.name, request.version)
-        return known["ModelReadyResponse"](ready=await speaker.ready(model.name))
+        return known["ModelReadyResponse"](ready=await speaker.is_ready(model))
 
     async def server_metadata(request: Any, authorization: str) -> Any:
         return known["ServerMetadataResponse"](name=rest.NAME, version=rest.VERSION)
@@ -97,7 +103,7 @@ def handlers(speaker: Speaker) -> Any:
         SERVICE,
         {
             name: grpc.unary_unary_rpc_method_handler(
-                _guarded(method),
+                _guarded(method, hold),
                 known[f"{name}Request"].FromString,
                 known[f"{name}Response"].SerializeToString,
             )
@@ -106,11 +112,14 @@ def handlers(speaker: Speaker) -> Any:
     )
 
 
-def _guarded(method: Callable[[Any, str], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+def _guarded(
+    method: Callable[[Any, str], Awaitable[Any]], hold: Hold
+) -> Callable[[Any, Any], Awaitable[Any]]:
     async def answered(request: Any, context: Any) -> Any:
         told = {str(key).lower(): value for key, value in context.invocation_metadata() or ()}
         try:
-            return await method(request, str(told.get("authorization", "")))
+            with hold(request.ByteSize()):
+                return await method(request, str(told.get("authorization", "")))
         except Mistake as e:
             usual = grpc.StatusCode.INVALID_ARGUMENT if e.status < 500 else grpc.StatusCode.INTERNAL
             await context.abort(CODES.get(e.status, usual), str(e))

@@ -29,6 +29,10 @@ class Mistake(Exception):
         self.status = status
 
 
+Bytes = bytes | memoryview
+"""What came, without a copy where it is large."""
+
+
 @dataclass(frozen=True)
 class Spec:
     """A tensor that a model takes or gives; -1 is an axis of any length."""
@@ -67,16 +71,17 @@ class Tensor:
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: bytes
+    data: Bytes
     is_text: bool = False
 
-    def elements(self) -> list[bytes]:
+    def elements(self) -> list[Bytes]:
         """The elements of a ``BYTES`` tensor.
 
         Raises:
             Mistake: lengths that do not fit the data or the shape.
         """
-        found, at = [], 0
+        found: list[Bytes] = []
+        at = 0
         while at < len(self.data):
             begin = at + LENGTH
             at = begin + int.from_bytes(self.data[at:begin], "little")
@@ -108,6 +113,6 @@ def size_of(datatype: str) -> int:
     return int(DTYPES[datatype][-1]) if datatype != "BOOL" else 1
 
 
-def packed(elements: Iterable[bytes]) -> bytes:
+def packed(elements: Iterable[Bytes]) -> bytes:
     """Elements of ``BYTES``, each behind its length."""
-    return b"".join(len(e).to_bytes(LENGTH, "little") + e for e in elements)
+    return b"".join(part for e in elements for part in (len(e).to_bytes(LENGTH, "little"), e))

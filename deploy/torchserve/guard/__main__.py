@@ -10,9 +10,10 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-from deploy.torchserve.guard.asking import speaker
+from deploy.torchserve.guard.asking import hold, speaker
 from deploy.torchserve.guard.client import Client
 from deploy.torchserve.guard.house import House
 from deploy.torchserve.guard.limits import Given
@@ -70,7 +71,7 @@ async def serve(given: Given) -> None:
         from deploy.kserve import service as grpc_service  # 10 MB that few ask for
 
         at = given.host, given.v2_grpc_port, given.max_body
-        service = await grpc_service.start(speaker(house), *at)
+        service = await grpc_service.start(speaker(house), *at, partial(hold, house))
 
     def stop() -> None:
         house.stopping = True

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from http.client import HTTPException
 
 from deploy.kserve.models import Model, Reply
 from deploy.kserve.rest import Speaker
-from deploy.kserve.tensors import Mistake
+from deploy.kserve.tensors import Bytes, Mistake
 from deploy.torchserve import management
 from deploy.torchserve.guard.house import House
 from deploy.torchserve.guard.http import CHUNKED, Chunks, Refusal
@@ -17,12 +18,19 @@ from deploy.torchserve.guard.turns import Turns
 from deploy.torchserve.guard.upstream import Job
 from handlers.memory import json_memory, mib
 
+CONNECTION = {
+    "content-length", "connection", "transfer-encoding", "keep-alive", "pragma", "cache-control",
+    "expires", "x-request-id",
+}  # fmt: skip
+"""Headers of TorchServe's own, which say nothing of an answer."""
+
 
 class Question(Job):
     """One prediction; waits for its turn like any client's, and is awaited."""
 
-    def __init__(self, house: House, turns: Turns, head: bytes, body: bytes):
-        super().__init__(self, b"POST", [head, body])
+    def __init__(self, house: House, turns: Turns, head: bytes, body: Bytes):
+        # Sent one after the other: put together, a large body would be there twice.
+        super().__init__(self, b"POST", [head, b"", body])
         self._house = house
         self._turns = turns
         self._head = b""
@@ -84,10 +92,24 @@ def read(head: bytes, data: bytes) -> Reply:
     """An answer of TorchServe's, its chunks put together."""
     first, *lines = head.rstrip(b"\r\n").split(b"\r\n")
     fields = (line.decode("latin-1").partition(":") for line in lines)
-    headers = {name.strip().lower(): value.strip() for name, _, value in fields}
+    named = {name.strip().lower(): value.strip() for name, _, value in fields}
+    headers = {name: value for name, value in named.items() if name not in CONNECTION}
     if CHUNKED.search(head):
         data = b"".join(Chunks(any_size=True).feed(data))
     return Reply(int(first.split()[1]), headers, data)
+
+
+@contextmanager
+def hold(house: House, size: int) -> Iterator[None]:
+    """Counts a request's bytes among those that are held; raises ``Mistake`` for too many."""
+    house.held += size
+    try:
+        house.make_room(asyncio.get_running_loop().time())
+        yield
+    except Refusal as e:
+        raise Mistake(str(e), e.status) from None
+    finally:
+        house.held -= size
 
 
 @cache
@@ -95,19 +117,21 @@ def speaker(house: House) -> Speaker:
     """What speaks the Open Inference Protocol for the models of this guard."""
     given = house.given
 
-    async def ask(name: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+    async def ask(name: str, body: Bytes, headers: Mapping[str, str]) -> Reply:
         fields = {**headers, "host": "localhost", "content-length": str(len(body))}
         lines = [f"POST /predictions/{name} HTTP/1.1"]
         lines += [f"{field}: {value}" for field, value in fields.items()]
         head = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
         return await Question(house, house.turns[name.encode()], head, body).answer()
 
-    async def ready(name: str) -> bool:
+    async def ready(name: str) -> bool | None:
         key = management.key(given.keys, "management")
         try:
             told = await asyncio.to_thread(management.describe, *given.management, key, name)
         except (OSError, HTTPException):
             return False
+        if told is not None and not told.get("maxWorkers"):
+            return None
         return management.is_ready(told)
 
     def require_json(data: bytes) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gzip
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from deploy.kserve.models import ANSWERED, BODY, Model, Reply
 from deploy.kserve.rest import LENGTH, Asked, Speaker
-from deploy.kserve.tensors import Mistake, Spec, packed
+from deploy.kserve.tensors import Bytes, Mistake, Spec, packed
 from handlers.tensors import npz
 
 FILES = Model("fd1", "1.0", False, (BODY,), ANSWERED)
@@ -28,16 +29,18 @@ class Handler:
     """Answers with what it was asked; a body that begins with "bad" is refused."""
 
     def __init__(self) -> None:
+        self.ready: dict[str, bool | None] = {"fd1": True, "tiny": False}
         self.asked: list[tuple[str, bytes, dict[str, str]]] = []
 
-    async def ask(self, name: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+    async def ask(self, name: str, body: Bytes, headers: Mapping[str, str]) -> Reply:
+        body = bytes(body)
         self.asked.append((name, body, dict(headers)))
         if body.startswith(b"bad"):
             told = {"code": 415, "type": "UnsupportedFormat", "message": f"{len(body)} bytes"}
             return Reply(415, {"content-type": "application/json"}, json.dumps(told).encode())
         if headers.get("accept") == "application/x-npz":
             return Reply(200, {}, npz({"y": np.arange(6, dtype=np.float32).reshape(2, 3)}))
-        kind = {"content-type": "application/json", "content-length": "9", "x-fallback": "why"}
+        kind = {"content-type": "application/json", "x-fallback": "why"}
         return Reply(200, kind, json.dumps({"bytes": len(body)}).encode())
 
 
@@ -53,8 +56,8 @@ def answer(path: str, body: bytes = b"", method: str = "POST", **headers: str) -
 def spoken(
     handler: Handler, path: str, body: bytes = b"", method: str = "POST", **headers: str
 ) -> Reply:
-    async def ready(name: str) -> bool:
-        return name == "fd1"
+    async def ready(name: str) -> bool | None:
+        return handler.ready[name]
 
     speaker = Speaker({"fd1": FILES, "tiny": ARRAYS}, handler.ask, ready, require_json)
     named = {k.replace("_", "-"): v for k, v in headers.items()}
@@ -250,6 +253,31 @@ def test_readiness_is_the_models_own() -> None:
         ("/v2/models/tiny/ready", 503), ("/v1/models/tiny", 503), ("/v2/models/none/ready", 404),
     ):  # fmt: skip
         assert answer(path, method="GET").status == status
+
+
+def test_a_model_that_was_given_up_keeps_no_other_from_its_requests() -> None:
+    handler = Handler()
+    handler.ready["tiny"] = None
+    assert spoken(handler, "/v2/health/ready", method="GET").status == 200
+    assert spoken(handler, "/v2/models/tiny/ready", method="GET").status == 503
+    handler.ready["fd1"] = None
+    assert spoken(handler, "/v2/health/ready", method="GET").status == 503
+
+
+def test_json_of_very_many_values_is_refused_before_it_is_read() -> None:
+    asked = arrays(data=[0] * (1 << 21))
+    status, said = error(answer("/v2/models/tiny/infer", json.dumps(asked).encode()))
+    assert (status, "send them as binary data" in said) == (413, True)
+
+
+def test_lists_nested_deep_beside_long_ones_take_no_longer() -> None:
+    deep: list[Any] = []
+    for _ in range(900):
+        deep = [deep]
+    asked = arrays(shape=[200_000, 3], data=[deep, *[1] * 600_000])
+    began = time.monotonic()
+    assert answer("/v2/models/tiny/infer", json.dumps(asked).encode()).status == 200
+    assert time.monotonic() - began < 5
 
 
 def test_metadata() -> None:

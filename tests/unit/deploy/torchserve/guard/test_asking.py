@@ -7,8 +7,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+
 from deploy.kserve.models import ANSWERED, BODY, Model
-from deploy.torchserve.guard.asking import read
+from deploy.kserve.tensors import Mistake
+from deploy.torchserve.guard.asking import hold, read
 from tests.support.guard_stage import Stage, after, run, whole
 
 DESCRIBED = {"fd1": asdict(Model("fd1", "1.0", False, (BODY,), ANSWERED))}
@@ -91,4 +94,18 @@ def test_a_connection_carries_both_protocols(tmp_path: Path) -> None:
 def test_an_answer_in_chunks_is_put_together() -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A:  b \r\n"
     found = read(head, b"2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n")
-    assert (found.status, found.headers["x-a"], found.body) == (200, "b", b"abcde")
+    assert (found.status, found.headers, found.body) == (200, {"x-a": "b"}, b"abcde")
+
+
+def test_what_grpc_holds_is_counted_among_all_that_is_held(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with Stage(tmp_path, held=1000) as stage:
+            with hold(stage.house, 600):
+                assert stage.house.held == 600
+                with pytest.raises(Mistake) as refused, hold(stage.house, 600):
+                    pass
+                assert refused.value.status == 503
+                assert stage.house.held == 600
+            assert stage.house.held == 0
+
+    run(scene())
