@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ import numpy as np
 import pytest
 import requests
 
+from deploy.torchserve import server as servers
 from deploy.torchserve.client import Client
 from tests.support import environments, hosts, kserve_client, made, v2_client
+from tests.support.archives import write_archive
 from tests.support.servers import free_ports, serving, settings_for
 
 pytestmark = pytest.mark.slow
@@ -145,3 +149,29 @@ def test_a_token_is_wanted_where_predictions_want_one(tmp_path: Path) -> None:
         key = {"Authorization": f"Bearer {server.client.key('inference')}"}
         good = requests.post(f"{url}/infer", json={"inputs": [x]}, headers=key, timeout=9)
         assert good.status_code == 200, good.text
+
+
+SLOW = """
+import time
+class Handler:
+    def initialize(self, context):
+        pass
+    def handle(self, rows, context):
+        time.sleep(2)
+        return [b'{"done": 1}' for _ in rows]
+"""
+
+
+def test_a_stop_answers_what_is_in_flight(tmp_path: Path) -> None:
+    """Row 36, by both of the protocol's ways."""
+    (tmp_path / "store").mkdir()
+    write_archive(tmp_path / "store", "slow", SLOW, task="detection")
+    _, port = free_ports()
+    settings = settings_for(tmp_path / "store", tmp_path / "run", name="slow", v2_grpc_port=port)
+    asker = hosts.asker({"http": f"127.0.0.1:{settings.port}", "grpc": f"127.0.0.1:{port}"})
+    with serving(settings) as server, ThreadPoolExecutor() as pool:
+        asked = [pool.submit(asker.ask, protocol, "slow", [b"a"] * 2) for protocol in PROTOCOLS]
+        time.sleep(3)  # four predictions of two seconds, by clients that start in less than one
+        assert not any(each.done() for each in asked)
+        assert servers.stop(server, 30)
+        assert [each.result().bodies for each in asked] == [[b'{"done": 1}'] * 2] * 2

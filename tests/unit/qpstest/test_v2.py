@@ -125,7 +125,7 @@ def test_a_file_goes_in_and_the_models_own_answer_comes_out(kind: str, binary: b
         reply = session.call(0)
         session.close()
         sent = server.seen[-1]
-    assert (reply.kind, reply.message) == ("", "")
+    assert (reply.kind, reply.message, reply.answer) == ("", "", ANSWER)
     if binary:
         assert sent == b"\x07\0\0\0picture"
     else:
