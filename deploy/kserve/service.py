@@ -39,13 +39,20 @@ Hold = Callable[[int], AbstractContextManager[None]]
 much."""
 
 
-async def start(speaker: Speaker, host: str, port: int, max_body: int, hold: Hold) -> aio.Server:
-    """A server that listens; raises ``RuntimeError`` where it cannot."""
+async def start(
+    speaker: Speaker, host: str, port: int, shared: bool, max_body: int, hold: Hold
+) -> aio.Server:
+    """A server that listens, on a port ``shared`` with others of its kind.
+
+    Raises:
+        RuntimeError: it cannot.
+    """
     # A message has names and lengths beside its values, and an answer is another size.
     options = [
         ("grpc.max_receive_message_length", max_body + (1 << 20)),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", 8192),
+        ("grpc.so_reuseport", int(shared)),
     ]
     server = aio.server(options=options)
     server.add_generic_rpc_handlers((handlers(speaker, hold),))

@@ -96,6 +96,7 @@ def serving(given: argparse.Namespace, passport: Passport) -> Serving:
     artefact = accelerated(passport)
     options = artefact.options
     batches = options.batches if isinstance(options, DeviceOptions) else ()
+    profiles = [shapes[2][0] for p in getattr(options, "engines", ()) for shapes in p.values()]
     task = TASKS.get(passport.task)
     alone = task is not None and (task.one_at_a_time or not task.batches)
     if alone and (given.batch_size or 1) > 1:
@@ -104,7 +105,7 @@ def serving(given: argparse.Namespace, passport: Passport) -> Serving:
         )
     gpu = BACKENDS[artefact.runtime].device == "gpu" if artefact.runtime in BACKENDS else False
     instances = given.instances or (1 if gpu else min(cores(), 4))
-    batch = given.batch_size or (1 if alone else max(batches, default=1))
+    batch = given.batch_size or (1 if alone else max(batches or profiles, default=1))
     return Serving(
         gpu=gpu,
         instances=instances,

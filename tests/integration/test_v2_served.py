@@ -175,3 +175,4 @@ def test_a_stop_answers_what_is_in_flight(tmp_path: Path) -> None:
         assert not any(each.done() for each in asked)
         assert servers.stop(server, 30)
         assert [each.result().bodies for each in asked] == [[b'{"done": 1}'] * 2] * 2
+    assert (tmp_path / "run" / "logs" / "guard.log").read_text() == ""

@@ -70,7 +70,7 @@ async def serve(given: Given) -> None:
     if given.v2_grpc_port:
         from deploy.kserve import service as grpc_service  # 10 MB that few ask for
 
-        at = given.host, given.v2_grpc_port, given.max_body
+        at = given.host, given.v2_grpc_port, given.shared, given.max_body
         service = await grpc_service.start(speaker(house), *at, partial(hold, house))
 
     def stop() -> None:
@@ -89,11 +89,13 @@ async def serve(given: Given) -> None:
         for each in (*house.guests, *house.asked):
             loop.call_soon(each.check, now)  # a fault with one ends neither the others nor this
         if house.stopping and not house.guests and all(task.done() for task in ending):
-            return
+            break
         if house.refused and time.monotonic() - logged > LOG_S:
             print("refused:", *(f"{n} x {s}" for s, n in house.refused.items()), flush=True)
             house.refused.clear()
             logged = time.monotonic()
+    if service is not None:
+        await service.stop(None)
 
 
 def main() -> None:

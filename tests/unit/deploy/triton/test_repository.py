@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploy.triton import repository
 from deploy.triton.__main__ import main
 from deploy.triton.config import Word, text
+from handlers.artefact import Artefact, TensorRTOptions
 from tests.support import archives
 from tests.support.archives import RECORD
 
@@ -93,3 +95,27 @@ def test_an_archive_that_is_packed_for_nothing_is_refused(
 ) -> None:
     line = refused(capsys, archives.build(tmp_path), "--repository", tmp_path / "models")
     assert "no accelerated artefact" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "flags", "line"),
+    [
+        ({"batches": (1, 4, 16)}, (), "preferred_batch_size: 16"),
+        ({"batches": (1, 4, 16)}, ("--batch-size", "4"), "max_batch_size: 4"),
+        ({"engines": ({"x": ((1, 3), (2, 3), (8, 3))},)}, (), "max_batch_size: 8"),
+        ({"batches": (1,)}, (), "max_batch_size: 1"),
+    ],
+)
+def test_batches_are_those_that_were_built(
+    tmp_path: Path, options: dict[str, Any], flags: tuple[str, ...], line: str
+) -> None:
+    told = TensorRTOptions(
+        **{"outputs": ("y",), "built": {}, "engines": (), "via": "onnx", **options}
+    )
+    artefact = Artefact("tensorrt", ("portable/model.pt",), "f16", {}, "tensors", told)
+    record = replace(RECORD, task="other", artefacts={"accelerated": artefact})
+    packed = archives.build(tmp_path, record=record)
+    assert main([str(packed), "--repository", str(tmp_path / "models"), *flags]) == 0
+    config = (tmp_path / "models" / "m" / "config.pbtxt").read_text().split("\n")
+    assert line in [each.strip() for each in config]
+    assert "  kind: KIND_GPU" in config
