@@ -152,27 +152,33 @@ def test_a_token_is_wanted_where_predictions_want_one(tmp_path: Path) -> None:
 
 
 SLOW = """
-import time
+import pathlib, time
 class Handler:
     def initialize(self, context):
         pass
     def handle(self, rows, context):
-        time.sleep(2)
-        return [b'{"done": 1}' for _ in rows]
+        for row in rows:
+            pathlib.Path({folder!r}, bytes(row["body"]).decode()).touch()
+        time.sleep(3)
+        return [b'{{"done": 1}}' for _ in rows]
 """
 
 
 def test_a_stop_answers_what_is_in_flight(tmp_path: Path) -> None:
     """Row 36, by both of the protocol's ways."""
-    (tmp_path / "store").mkdir()
-    write_archive(tmp_path / "store", "slow", SLOW, task="detection")
+    for name in ("store", "begun"):
+        (tmp_path / name).mkdir()
+    code = SLOW.format(folder=str(tmp_path / "begun"))
+    write_archive(tmp_path / "store", "slow", code, task="detection")
     _, port = free_ports()
-    settings = settings_for(tmp_path / "store", tmp_path / "run", name="slow", v2_grpc_port=port)
+    settings = settings_for(
+        tmp_path / "store", tmp_path / "run", name="slow", v2_grpc_port=port, workers=2
+    )
     asker = hosts.asker({"http": f"127.0.0.1:{settings.port}", "grpc": f"127.0.0.1:{port}"})
     with serving(settings) as server, ThreadPoolExecutor() as pool:
-        asked = [pool.submit(asker.ask, protocol, "slow", [b"a"] * 2) for protocol in PROTOCOLS]
-        time.sleep(3)  # four predictions of two seconds, by clients that start in less than one
-        assert not any(each.done() for each in asked)
+        asked = [pool.submit(asker.ask, way, "slow", [way.encode()]) for way in PROTOCOLS]
+        while len(list((tmp_path / "begun").iterdir())) < len(PROTOCOLS):
+            time.sleep(0.05)
         assert servers.stop(server, 30)
-        assert [each.result().bodies for each in asked] == [[b'{"done": 1}'] * 2] * 2
+        assert [each.result().bodies for each in asked] == [[b'{"done": 1}']] * 2
     assert (tmp_path / "run" / "logs" / "guard.log").read_text() == ""
