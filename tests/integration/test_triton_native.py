@@ -24,9 +24,9 @@ PICTURES = [path.read_bytes() for path in sorted(made.PICTURES.glob("*.jpg"))[:3
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[v2_client.Asker]:
     repository = tmp_path_factory.mktemp("triton") / "models"
-    for packed in (made.detector(), classifiers.archive(), made.tensors()):
+    for packed in (made.detector(), classifiers.archive(), made.tensors(), made.vessels()):
         flags = ["--repository", str(repository), "--instances", "1", "--native"]
-        more = [] if packed.stem == "tiny" else ["--batch-size", "4"]
+        more = ["--batch-size", "4"] if packed.stem in ("fd1", "kinds") else []
         assert main([str(packed), *flags, *more]) == 0
         triton.stand_in(repository / f"{packed.stem}_network")
     with triton.serving(repository, triton.HANDLERS) as found:
@@ -60,6 +60,14 @@ def test_a_detectors_boxes_are_found_in_its_raw_maps(
             assert one["class"] == other["class"]
             assert one["confidence"] == pytest.approx(other["confidence"], abs=2e-4)
             assert one["box"] == pytest.approx(other["box"], abs=0.02)
+
+
+def test_a_volumes_windows_are_asked_one_by_one(served: v2_client.Asker, tmp_path: Path) -> None:
+    scan = made.vessels_scan(tmp_path / "scans", (64, 128, 160)).read_bytes()
+    answered = served.ask("grpc", "vessels", [scan], accept="application/gzip")
+    asked = Request(scan, {"accept": "application/gzip"})
+    (want,) = local(made.vessels(), tmp_path / "local").answer([asked])
+    assert answered.bodies == [want.body]
 
 
 @pytest.mark.parametrize("name", ["fd1", "kinds", "tiny"])

@@ -99,11 +99,11 @@ def vessels() -> Path:
     return store / "vessels.mar"
 
 
-def vessels_scan(room: Path) -> Path:
-    """A scan of one window's size."""
+def vessels_scan(room: Path, shape: tuple[int, int, int] = (64, 128, 128)) -> Path:
+    """A scan, of one window's size where no shape is given."""
     from examples.vessels import make_samples
 
-    return make_samples.write(room, 1) / "case00.nii.gz"
+    return make_samples.write(room, 1, shape=shape) / "case00.nii.gz"
 
 
 class TinyNet(nn.Module):
