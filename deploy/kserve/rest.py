@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
-from deploy.kserve.models import Ask, Model, Reply, together
+from deploy.kserve.models import MOST_ITEMS, Ask, Model, Reply, together
 from deploy.kserve.tensors import BYTES, DTYPES, Bytes, Mistake, Tensor, packed
 from handlers import payload
 from handlers.errors import ItemError
@@ -145,8 +145,8 @@ class Speaker:
         if model.raw:  # its handler takes and gives lists itself
             return await self.ask(model.name, asked.body, {**headers, "content-type": JSON})
         listed = self._read(asked.body).get("instances")
-        if not isinstance(listed, list) or not listed:
-            raise Mistake('expected {"instances": [...]}, at least one')
+        if not isinstance(listed, list) or len(listed) not in range(1, MOST_ITEMS + 1):
+            raise Mistake(f'expected {{"instances": [...]}}, 1 to {MOST_ITEMS}')
         given = [json.dumps(i if isinstance(i, dict) else {"data": i}).encode() for i in listed]
         headers |= {"content-type": JSON, "accept": JSON}
         replies = await together([self.ask(model.name, body, headers) for body in given])

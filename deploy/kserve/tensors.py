@@ -81,8 +81,8 @@ class Tensor:
             Mistake: lengths that do not fit the data or the shape.
         """
         found: list[Bytes] = []
-        at = 0
-        while at < len(self.data):
+        at, count = 0, math.prod(self.shape)
+        while at < len(self.data) and len(found) <= count:
             begin = at + LENGTH
             at = begin + int.from_bytes(self.data[at:begin], "little")
             if at > len(self.data) or begin > len(self.data):
@@ -91,10 +91,11 @@ class Tensor:
                     "that came"
                 )
             found.append(self.data[begin:at])
-        if len(found) != math.prod(self.shape):
+        if len(found) != count:
+            came = len(found) if len(found) < count else f"more than {count}"
             raise Mistake(
-                f"input {self.name!r}: {len(found)} elements came; expected "
-                f"{math.prod(self.shape)}, as its shape {list(self.shape)} says"
+                f"input {self.name!r}: {came} elements came; expected {count}, as its shape "
+                f"{list(self.shape)} says"
             )
         return found
 

@@ -12,6 +12,7 @@ from deploy.kserve.models import Model, Reply
 from deploy.kserve.rest import Speaker
 from deploy.kserve.tensors import Bytes, Mistake
 from deploy.torchserve import management
+from deploy.torchserve.guard.forms import form
 from deploy.torchserve.guard.house import House
 from deploy.torchserve.guard.http import CHUNKED, Chunks, Refusal
 from deploy.torchserve.guard.turns import Turns
@@ -118,6 +119,7 @@ def speaker(house: House) -> Speaker:
     given = house.given
 
     async def ask(name: str, body: Bytes, headers: Mapping[str, str]) -> Reply:
+        require(headers.get("content-type", "").encode(), body)
         fields = {**headers, "host": "localhost", "content-length": str(len(body))}
         lines = [f"POST /predictions/{name} HTTP/1.1"]
         lines += [f"{field}: {value}" for field, value in fields.items()]
@@ -133,6 +135,18 @@ def speaker(house: House) -> Speaker:
         if told is not None and not told.get("maxWorkers"):
             return None
         return management.is_ready(told)
+
+    def require(media_type: bytes, body: Bytes) -> None:
+        """What TorchServe takes apart before any handler has the bounds of any other request."""
+        try:
+            parts = form(media_type)
+            if parts is not None:
+                parts.feed(bytes(body))
+        except Refusal as e:
+            raise Mistake(str(e), e.status) from None
+        kind = media_type.partition(b";")[0].strip().lower()
+        if kind == b"application/json" or (parts is not None and parts.has_json):
+            require_json(bytes(body))
 
     def require_json(data: bytes) -> None:
         if (needed := json_memory(data)) > given.max_json:

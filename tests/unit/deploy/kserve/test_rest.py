@@ -172,7 +172,7 @@ def test_a_wrong_tensor_is_a_400_that_says_what_was_expected(
     [
         (b"\x09\0\0\0ab", "an element is longer than"),
         (b"\x01\0", "an element is longer than"),
-        (packed([b"a", b"b"]), "2 elements came; expected 1"),
+        (packed([b"a", b"b"]), "more than 1 elements came; expected 1"),
         (b"", "0 elements came; expected 1"),
     ],
 )
@@ -213,6 +213,24 @@ def test_more_files_than_a_request_may_hold() -> None:
         "1025 items came; expected 1 to 1024"
         in error(answer("/v2/models/fd1/infer", body, **headers))[1]
     )
+
+
+def test_more_instances_than_a_request_may_hold() -> None:
+    asked = json.dumps({"instances": ["aGk="] * 1025}).encode()
+    assert "1 to 1024" in error(answer("/v1/models/fd1:predict", asked))[1]
+
+
+def test_millions_of_elements_for_a_shape_of_one_are_not_taken_apart() -> None:
+    data = bytes(4 << 22)
+    entry = {
+        "name": "BODY", "datatype": "BYTES", "shape": [1, 1],
+        "parameters": {"binary_data_size": len(data)},
+    }  # fmt: skip
+    body, headers = binary({"inputs": [entry]}, data)
+    began = time.monotonic()
+    status, said = error(answer("/v2/models/fd1/infer", body, **headers))
+    assert (status, "more than 1 elements" in said) == (400, True)
+    assert time.monotonic() - began < 1
 
 
 def test_a_request_whose_items_are_all_refused_is_an_error_with_their_status() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.kserve.models import ANSWERED, BODY, Model
-from deploy.kserve.tensors import Mistake
+from deploy.kserve.tensors import Mistake, packed
 from deploy.torchserve.guard.asking import hold, read
 from tests.support.guard_stage import Stage, after, run, whole
 
@@ -22,6 +22,21 @@ def question(*bodies: str) -> bytes:
     body = json.dumps({"inputs": [entry]}).encode()
     head = f"POST /v2/models/fd1/infer HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
+
+
+def as_it_is(body: bytes, media_type: str) -> bytes:
+    """One file in the binary extension, of this type."""
+    data = packed([body])
+    entry = {
+        "name": "BODY", "datatype": "BYTES", "shape": [1, 1],
+        "parameters": {"binary_data_size": len(data)},
+    }  # fmt: skip
+    text = json.dumps({"inputs": [entry], "parameters": {"content-type": media_type}}).encode()
+    head = (
+        f"POST /v2/models/fd1/infer HTTP/1.1\r\nInference-Header-Content-Length: {len(text)}\r\n"
+        f"Content-Length: {len(text) + len(data)}\r\n\r\n"
+    )
+    return head.encode() + text + data
 
 
 def told(answer: bytes) -> list[object]:
@@ -73,6 +88,29 @@ def test_who_leaves_gives_its_turns_back(tmp_path: Path) -> None:
             assert stage.asked == 2  # those that waited were never asked
             assert stage.house.turns[b"fd1"].running == 0
             assert stage.house.held == 0
+
+    run(scene())
+
+
+@pytest.mark.parametrize(
+    ("media_type", "body", "status"),
+    [
+        ("application/x-www-form-urlencoded", "a&" * 65, 413),
+        ("Application/JSON; charset=utf-8", "{" * 1001, 413),
+        ("multipart/form-data; boundary=b", "--b\r\n\r\n" * 66 + "--b--", 413),
+        ("multipart/form-data; boundary=(", "", 400),
+        ("application/x-www-form-urlencoded", "a&b", 200),
+    ],
+)
+def test_a_media_type_brings_its_bounds_along(
+    tmp_path: Path, media_type: str, body: str, status: int
+) -> None:
+    """Row 39: a form of many fields holds TorchServe, by whatever protocol it came."""
+
+    async def scene() -> None:
+        async with Stage(tmp_path, described=DESCRIBED) as stage:
+            (found, *_) = told(await stage.ask(as_it_is(body.encode(), media_type)))
+            assert (found, stage.asked) == (status, int(status == 200))
 
     run(scene())
 
