@@ -106,26 +106,27 @@ class Judge:
 
     def __init__(self, target: HttpTarget):
         self._target = target
-        self._right: dict[int, bytes] = {}
+        self._right: dict[int, tuple[bytes, bytes]] = {}
 
     def reply(self, index: int, answer: AnswerReader) -> Reply:
         """The reply, without its times, for the answer to input ``index``."""
         body = answer.body
         if answer.status != 200:
             return refusal(answer.status, body)
-        if body != self._right.get(index):
-            wrong = self._what_is_wrong(answer.head, body, index)
+        known = self._right.get(index)
+        if known is None or body != known[0]:
+            try:
+                inner = self._target.wire.decode(answer.head, body)
+            except ValueError as e:
+                return Reply("wrong_answer", _first_line(str(e)))
+            wrong = self._what_is_wrong(answer.head, inner, index)
             if wrong is not None:
                 return Reply("wrong_answer", wrong)
-            self._right[index] = body
-        return Reply("", "", body)
+            known = self._right[index] = body, inner
+        return Reply("", "", known[1])
 
-    def _what_is_wrong(self, head: bytes, body: bytes, index: int) -> str | None:
+    def _what_is_wrong(self, head: bytes, inner: bytes, index: int) -> str | None:
         target = self._target
-        try:
-            inner = target.wire.decode(head, body)
-        except ValueError as e:
-            return _first_line(str(e))
         if target.accept != JSON and target.wire.typed:
             found = (header(head, b"content-type") or b"no type").split(b";")[0].decode("latin-1")
             if found != target.accept:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import quote
 
+from deploy.kserve.tensors import DTYPES
 from handlers.errors import KitError
 from qpstest import server_metrics
 from qpstest.agent import Target
@@ -17,7 +18,7 @@ from qpstest.http_answer import header
 from qpstest.http_api import HttpTarget
 from qpstest.options import SERVED, Options, Server
 from qpstest.targets import Setup
-from qpstest.v2_tensor import DTYPES, Tensor
+from qpstest.v2_tensor import Tensor
 from qpstest.watch import Observed, Unwatched, Watch
 
 BINARY = "binary_tensor_data"

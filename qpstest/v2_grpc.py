@@ -1,62 +1,20 @@
-"""The Open Inference Protocol's gRPC service, its messages described here instead of generated."""
+"""The Open Inference Protocol's gRPC service, for the tester."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from deploy.kserve.messages import SERVICE, messages
 from handlers.errors import KitError
 from qpstest.grpc_api import CHANNEL_OPTIONS, GrpcSession, GrpcTarget
 from qpstest.v2_tensor import Tensor
 
-SERVICE = "inference.GRPCInferenceService"
 PATIENCE = 5.0
 """Seconds for the metadata."""
-
-
-@cache
-def messages() -> dict[str, Any]:
-    """The classes of the messages that are needed, by name."""
-    kind = descriptor_pb2.FieldDescriptorProto
-    one, many = kind.LABEL_OPTIONAL, kind.LABEL_REPEATED
-    text, data, number = kind.TYPE_STRING, kind.TYPE_BYTES, kind.TYPE_INT64
-    file = descriptor_pb2.FileDescriptorProto(
-        name="qpstest/v2.proto", package="inference", syntax="proto3"
-    )
-
-    def message(name: str, fields: Mapping[str, tuple[int, Any, Any]]) -> None:
-        added = file.message_type.add(name=name)
-        for field_name, (position, label, of) in fields.items():
-            if isinstance(of, str):
-                added.field.add(
-                    name=field_name, number=position, label=label,
-                    type=kind.TYPE_MESSAGE, type_name=f".inference.{of}",
-                )  # fmt: skip
-            else:
-                added.field.add(name=field_name, number=position, label=label, type=of)
-
-    tensor = {"name": (1, one, text), "datatype": (2, one, text), "shape": (3, many, number)}
-    message("ModelMetadataRequest", {"name": (1, one, text)})
-    message("TensorMetadata", tensor)
-    message("ModelMetadataResponse", {"inputs": (4, many, "TensorMetadata")})
-    message("InferTensorContents", {"bytes_contents": (8, many, data)})
-    message("InferTensor", {**tensor, "contents": (5, one, "InferTensorContents")})
-    message("ModelInferRequest", {
-        "model_name": (1, one, text), "inputs": (5, many, "InferTensor"),
-        "raw_input_contents": (7, many, data),
-    })  # fmt: skip
-    message("ModelInferResponse", {
-        "outputs": (5, many, "InferTensor"), "raw_output_contents": (6, many, data),
-    })  # fmt: skip
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    classes = message_factory.GetMessageClassesForFiles([file.name], pool)
-    return {name.split(".")[-1]: made for name, made in classes.items()}
 
 
 def metadata(address: str, model: str, token: str | None, hint: str) -> list[dict[str, Any]]:

@@ -5,12 +5,8 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
+from deploy.kserve.tensors import BYTES, DTYPES, packed
 from handlers.errors import KitError
-
-DTYPES = {
-    "BOOL": "bool", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1",
-    "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,8 +23,8 @@ class Tensor:
         Raises:
             KitError: the model takes arrays, and this is none of its type and shape.
         """
-        if self.datatype == "BYTES":
-            return [1] * len(self.shape), len(body).to_bytes(4, "little") + body
+        if self.datatype == BYTES:
+            return [1] * len(self.shape), packed([body])
         import numpy as np
 
         wanted = f"{self.datatype} {list(self.shape)}"

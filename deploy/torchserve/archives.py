@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deploy.torchserve.settings import NAME
 from handlers.errors import ArchiveError, KitError
+from handlers.passport import Passport
 from repack.archive import DAMAGE, foreign_code, verify
 
 
@@ -23,6 +24,7 @@ class Archive:
         task: what the passport says the model does, such as "detection" or "tensors".
         sha256: of the file.
         unpacked: bytes that its files take on disk.
+        passport: its record.
         foreign: what of its code is not this kit's; empty where all of it is.
     """
 
@@ -31,6 +33,7 @@ class Archive:
     task: str
     sha256: str
     unpacked: int
+    passport: Passport
     foreign: str = ""
 
     @property
@@ -54,7 +57,7 @@ def check(path: Path) -> Archive:
         unpacked = sum(entry.file_size for entry in zipped.infolist())
     version = str(model.get("modelVersion") or "1.0")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Archive(path, version, passport.task, digest, unpacked, foreign_code(passport))
+    return Archive(path, version, passport.task, digest, unpacked, passport, foreign_code(passport))
 
 
 def survey(store: Path) -> tuple[list[Archive], list[str]]:

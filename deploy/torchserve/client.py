@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.torchserve import management
 from deploy.torchserve.settings import Settings, reachable
 
 
@@ -34,11 +35,7 @@ class Client:
         """The "inference" or "management" token, or None where tokens are off."""
         if not self.settings.needs_tokens:
             return None
-        try:
-            keys = json.loads(key_file(self.settings).read_text())
-            return str(keys[kind]["key"])
-        except (OSError, ValueError, KeyError):
-            return None
+        return management.key(str(key_file(self.settings)), kind)
 
     def request(
         self,
@@ -55,10 +52,9 @@ class Client:
         """
         host, port = self.settings.ports[purpose]
         key = self.key("inference" if purpose == "predictions" else "management")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
         connection = http.client.HTTPConnection(reachable(host), port, timeout=timeout_s)
         try:
-            connection.request(method, path, body, headers)
+            connection.request(method, path, body, management.bearer(key))
             response = connection.getresponse()
             kind = response.headers.get_content_type()
             return Answer(response.status, kind, response.read())
@@ -67,20 +63,15 @@ class Client:
 
     def describe(self, model: str) -> dict[str, Any] | None:
         """What the management API says of a model, or None while there is no answer."""
+        host, port = self.settings.ports["management"]
         try:
-            answer = self.request("management", "GET", f"/models/{model}")
-            if answer.status != 200:
-                return None
-            described: dict[str, Any] = answer.json()[0]
-            return described
-        except (OSError, http.client.HTTPException, ValueError, LookupError):
+            return management.describe(reachable(host), port, self.key("management"), model)
+        except (OSError, http.client.HTTPException):
             return None
 
     def is_ready(self, model: str) -> bool:
         """Whether every worker of the model has loaded it."""
-        described = self.describe(model) or {}
-        states = [worker["status"] for worker in described.get("workers", ())]
-        return len(states) >= described.get("minWorkers", 1) and set(states) == {"READY"}
+        return management.is_ready(self.describe(model))
 
     def set_workers(self, model: str, count: int) -> None:
         """Asks for that many workers; 0 ends the retries of a model that cannot be loaded."""

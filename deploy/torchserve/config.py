@@ -10,9 +10,11 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from deploy.kserve.models import Model
 from deploy.torchserve.archives import Archive
+from deploy.torchserve.client import key_file
 from deploy.torchserve.guard.limits import Given
-from deploy.torchserve.settings import ROOT, Settings, cores
+from deploy.torchserve.settings import ROOT, Settings, cores, reachable
 from deploy.torchserve.state import GUARD
 from handlers.entry import OWN_VARIABLE
 from handlers.errors import RuntimeMissing
@@ -106,8 +108,9 @@ def guards(
     """
     count = GUARDS if cores() >= MANY_CORES else 1
     body = settings.max_request_mb << 20
-    models = {}
+    models, described = {}, {}
     for archive in archives:
+        described[archive.name] = asdict(Model.of(archive.name, archive.passport))
         workers = settings.workers if archive.name == settings.name else 1
         work = workers * settings.batch_size
         ready = min(work, settings.queue)
@@ -123,6 +126,10 @@ def guards(
         max_json=(settings.volume_memory_mb << 20) // settings.batch_size,
         held=max(body, (heap_mb(settings.max_request_mb) - 256 << 20) // count),
         models=models,
+        described=described,
+        management=(reachable(settings.management_host), settings.port + 1),
+        keys=str(key_file(settings)),
+        v2_grpc_port=settings.v2_grpc_port,
     )
     return [asdict(given)] * count
 

@@ -76,6 +76,7 @@ def require_free(settings: Settings) -> None:
     for purpose, (host, port) in settings.ports.items():
         if not is_free(host, port):
             setting = "GRPC_PORT" if purpose.startswith("gRPC") else "PORT"
+            setting = "V2_GRPC_PORT" if port == settings.v2_grpc_port else setting
             raise KitError(
                 f"port {port} ({purpose}) is taken by {holder(port)}:"
                 f" stop it, or choose another with {setting}="

@@ -94,7 +94,9 @@ OPTIONS = (
     Option("host", address, "127.0.0.1", "address for predictions; beyond loopback, tokens are on"),
     Option("port", PORT, "8080", "HTTP port; management and metrics take the next two"),
     Option("grpc_port", PORT, "7070", "gRPC port; gRPC management takes the next one"),
+    Option("v2_grpc_port", whole(0, 65533), "0", "gRPC port of the v2 protocol; 0: none"),
     Option("management_host", address, "127.0.0.1", "address for management and metrics"),
+    Option("metrics_host", address, "", "address for metrics (default: that of management)"),
     Option("max_request_mb", whole(1, 1024), defaults.REQUEST_MB, "MiB of a request or answer"),
     Option("volume_memory_mb", whole(1, 9999999), "", "MiB that one worker's volumes may take"),
     Option("response_timeout", whole(1, 86400), "120", "s before a silent worker is replaced"),
@@ -123,7 +125,9 @@ class Settings:
     host: str
     port: int
     grpc_port: int
+    v2_grpc_port: int
     management_host: str
+    metrics_host: str
     max_request_mb: int
     volume_memory_mb: int
     response_timeout: int
@@ -142,9 +146,10 @@ class Settings:
         return {
             "predictions": (self.host, self.port),
             "management": (self.management_host, self.port + 1),
-            "metrics": (self.management_host, self.port + 2),
+            "metrics": (self.metrics_host, self.port + 2),
             "gRPC predictions": (self.host, self.grpc_port),
             "gRPC management": (self.management_host, self.grpc_port + 1),
+            **({"gRPC v2": (self.host, self.v2_grpc_port)} if self.v2_grpc_port else {}),
         }
 
     @property
@@ -189,6 +194,7 @@ def make(values: Mapping[str, str]) -> Settings:
             given[option.field] = option.read(text) if text else None
         except ValueError as e:
             raise KitError(f"{option.flag} or {option.variable}: {e}") from None
+    given["metrics_host"] = given["metrics_host"] or given["management_host"]
     given["workers"] = given["workers"] or min(cores(), 4)
     given["threads"] = given["threads"] or max(1, cores() // given["workers"])
     given["volume_memory_mb"] = given["volume_memory_mb"] or share_of_memory(given["workers"])

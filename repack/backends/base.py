@@ -12,6 +12,8 @@ from handlers.errors import KitError
 from repack.options import GpuOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from handlers.artefact import Artefact
     from handlers.runtimes.base import Runtime
     from repack.backends.conversion import Conversion
@@ -69,6 +71,23 @@ def _shares(counts: Counter[str]) -> dict[str, float]:
     return {k: round(v / total, 4) for k, v in sorted(counts.items())} if total else {}
 
 
+@dataclass(frozen=True)
+class TritonBackend:
+    """Triton's own backend for a runtime's files.
+
+    Attributes:
+        name: as Triton calls it.
+        file: what it calls a model's file.
+        threads: its parameter with the number of threads; "" where it has none.
+        note: what it does otherwise than the kit's runtime, for every answer; "" where nothing.
+    """
+
+    name: str
+    file: str
+    threads: str = ""
+    note: str = ""
+
+
 class Backend(ABC):
     """Turns a model into artefacts for one runtime. One object stands in the table ``BACKENDS``.
 
@@ -84,6 +103,7 @@ class Backend(ABC):
         runtime: "module:Class" of its runtime, where that is not in the kit's own table; the module
             goes into the archive.
         portable: runs in f32 on every machine: can be the archive's portable artefact.
+        triton: what runs its files in Triton; None where there is nothing.
     """
 
     name: ClassVar[str]
@@ -95,6 +115,7 @@ class Backend(ABC):
     from_onnx: ClassVar[bool] = False
     portable: ClassVar[bool] = False
     runtime: ClassVar[str] = ""
+    triton: ClassVar[TritonBackend | None] = None
 
     def unavailable(self) -> str | None:
         """Why this machine cannot run the backend at all; None where it can."""
@@ -123,6 +144,21 @@ class Backend(ABC):
             KitError: the model has something that the backend does not take, or a library or
                 device is missing.
         """
+
+    def for_triton(
+        self, folder: Path, artefact: Artefact, outputs: Sequence[str], target: Path
+    ) -> None:
+        """Writes an artefact as the file that ``triton`` takes, and those beside it.
+
+        Args:
+            folder: an unpacked archive.
+            outputs: those that the file ends in; the artefact has them.
+            target: the file.
+
+        Raises:
+            KitError: the artefact is none that Triton's backend takes.
+        """
+        raise NotImplementedError(f"{self.title} names no backend of Triton's")
 
     @abstractmethod
     def found(self, runtime: Runtime) -> Found:

@@ -6,12 +6,13 @@ import contextlib
 import json
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.artefact import Artefact, OnnxRuntimeOptions
 from repack import inputs
-from repack.backends.base import Backend, Found
+from repack.backends.base import Backend, Found, TritonBackend
 
 if TYPE_CHECKING:
     from handlers.runtimes.base import Runtime
@@ -35,6 +36,7 @@ class OnnxRuntime(Backend):
     precisions = auto = ("f32",)
     from_onnx = True
     portable = True
+    triton = TritonBackend("onnxruntime", "model.onnx", threads="intra_op_thread_count")
 
     def build(self, given: Conversion, precision: str, via: str, folder: str) -> Artefact:
         import onnx
@@ -44,6 +46,16 @@ class OnnxRuntime(Backend):
         onnx.save(onnx.load(given.onnx_file()), given.stage / file)
         options = OnnxRuntimeOptions()
         return Artefact(self.name, (file,), precision, {}, given.onnx_output, options)
+
+    def for_triton(
+        self, folder: Path, artefact: Artefact, outputs: Sequence[str], target: Path
+    ) -> None:
+        import onnx
+        import onnx.utils
+
+        model = onnx.load(folder / artefact.files[0])
+        inputs = [i.name for i in model.graph.input]
+        onnx.save(onnx.utils.Extractor(model).extract_model(inputs, list(outputs)), target)
 
     def found(self, runtime: Runtime) -> Found:
         """From the graph after optimisation, and from the shapes that a profiled run reports."""

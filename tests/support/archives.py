@@ -72,13 +72,13 @@ RECORD = Passport(
 )  # fmt: skip
 
 
-def build(folder: Path, name: str = "m.mar") -> Path:
+def build(folder: Path, name: str = "m.mar", record: Passport = RECORD) -> Path:
     """An archive as the kit writes it, with a weights file of random bytes."""
     stage = folder / f"stage-{name}"
     (stage / "portable").mkdir(parents=True)
     (stage / "portable" / "model.pt").write_bytes(os.urandom(3000))
     archive.stage_handlers(stage)
-    archive.finish_stage(stage, RECORD)
+    archive.finish_stage(stage, record)
     with archive.Draft(folder / name) as draft:
         archive.pack(stage, draft.path)
         draft.commit()

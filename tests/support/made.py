@@ -84,6 +84,28 @@ def tensors() -> Path:
     return store / "tiny.mar"
 
 
+VESSELS = ROOT / "examples" / "vessels"
+
+
+@once
+def vessels() -> Path:
+    """``vessels.mar``: the shipped 3-D U-Net for ONNX Runtime; minutes."""
+    store = folder() / "vessels"
+    repacked(
+        "--weights", VESSELS / "unet_vessels.pt", "--network", "examples.vessels.network:Net",
+        "--volumes", VESSELS / "volumes.yaml", "--name", "vessels", "--model-store", store,
+        "--backend", "onnxruntime", "--precision", "f32",
+    )  # fmt: skip
+    return store / "vessels.mar"
+
+
+def vessels_scan(room: Path, shape: tuple[int, int, int] = (64, 128, 128)) -> Path:
+    """A scan, of one window's size where no shape is given."""
+    from examples.vessels import make_samples
+
+    return make_samples.write(room, 1, shape=shape) / "case00.nii.gz"
+
+
 class TinyNet(nn.Module):
     """``[N, 3, 8, 8]`` to ``[N, 4, 8, 8]``."""
 

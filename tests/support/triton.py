@@ -15,19 +15,59 @@ import tempfile
 import time
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.support import environments
 from tests.support.servers import free_ports
 
 WHEEL = "nvidia-pytriton==0.7.0"
 PACKAGES = ("numpy==1.26.4",)
+HANDLERS = (
+    *PACKAGES, "opencv-python-headless==4.11.0.86", "pillow", "onnxruntime", "nibabel", "isal",
+)  # fmt: skip
+"""What an archive for ONNX Runtime needs."""
+
 LONGEST_START = 60.0
 """Seconds."""
+
+
+STAND_IN = """
+import json, os
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as backend
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        self.outputs = [o["name"] for o in config["output"]]
+        self.inputs = [i["name"] for i in config["input"]]
+        self.most = config["max_batch_size"]
+        file = os.path.join(args["model_repository"], args["model_version"], "model.onnx")
+        self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    def execute(self, requests):
+        answers = []
+        for r in requests:
+            feed = {n: backend.get_input_tensor_by_name(r, n).as_numpy() for n in self.inputs}
+            found = self.session.run(self.outputs, feed)
+            tensors = [backend.Tensor(n, v) for n, v in zip(self.outputs, found)]
+            answers.append(backend.InferenceResponse(tensors))
+        return answers
+"""
+"""Runs an ONNX file where Triton's own backend for it is not there."""
+
+
+def stand_in(model: Path) -> None:
+    """Gives a model for Triton's ONNX Runtime to the Python backend."""
+    config = model / "config.pbtxt"
+    told = config.read_text()
+    assert 'backend: "onnxruntime"' in told
+    config.write_text(told.replace('backend: "onnxruntime"', 'backend: "python"'))
+    (model / "1" / "model.py").write_text(STAND_IN)
 
 
 @dataclass(frozen=True)
@@ -39,12 +79,17 @@ class Triton:
     metrics_port: int
 
     @property
+    def urls(self) -> dict[str, str]:
+        """Address by protocol."""
+        return {"http": f"127.0.0.1:{self.port}", "grpc": f"127.0.0.1:{self.grpc_port}"}
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
 
-def installed(packages: tuple[str, ...] = PACKAGES) -> Path:
-    """The folder with the server and its environment, made where it is not there; else skips."""
+def installed() -> Path:
+    """The folder with the server, made where it is not there; else skips."""
     if sys.version_info >= (3, 13):
         pytest.skip("Triton: nvidia-pytriton's stubs and NumPy 1.26 end before Python 3.13")
     python = sysconfig.get_python_version()
@@ -68,18 +113,15 @@ def installed(packages: tuple[str, ...] = PACKAGES) -> Path:
     shutil.copy(stub / "triton_python_backend_stub", home / "backends" / "python")
     for program in (home / "bin" / "tritonserver", *(home / "backends" / "python").iterdir()):
         program.chmod(0o755)
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
-    pip = [str(folder / "venv" / "bin" / "python"), "-m", "pip"]
-    subprocess.run([*pip, "install", "-q", *packages], check=True, capture_output=True)
     (folder / "ready").touch()
     return folder
 
 
 @contextmanager
-def serving(repository: Path) -> Iterator[Triton]:
-    """Serves a model repository; ends the server afterwards."""
-    folder = installed()
-    home, venv = folder / "pytriton" / "tritonserver", folder / "venv"
+def serving(repository: Path, packages: Sequence[str] = PACKAGES) -> Iterator[Triton]:
+    """Serves a model repository with these packages; ends the server afterwards."""
+    folder, venv = installed(), environments.made("triton", packages)
+    home = folder / "pytriton" / "tritonserver"
     libraries = (folder / "nvidia_pytriton.libs", home / "lib", sysconfig.get_config_var("LIBDIR"))
     environment = {
         **os.environ,

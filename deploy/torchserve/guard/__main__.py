@@ -10,8 +10,10 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+from deploy.torchserve.guard.asking import hold, speaker
 from deploy.torchserve.guard.client import Client
 from deploy.torchserve.guard.house import House
 from deploy.torchserve.guard.limits import Given
@@ -20,6 +22,9 @@ CHECK_S = 0.5
 SPARE_FILES = 256
 MOST_CONNECTIONS = 20_000
 LOG_S = 60
+STOP_S = 3600
+"""Seconds that calls by gRPC may finish in: whoever ends the guard waits less."""
+
 AT_ONCE = 32
 """Connections that are taken in a row, while all others wait."""
 
@@ -61,12 +66,20 @@ async def serve(given: Given) -> None:
     door = listen(given)
     server = await loop.create_server(lambda: Client(house), sock=door, backlog=AT_ONCE)
     door.listen(BACKLOG)
+    service, ending = None, list[asyncio.Task[None]]()
+    if given.v2_grpc_port:
+        from deploy.kserve import service as grpc_service  # 10 MB that few ask for
+
+        at = given.host, given.v2_grpc_port, given.shared, given.max_body
+        service = await grpc_service.start(speaker(house), *at, partial(hold, house))
 
     def stop() -> None:
         house.stopping = True
         server.close()
         for guest in list(house.guests):
             guest.stop()
+        if service is not None:
+            ending.append(loop.create_task(service.stop(STOP_S)))
 
     loop.add_signal_handler(signal.SIGTERM, stop)
     born, logged = life(given.server), time.monotonic()
@@ -75,12 +88,14 @@ async def serve(given: Given) -> None:
         now = loop.time()
         for each in (*house.guests, *house.asked):
             loop.call_soon(each.check, now)  # a fault with one ends neither the others nor this
-        if house.stopping and not house.guests:
-            return
+        if house.stopping and not house.guests and all(task.done() for task in ending):
+            break
         if house.refused and time.monotonic() - logged > LOG_S:
             print("refused:", *(f"{n} x {s}" for s, n in house.refused.items()), flush=True)
             house.refused.clear()
             logged = time.monotonic()
+    if service is not None:
+        await service.stop(None)
 
 
 def main() -> None:

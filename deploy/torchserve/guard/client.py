@@ -6,7 +6,9 @@ import asyncio
 from enum import Enum
 from typing import Any
 
+from deploy.kserve.rest import Asked, head_of
 from deploy.torchserve.guard import limits
+from deploy.torchserve.guard.asking import speaker
 from deploy.torchserve.guard.forms import Fields, Parts, form
 from deploy.torchserve.guard.house import House
 from deploy.torchserve.guard.http import (
@@ -26,6 +28,9 @@ SMALL = 4096
 """Pieces of under 4 KiB are put together: each costs some 60 bytes more than it holds."""
 
 JSON = b"application/json"
+SPOKEN = (b"v1", b"v2")
+"""First parts of the paths of other protocols."""
+
 CLOSE = b"connection: close\r\n\r\n"
 
 
@@ -79,6 +84,7 @@ class Client(asyncio.Protocol):
         self._is_json = False
         self._unpacked = 0
         self._request: Request | None = None
+        self._speaking: asyncio.Task[None] | None = None
         self._full = False
         self._keeps = True
         self._begun_answer = False
@@ -101,6 +107,9 @@ class Client(asyncio.Protocol):
         """Whatever was under way is nobody's any more."""
         if self._at is At.WAITING and self.turns:
             self.turns.forget(self)
+        if self._speaking is not None:
+            self._speaking.cancel()
+            self._speaking = None
         if self._request is not None:
             self._request.asker = None
             if self._full and self._request.upstream:
@@ -208,6 +217,11 @@ class Client(asyncio.Protocol):
         if self._at is not At.BODY:
             return
         self._at, self._ahead = At.WAITING, rest
+        if head.path[0] in SPOKEN:
+            self._at, self.turns = At.ANSWER, None
+            body, self._pieces = b"".join(self._pieces), []
+            self._speaking = self.loop.create_task(self._speak(head, body))
+            return
         self.turns = self.house.turns_of(head.path)
         if self.turns is None:
             self.go()
@@ -223,6 +237,16 @@ class Client(asyncio.Protocol):
         self._pieces, self._size = [], 0
         self.house.asked.add(self._request)
         self.house.pool.ask(self._request)
+
+    async def _speak(self, head: Head, body: bytes) -> None:
+        """Answers in another protocol than TorchServe's; whoever leaves meanwhile is forgotten."""
+        fields = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in head.fields}
+        method, path = head.method.decode(), head.target.partition(b"?")[0].decode()
+        reply = await speaker(self.house).answer(Asked(method, path, fields, body))
+        self._speaking = None
+        self._forget_body()
+        self.begin(head_of(reply), len(reply.body), reply.body)
+        self.finish()
 
     def begin(self, head: bytes, size: int, data: bytes) -> None:
         assert self._head is not None  # noqa: S101

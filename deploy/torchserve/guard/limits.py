@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 HEAD_S = 10
 """Seconds within which a request's head must have come."""
@@ -39,6 +40,9 @@ class Given:
         max_body: bytes of the largest body; ``max_json`` of memory that JSON may unpack to.
         held: bytes of bodies that this process may hold, until they are answered.
         models: model -> (requests that TorchServe has at once, requests that wait).
+        described: model -> what the Open Inference Protocol says of it (``deploy.kserve.models``).
+        management: where TorchServe says whether a model is READY; ``keys`` has the tokens.
+        v2_grpc_port: where the protocol is spoken by gRPC, too; 0 for nowhere.
     """
 
     host: str
@@ -51,3 +55,7 @@ class Given:
     max_json: int
     held: int
     models: dict[str, tuple[int, int]]
+    described: dict[str, dict[str, Any]] = field(default_factory=dict)
+    management: tuple[str, int] = ("", 0)
+    keys: str = ""
+    v2_grpc_port: int = 0

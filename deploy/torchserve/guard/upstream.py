@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from deploy.torchserve.guard.http import CHUNKED, CONNECTION, END, LENGTH, Chunks, Refusal
@@ -14,6 +15,10 @@ NO_BODY = (204, 304)
 MAX_ANSWER_HEAD = 1 << 16
 HIGH = 1 << 20
 """Bytes of a request that wait for TorchServe to read on."""
+
+
+Piece = bytes | bytearray | memoryview
+"""A part of a request."""
 
 
 class Asker(Protocol):
@@ -56,7 +61,7 @@ class Upstream(asyncio.Protocol):
         self._left = 0
         self._chunks: Chunks | None = None
         self._in_head = True
-        self._to_send: deque[bytes | bytearray] = deque()
+        self._to_send: deque[Piece] = deque()
         self._stuffed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -69,7 +74,7 @@ class Upstream(asyncio.Protocol):
         self._to_send, job.request = deque(job.request), []
         if len(self._to_send) > 1:
             head, first = self._to_send.popleft(), self._to_send.popleft()
-            self._to_send.appendleft(head + first)
+            self._to_send.appendleft(bytes(head) + first)
         self._send()
 
     def _send(self) -> None:
@@ -159,10 +164,10 @@ class Job:
         request: the head and the pieces of the body.
     """
 
-    def __init__(self, asker: Asker, method: bytes, request: list[bytes | bytearray]):
+    def __init__(self, asker: Asker, method: bytes, request: Sequence[Piece]):
         self.asker: Asker | None = asker
         self.method = method
-        self.request = request
+        self.request = list(request)
         self.upstream: Upstream | None = None
 
     def done(self) -> None:

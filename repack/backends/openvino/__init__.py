@@ -15,7 +15,7 @@ import numpy as np
 from handlers.artefact import Artefact, OpenVinoOptions
 from handlers.errors import KitError, RuntimeMissing
 from repack import inputs
-from repack.backends.base import Backend, Found, narrowed
+from repack.backends.base import Backend, Found, TritonBackend, narrowed
 from repack.backends.openvino import norms
 from repack.element_types import NAMES
 
@@ -36,6 +36,10 @@ class OpenVino(Backend):
     packages = ("openvino", "nncf")
     precisions = auto = ("f32", "bf16", "int8")
     from_onnx = True
+    triton = TritonBackend(
+        "openvino", "model.xml", threads="INFERENCE_NUM_THREADS",
+        note="Triton's OpenVINO chooses the element types itself: bf16 where the CPU has it",
+    )  # fmt: skip
 
     def takes(self, model: Model) -> str | None:
         return narrowed(model, self.title)
@@ -54,6 +58,16 @@ class OpenVino(Backend):
         execution = convert(given.onnx_file(), target, precision, given.calibration)
         options = OpenVinoOptions(execution_type=execution)
         return Artefact(self.name, files, precision, {}, given.onnx_output, options)
+
+    def for_triton(
+        self, folder: Path, artefact: Artefact, outputs: Sequence[str], target: Path
+    ) -> None:
+        import openvino as ov
+
+        model = ov.Core().read_model(str(folder / artefact.files[0]))
+        ends = [model.output(name).get_node() for name in outputs]
+        cut = ov.Model(ends, model.get_parameters())
+        ov.save_model(cut, str(target), compress_to_fp16=False)
 
     def found(self, runtime: Runtime) -> Found:
         compiled: Any = getattr(runtime, "compiled")  # noqa: B009

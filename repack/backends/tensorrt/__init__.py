@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from handlers.artefact import TensorRTOptions
-from repack.backends.base import Backend, Found, gpu_missing, narrowed
+from handlers.errors import KitError
+from repack.backends.base import Backend, Found, TritonBackend, gpu_missing, narrowed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from handlers.artefact import Artefact
     from handlers.runtimes.base import Runtime
     from repack.backends.conversion import Conversion
@@ -27,6 +31,7 @@ class TensorRT(Backend):
     precisions = ("f16", "int8", "best", "f32")
     auto = ("f16", "int8")
     from_onnx = True
+    triton = TritonBackend("tensorrt", "model.plan")
 
     def unavailable(self) -> str | None:
         return gpu_missing(self.title)
@@ -63,6 +68,19 @@ class TensorRT(Backend):
         rebuild.refuse(asked)
         made = engines.build(asked, folder, given.stage, work)
         return rebuild.pack(asked, made, given.model, folder, given.stage, work)
+
+    def for_triton(
+        self, folder: Path, artefact: Artefact, outputs: Sequence[str], target: Path
+    ) -> None:
+        options = artefact.options
+        assert isinstance(options, TensorRTOptions)  # noqa: S101
+        if options.batches or len(artefact.files) > 1 or options.via == "torch2trt":
+            built = f"for the batches {options.batches}" if options.batches else options.via
+            raise KitError(
+                f"engines built {built} came; Triton takes one engine with an optimization "
+                "profile, by ONNX: repack with --via onnx --min, --opt and --max"
+            )
+        shutil.copyfile(folder / artefact.files[0], target)
 
     def found(self, runtime: Runtime) -> Found:
         """From TensorRT's own inspector, layer by layer of the fused graph."""

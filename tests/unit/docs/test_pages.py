@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy.torchserve import settings as serving
+from deploy.triton import __main__ as triton
 from qpstest import flags as tester
 from repack import cli
 from tests.support import pages
@@ -22,11 +23,13 @@ PARSERS: Mapping[str, argparse.ArgumentParser] = {
     "repack/model_repack.py": cli.parser(),
     "run.sh": serving.parser(),
     "qpstest": tester.parser(),
+    "python -m deploy.triton": triton.parser(),
 }
 
 OTHER_FLAGS = {
     *("--build-arg", "--cap-add", "--device", "--entrypoint", "--format", "--gpus", "--read-only"),
     *("--rm", "--secret", "--stop-timeout", "--tmpfs", "--data-binary", "--help"),
+    *("--http-header-forward-pattern", "--model-repository"),
     *("--count", "--json", "--name", "--out", "--save", "--token", "--url", "--work"),
 }
 """Of Docker and curl, of the examples' programs, and of the smaller commands."""
@@ -68,7 +71,7 @@ def documented(program: str) -> dict[str, list[str]]:
     text = pages.section(pages.read(ROOT / "docs" / "cli.md"), program)
     found: dict[str, list[str]] = {}
     for cells in pages.rows(text):
-        for flag in re.findall(r"^`(--[a-z-]+)", cells[0]):
+        for flag in re.findall(r"^`(--[a-z0-9-]+)", cells[0]):
             assert flag not in found, f"{flag} has two rows"
             found[flag] = cells
     return found
@@ -105,7 +108,7 @@ def test_no_page_names_a_flag_that_is_gone(page: Path) -> None:
     known = OTHER_FLAGS.union(*(flags_of(parser) for parser in PARSERS.values()))
     text = pages.read(page)
     code = "\n".join([*pages.codes(text), *pages.blocks(text, "bash", "sh")])
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", code))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", code))
     assert not named - known
 
 

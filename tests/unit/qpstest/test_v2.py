@@ -16,12 +16,13 @@ import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
+from deploy.kserve.messages import messages
 from handlers.errors import KitError
 from qpstest import servers
 from qpstest.http_api import HttpSession, HttpTarget
 from qpstest.options import Options, parse
 from qpstest.v2 import TritonWatch
-from qpstest.v2_grpc import V2GrpcTarget, messages
+from qpstest.v2_grpc import V2GrpcTarget
 from qpstest.v2_tensor import Tensor
 
 ANSWER = b'{"detections": []}'
@@ -124,7 +125,7 @@ def test_a_file_goes_in_and_the_models_own_answer_comes_out(kind: str, binary: b
         reply = session.call(0)
         session.close()
         sent = server.seen[-1]
-    assert (reply.kind, reply.message) == ("", "")
+    assert (reply.kind, reply.message, reply.answer) == ("", "", ANSWER)
     if binary:
         assert sent == b"\x07\0\0\0picture"
     else:

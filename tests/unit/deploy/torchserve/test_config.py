@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from deploy.torchserve import config, state
 from deploy.torchserve.archives import Archive
 from deploy.torchserve.settings import make
+from tests.support.archives import RECORD
 
 TEMP = Path("/kit-serve-x")
 
 
 def archive(name: str, version: str = "1.0") -> Archive:
-    return Archive(Path(f"/store/{name}.mar"), version, "detection", "0" * 64, 1)
+    return Archive(Path(f"/store/{name}.mar"), version, "detection", "0" * 64, 1, RECORD)
 
 
 def read_properties(text: str) -> dict[str, str]:

@@ -49,6 +49,13 @@ def test_tokens_are_off_beyond_loopback_only_where_that_was_said() -> None:
         make({"without_tokens": "1", "management_host": "192.0.2.7"})
 
 
+def test_metrics_may_be_open_where_management_is_not() -> None:
+    assert make({"management_host": "127.0.0.2"}).ports["metrics"][0] == "127.0.0.2"
+    found = make({"without_tokens": "1", "host": "192.0.2.7", "metrics_host": "192.0.2.7"})
+    assert (found.ports["metrics"][0], found.ports["management"][0]) == ("192.0.2.7", "127.0.0.1")
+    assert not found.needs_tokens
+
+
 def test_localhost_is_loopback() -> None:
     assert is_loopback("localhost")
     assert not is_loopback("0.0.0.0")
