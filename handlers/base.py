@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from handlers import payload
-from handlers.context import Context
+from handlers.context import Context, LocalContext
 from handlers.errors import InternalFault, ItemError, OutOfMemory, TooLarge
 from handlers.passport import Passport
 from handlers.runtimes import Loaded
@@ -75,6 +75,8 @@ class Handler(ABC, Generic[Item, Result]):
 
     def handle(self, rows: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
         """Answers one batch: as many answers as rows, each with its own status."""
+        if isinstance(context, LocalContext):
+            context.begin()
         with self.stages.measure("decode"):
             decoded = self._decoded(rows, context)
         good = [i for i, item in enumerate(decoded) if not isinstance(item, ItemError)]

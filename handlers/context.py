@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 
@@ -66,11 +67,12 @@ class LocalContext:
         artefact: "accelerated", or "portable" for the module that every machine can run.
         name: the model's name in answers.
         batch_size: as the server would set it.
-        headers: request headers given to every item, for example ``{"accept": "image/jpeg"}``.
+        headers: request headers given to every item, for example ``{"accept": "image/jpeg"}``, or
+            those of each item of the batches that follow.
         shared: whether other processes run the same model, so that one may hold it on the GPU.
 
     Attributes:
-        statuses: HTTP status per item, of the calls since ``begin``.
+        statuses: HTTP status per item, of the last batch; handlers call ``begin`` for each.
         content_types: media type per item, likewise.
         response_headers: the other headers of the answers, by item.
     """
@@ -81,7 +83,7 @@ class LocalContext:
         artefact: str = "accelerated",
         name: str = "local",
         batch_size: int = 1,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | Sequence[Mapping[str, str]] = MappingProxyType({}),
         shared: bool = False,
     ):
         self.model_name = name
@@ -92,20 +94,20 @@ class LocalContext:
             "gpu_id": None,
             "batch_size": batch_size,
         }
-        self.headers = dict(headers or {})
+        self.headers = headers
         self.metrics = LocalMetrics()
         self._statuses: dict[int, int] = {}
         self._content_types: dict[int, str] = {}
         self.response_headers: dict[int, dict[str, str]] = {}
 
     def begin(self) -> None:
-        """Forget the last call's statuses, content types and headers."""
+        """Forgets the last batch's statuses, content types and headers."""
         self._statuses.clear()
         self._content_types.clear()
         self.response_headers.clear()
 
     def get_all_request_header(self, idx: int) -> Mapping[str, Any]:
-        return self.headers
+        return self.headers if isinstance(self.headers, Mapping) else self.headers[idx]
 
     def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
         self._statuses[idx] = code

@@ -195,7 +195,6 @@ def locally(packed: Path) -> Any:
     entry.initialize(context)
 
     def ask(body: bytes, accept: str) -> bytes:
-        context.begin()
         context.headers = {"accept": accept}
         (answer,) = entry.handle([{"body": bytearray(body)}], context)
         if context.statuses != [200]:

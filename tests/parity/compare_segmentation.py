@@ -89,7 +89,6 @@ def locally(packed: Path, work: Path) -> Iterator[Ask]:
 
     def ask(files: Sequence[Path]) -> bytes:
         parts = {f"{i}": bytearray(file.read_bytes()) for i, file in enumerate(files)}
-        context.begin()
         (answer,) = entry.handle([{"body": parts["0"]} if len(parts) == 1 else parts], context)
         if context.statuses != [200]:
             raise SystemExit(f"error: {packed.name}: {answer[:300].decode()}")

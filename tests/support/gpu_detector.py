@@ -26,7 +26,6 @@ class Served:
         self.entry.initialize(self.context)
 
     def ask(self, *files: bytes) -> tuple[list[int], list[dict[str, Any]]]:
-        self.context.begin()
         answers = self.entry.handle([{"body": data} for data in files], self.context)
         return self.context.statuses, [json.loads(a) for a in answers]
 

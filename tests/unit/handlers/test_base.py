@@ -83,6 +83,14 @@ def answers(handler: Words, *words: str, **headers: str) -> tuple[list[int], lis
     return context.statuses, [body.decode() for body in found]
 
 
+def test_a_local_context_forgets_the_batch_before() -> None:
+    context = LocalContext(Path(), headers=[{"Accept": "a/b"}, {}])
+    both = Words().handle([{"body": b"x"}, {"body": b"bad"}], context)
+    assert (both[0], context.statuses) == (b"x=X a/b", [200, 422])
+    assert Words().handle([{"body": b"x"}], context) == both[:1]
+    assert context.statuses == [200]
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_each_item_has_its_own_status(threads: int) -> None:
     handler = Words(threads=threads)

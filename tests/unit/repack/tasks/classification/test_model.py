@@ -133,7 +133,6 @@ def test_a_batch_fixed_inside_stays_and_is_filled_up(
     rows = [{"body": p.read_bytes()} for p in sorted(made.PICTURES.glob("*.jpg"))[:4]]
     answers = [json.loads(a)["classes"] for a in entry.handle(rows, context)]
     assert context.statuses == [200] * 4
-    context.begin()
     assert json.loads(entry.handle(rows[3:], context)[0])["classes"] == answers[3]
 
 
@@ -227,7 +226,6 @@ def test_the_archive_answers_by_name(tmp_path: Path) -> None:
     rows = [{"body": p.read_bytes()} for p in sorted(made.PICTURES.glob("*.jpg"))[:5]]
     together = [json.loads(a) for a in entry.handle(rows, context)]
     for row, answer in zip(rows, together, strict=True):
-        context.begin()
         (alone,) = entry.handle([row], context)
         assert [c["class"] for c in answer["classes"]] == [
             c["class"] for c in json.loads(alone)["classes"]
