@@ -175,7 +175,7 @@ def wait_running(name: str, timeout: float) -> None:
         if status in RUNNING:
             return
         if found and status in FAILED:
-            raise KitError(f"{name}: {reason(found)}")
+            raise KitError(reason(found))
         if time.monotonic() > end:
             raise KitError(f"{name}: {status} after {timeout:.0f} s: {reason(found)}")
         time.sleep(0.1)
