@@ -68,16 +68,20 @@ def model(archive: Archive, settings: Settings) -> Any:
     return deployment.bind(served)
 
 
-def front(table: Mapping[str, Any], settings: Settings, bound: Mapping[str, Any]) -> Any:
+def front(
+    table: Mapping[str, Any], settings: Settings, bound: Mapping[str, Any], count: int = 1
+) -> Any:
     """The application before the models.
 
     Args:
         bound: applications that become part of it, by their name in the table.
+        count: how many of it there are; as many as nodes, so that losing one loses no address.
     """
     deployment = serve.deployment(Front).options(
         name="front",
         version=VERSION,
         _internal=True,  # Serve gives each deployment another version, and so ends its replicas
+        num_replicas=count,
         user_config=dict(table),
         max_ongoing_requests=10_000,  # each model's own queue is the bound
         graceful_shutdown_timeout_s=settings.drain_timeout,

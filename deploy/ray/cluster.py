@@ -19,6 +19,7 @@ from deploy.hosting.model import Request
 from deploy.ray import applications
 from deploy.ray.applications import FRONT
 from deploy.ray.settings import Settings
+from deploy.torchserve import ports
 from deploy.torchserve.answer import say
 from deploy.torchserve.archives import Archive, check, survey
 from deploy.torchserve.settings import ROOT, cores
@@ -58,11 +59,18 @@ def connected(settings: Settings) -> Iterator[None]:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if settings.cluster:
+        host, _, port = settings.cluster.rpartition(":")
+        # Ray itself tries for minutes.
+        if port.isdigit() and "/" not in host and not ports.answers(host, int(port)):
+            raise KitError(f"--cluster {settings.cluster}: nothing answers there")
         try:
             ray.init(settings.cluster, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as e:
             line = str(e).splitlines()[0]
-            raise KitError(f"--cluster {settings.cluster}: no Ray cluster there ({line})") from None
+            raise KitError(
+                f"--cluster {settings.cluster}: no Ray cluster there, or one with another token "
+                f"(RAY_AUTH_MODE, RAY_AUTH_TOKEN): {line}"
+            ) from None
         try:
             yield
         finally:
@@ -192,7 +200,8 @@ def reason(found: Any) -> str:
 
 def switch(table: Mapping[str, Any], settings: Settings) -> None:
     """Gives the front its table: requests that come from now on are answered by it."""
-    run_application(applications.front(table, settings, {}), FRONT, "/", settings)
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    run_application(applications.front(table, settings, {}, nodes), FRONT, "/", settings)
 
 
 def update(settings: Settings) -> int:
@@ -264,7 +273,7 @@ def show(settings: Settings) -> int:
         print("not running")
         return 3
     table = serve.get_app_handle(FRONT).table.remote().result()
-    found = {}
+    found: dict[str, Any] = {}
     for model, entry in table["models"].items():
         for version, served in entry["versions"].items():
             app = status.applications.get(served["app"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +51,14 @@ def python() -> Path:
     (site / "kit.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     ready.write_text(f"{sys.prefix}\n{wanted}", encoding="utf-8")
     return found
+
+
+@cache
+def variables() -> Mapping[str, str]:
+    """The environment of what is started here: with a token of this run, so that Ray neither reads
+    one from the home folder nor writes one there."""
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return {**os.environ, **own, "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @contextmanager
@@ -109,7 +119,6 @@ class Served:
     process: subprocess.Popen[bytes]
     log: Path
     port: int
-    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -119,6 +128,73 @@ class Served:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
 
+def begun(line: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Begins a program that writes into a log."""
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            line, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env=variables()
+        )
+
+
+def wait_said(process: subprocess.Popen[bytes], log: Path, words: str) -> None:
+    """Waits until a program has written the words."""
+    end = time.monotonic() + LONGEST_START
+    while words not in (said := log.read_text(encoding="utf-8", errors="replace")):
+        assert process.poll() is None and time.monotonic() < end, said
+        time.sleep(0.1)
+
+
+@contextmanager
+def node(
+    folder: Path, address: str, head: str = "", cpus: int = 1, port: int = 21700
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A node of a cluster: the head, or one that joins the ``head`` at HOST:PORT.
+
+    Args:
+        address: 127.0.0.1, 127.0.0.2, ...: each is a machine of its own to Ray.
+        cpus: how many of them Ray may take it to have.
+    """
+    role = ["--address", head] if head else ["--head", f"--port={port}", f"--temp-dir={folder}"]
+    role += [] if head else ["--include-dashboard=false"]
+    line = [str(python().parent / "ray"), "start", *role, "--block", f"--num-cpus={cpus}"]
+    line += [f"--node-ip-address={address}", "--object-store-memory=200000000"]
+    log = folder / f"{address}.log"
+    process = begun(line, log)
+    try:
+        wait_said(process, log, "Ray runtime started")
+        yield process
+    finally:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()  # asked to end, a node drains for 30 s
+        process.kill()
+        process.wait()
+
+
+def parts(process: subprocess.Popen[bytes], name: str) -> list[psutil.Process]:
+    """Processes under this one whose title holds the name, such as "raylet"."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if name in " ".join(child.cmdline()[:1]):
+                found.append(child)
+    return found
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process that was started here, with what it started."""
+    children = []
+    if process.poll() is None:
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    process.wait()
+
+
 def command(*flags: str | Path) -> list[str]:
     return [str(python()), "-m", "deploy.ray", *map(str, flags)]
 
@@ -126,7 +202,13 @@ def command(*flags: str | Path) -> list[str]:
 def run(*flags: str | Path, seconds: float = 180) -> subprocess.CompletedProcess[str]:
     """``python -m deploy.ray`` to its end."""
     return subprocess.run(
-        command(*flags), capture_output=True, text=True, check=False, cwd=ROOT, timeout=seconds
+        command(*flags),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=seconds,
+        env=variables(),
     )
 
 
@@ -135,21 +217,10 @@ def serving(folder: Path, store: Path, *flags: str | Path, port: int = 21000) ->
     """Serves a store on a cluster of its own; ends it afterwards."""
     log = folder / "ray.log"
     line = command("--model-store", store, "--port", str(port), *flags)
-    with log.open("wb") as out:
-        process = subprocess.Popen(line, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
+    process = begun(line, log)
     served = Served(process, log, port)
     try:
-        end = time.monotonic() + LONGEST_START
-        while "serving until Ctrl-C" not in served.said():
-            assert process.poll() is None, served.said()
-            assert time.monotonic() < end, served.said()
-            time.sleep(0.2)
+        wait_said(process, log, "serving until Ctrl-C")
         yield served
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end(process)
