@@ -10,15 +10,21 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter, Retry
 
 JSON, JPEG = "application/json", "image/jpeg"
 ENV = {"HOST": "127.0.0.1", "PORT": "8080", "NAME": "fd1"} | os.environ
 DEFAULT_URL = f"http://{ENV['HOST']}:{ENV['PORT']}/predictions/{ENV['NAME']}"
+
+LOST = (500, 502, 503)
+"""Statuses of a request that was lost, or met a full queue."""
+
+LONGEST_WAIT_S = 3.0
+"""Between two attempts, the first of which are 0.2 s apart."""
 
 
 class ClientError(Exception):
@@ -37,24 +43,23 @@ def predict(
         retries: how often a request that got no answer, or 500, 502 or 503, is sent again; an
             answer depends on its request alone, so nothing happens twice.
     """
-    again = Retry(
-        retries,
-        status_forcelist=(500, 502, 503),
-        allowed_methods=None,
-        backoff_factor=0.2,
-        raise_on_status=False,
-    )
     headers = {"Accept": accept}
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    try:
-        with requests.Session() as session:
-            session.mount("http", HTTPAdapter(max_retries=again))
-            answer = session.post(url, data=picture, headers=headers, timeout=60)
-    except requests.ConnectionError:
-        raise ClientError(f"nothing answers at {url}: start it with bash run.sh") from None
-    except requests.RequestException as e:
-        raise ClientError(f"{url}: {e}") from None
+    for attempt in range(retries + 1):
+        again = attempt < retries
+        try:
+            answer = requests.post(url, data=picture, headers=headers, timeout=60)
+            if answer.status_code not in LOST or not again:
+                break
+        except requests.Timeout:
+            raise ClientError(f"{url}: no answer in 60 s") from None
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+            if not again:
+                raise ClientError(f"nothing answers at {url}: start it with bash run.sh") from None
+        except requests.RequestException as e:
+            raise ClientError(f"{url}: {e}") from None
+        time.sleep(min(0.2 * 2**attempt, LONGEST_WAIT_S))
     if answer.ok:
         return answer.content
     try:

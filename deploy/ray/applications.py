@@ -82,6 +82,7 @@ def front(
         version=VERSION,
         _internal=True,  # Serve gives each deployment another version, and so ends its replicas
         num_replicas=count,
+        max_replicas_per_node=1,
         user_config=dict(table),
         max_ongoing_requests=10_000,  # each model's own queue is the bound
         graceful_shutdown_timeout_s=settings.drain_timeout,

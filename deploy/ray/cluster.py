@@ -284,6 +284,6 @@ def show(settings: Settings) -> int:
                 "replicas": dict(states),
                 "sha256": served["sha256"],
             }
-    nodes = [n["NodeManagerAddress"] for n in ray.nodes() if n["Alive"]]
+    nodes = sorted(n["NodeManagerAddress"] for n in ray.nodes() if n["Alive"])
     print(json.dumps({"models": found, "nodes": nodes}, indent=1))
     return 0

@@ -43,14 +43,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with rays.network(), ExitStack() as stack:
         stack.enter_context(rays.node(folder, "127.0.0.1"))
         second = stack.enter_context(rays.node(folder, "127.0.0.2", HEAD))
-        flags = ("--model-store", store, "--port", "21010", "--replicas", "2")
+        flags = ("--model-store", store, "--port", "21010", "--replicas", "2", "--queue", "1000")
         done = rays.run("--cluster", HEAD, *flags)
         assert done.returncode == 0, done.stdout + done.stderr
         yield Cluster(second, stack, folder)
 
 
 def test_no_request_is_lost_to_a_client_that_asks_again(cluster: Cluster) -> None:
-    with opened(URL, rate=15, retries=6) as seen:
+    with opened(URL, rate=15, retries=10) as seen:
         time.sleep(4)
         pids = {s.pid for s in seen}
         assert len(pids) == 2, "both nodes answer"
