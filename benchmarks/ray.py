@@ -76,15 +76,18 @@ A model that takes {SLEEP_MS} ms, one replica a node, {CLIENTS} clients:
 
 
 @contextmanager
-def cluster(folder: Path, sleep_ms: float, count: int) -> Iterator[Callable[[str], psutil.Process]]:
-    """A cluster that serves the model; what is yielded begins a further node."""
+def cluster(
+    folder: Path, sleep_ms: float, count: int, cpus: int = 2
+) -> Iterator[Callable[[str], psutil.Process]]:
+    """A cluster that serves the model, with room for as many replicas as each node has CPUs; what
+    is yielded begins a further node, or gives the second."""
     store = folder / f"store-{sleep_ms}"
     echo(store, "echo", sleep_ms=sleep_ms)
     with ExitStack() as stack:
 
         def begin(address: str) -> psutil.Process:
             head = HEAD if address != "127.0.0.1" else ""
-            made = stack.enter_context(rays.node(folder, address, head))
+            made = stack.enter_context(rays.node(folder, address, head, cpus))
             return psutil.Process(made.pid)
 
         started = [begin(f"127.0.0.{n + 1}") for n in range(count)]
@@ -149,7 +152,7 @@ def throughput(folder: Path) -> str:
     """Rows of one node and of two."""
     rows, rates = "", []
     for count in (1, 2):
-        with cluster(folder, SLEEP_MS, count), closed(URL, CLIENTS) as seen:
+        with cluster(folder, SLEEP_MS, count, 1), closed(URL, CLIENTS) as seen:
             time.sleep(5)
             begin, first = len(seen), time.monotonic()
             time.sleep(SECONDS)

@@ -29,8 +29,8 @@ def app_name(archive: Archive) -> str:
     return f"{archive.name}-{archive.version}-{archive.sha256[:12]}"
 
 
-def model(archive: Archive, settings: Settings) -> Any:
-    """The application of one archive."""
+def model(archive: Archive, settings: Settings, name: str = "model") -> Any:
+    """The application of one archive, in which it is the deployment of this name."""
     with zipfile.ZipFile(archive.path) as z:
         built = batch_sizes(json.loads(z.read(FILE)))
     size = settings.batch_size or max(built, default=1)
@@ -51,7 +51,7 @@ def model(archive: Archive, settings: Settings) -> Any:
         target = {"target_ongoing_requests": 1.5 * size}
         scale = {"autoscaling_config": {"min_replicas": low, "max_replicas": high, **target}}
     deployment = serve.deployment(Replica).options(
-        name="model",
+        name=name,
         max_ongoing_requests=2 * size,
         max_queued_requests=settings.queue,
         max_constructor_retry_count=1,

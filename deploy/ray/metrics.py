@@ -8,10 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import ray
-from ray.util import metrics
-
-FAMILY = re.compile(r"\bray_((?:handler|front)_\w+?)(?:_total)?(?=[ {])")
+FAMILY = re.compile(r"^(# (?:HELP|TYPE) )?ray_((?:handler|front)_\w+?)(?:_total)?(?=[ {])")
 """The kit's own figures; Serve's are on Ray's pages. Ray adds the prefix, and counters' ending."""
 
 OF_RAY = re.compile(r'(?:otel_scope_\w+|Component|SessionName|Version)="[^"]*",?')
@@ -43,6 +40,8 @@ class RayMetrics:
         tags = {d.name: str(d.value) for d in dimensions}
         is_gauge = kind.get("metric_type") == "gauge"
         if name not in self._known:
+            from ray.util import metrics
+
             made = metrics.Gauge if is_gauge else metrics.Counter
             self._known[name] = made(name, name.replace("_", " "), tuple(tags))
         if is_gauge:
@@ -53,6 +52,8 @@ class RayMetrics:
 
 def page() -> bytes:
     """The figures of every node, in Prometheus' text format."""
+    import ray
+
     pages = [
         f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         for node in ray.nodes()
@@ -68,14 +69,14 @@ def joined(pages: Iterable[str]) -> bytes:
     heads: dict[str, dict[str, None]] = {}
     samples: dict[str, list[str]] = {}
     for line in (line for text in pages for line in text.splitlines()):
-        found = FAMILY.search(line)
+        found = FAMILY.match(line)
         if found is None:
             continue
-        named = FAMILY.sub(r"\1", line, count=1)
+        named = FAMILY.sub(r"\1\2", line)
         if line.startswith("#"):
-            heads.setdefault(found[1], {})[named] = None
+            heads.setdefault(found[2], {})[named] = None
         else:
-            samples.setdefault(found[1], []).append(OF_RAY.sub("", named))
+            samples.setdefault(found[2], []).append(OF_RAY.sub("", named))
     lines = [line for name in samples for line in (*heads.get(name, {}), *samples[name])]
     return "".join(f"{line}\n" for line in lines).encode()
 

@@ -57,10 +57,13 @@ def opened(url: str, rate: float, retries: int = 0) -> Iterator[list[Seen]]:
     """A request every ``1 / rate`` seconds, however many are unanswered, until the block ends."""
     stop, seen = threading.Event(), list[Seen]()
 
+    def note(due: float) -> None:
+        seen.append(asked(url, due, retries))
+
     def send(pool: ThreadPoolExecutor) -> None:
         due = time.monotonic()
         while not stop.wait(max(0.0, due - time.monotonic())):
-            pool.submit(lambda due=due: seen.append(asked(url, due, retries)))
+            pool.submit(note, due)
             due += 1 / rate
 
     with ThreadPoolExecutor(200) as pool:
