@@ -1,4 +1,4 @@
-"""Ray Serve's applications: one for each archive, and the front before them."""
+"""Ray Serve's applications: one for each archive, and the ingress before them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ray import serve
 
 from deploy.hosting.model import batch_sizes
-from deploy.ray.front import Front
+from deploy.ray.ingress import Ingress
 from deploy.ray.replica import Replica, Served
 from deploy.ray.settings import Settings
 from deploy.torchserve.archives import Archive
@@ -19,9 +19,9 @@ from handlers.memory import LIMIT_VARIABLE
 from handlers.passport import FILE
 from handlers.payload import MAX_BODY_VARIABLE
 
-FRONT = "kit-front"
+INGRESS = "kit-ingress"
 VERSION = "1"
-"""Of the front's code: where it stays the same, Serve gives running fronts another table."""
+"""Of the ingress's code: where it stays the same, Serve gives running ingresses another table."""
 
 
 def app_name(archive: Archive) -> str:
@@ -55,6 +55,7 @@ def model(archive: Archive, settings: Settings, name: str = "model") -> Any:
         max_ongoing_requests=2 * size,
         max_queued_requests=settings.queue,
         max_constructor_retry_count=1,
+        max_surge_percent=100,  # served anew with other values: the new ones first
         graceful_shutdown_timeout_s=settings.drain_timeout,
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=5,
@@ -68,7 +69,7 @@ def model(archive: Archive, settings: Settings, name: str = "model") -> Any:
     return deployment.bind(served)
 
 
-def front(
+def ingress(
     table: Mapping[str, Any], settings: Settings, bound: Mapping[str, Any], count: int = 1
 ) -> Any:
     """The application before the models.
@@ -77,8 +78,8 @@ def front(
         bound: applications that become part of it, by their name in the table.
         count: how many of it there are; as many as nodes, so that losing one loses no address.
     """
-    deployment = serve.deployment(Front).options(
-        name="front",
+    deployment = serve.deployment(Ingress).options(
+        name="ingress",
         version=VERSION,
         _internal=True,  # Serve gives each deployment another version, and so ends its replicas
         num_replicas=count,
@@ -102,7 +103,7 @@ def variables(settings: Settings) -> dict[str, str]:
 
 
 def new_table(settings: Settings) -> dict[str, Any]:
-    """A front's table without models."""
+    """A ingress's table without models."""
     return {
         "models": {},
         "tokens": settings.token_hashes(),

@@ -17,7 +17,7 @@ from ray import serve
 
 from deploy.hosting.model import Request
 from deploy.ray import applications
-from deploy.ray.applications import FRONT
+from deploy.ray.applications import INGRESS
 from deploy.ray.settings import Settings
 from deploy.torchserve import ports
 from deploy.torchserve.answer import say
@@ -77,6 +77,8 @@ def connected(settings: Settings) -> Iterator[None]:
             ray.shutdown()
         return
     # Short: the names of Ray's sockets have at most 107 bytes.
+    if not ports.is_free(settings.host, settings.port):
+        raise KitError(f"port {settings.port} is taken by {ports.holder(settings.port)}: --port")
     with tempfile.TemporaryDirectory(prefix="kit-ray-", ignore_cleanup_errors=True) as folder:
         ray.init(
             "local",
@@ -111,11 +113,14 @@ def serve_store(settings: Settings) -> int:
             "keep_alive_timeout_s": 75,
         },
     )
+    before = table_of(settings) if INGRESS in serve.status().applications else None
     table = applications.new_table(settings)
     for archive in archives:
         try:
             load(archive, settings)
         except KitError as e:
+            if before and applications.app_name(archive) in apps(before):
+                raise  # it is served, and goes on as it was
             say("model", f"not served: {e}")
             continue
         table = applications.with_model(table, archive, keep=True)
@@ -123,6 +128,8 @@ def serve_store(settings: Settings) -> int:
     if not table["models"]:
         raise KitError(f"no archive in {settings.model_store} can be served")
     switch(table, settings)
+    if before:
+        end_others(before, table)
     say("server", f"http://{settings.host}:{settings.port}/predictions/{min(table['models'])}")
     if settings.token_file:
         say("tokens", f"callers need one from {settings.token_file}")
@@ -148,13 +155,15 @@ def load(archive: Archive, settings: Settings) -> Any:
     """Deploys an archive beside all others and waits until it runs; returns its handle.
 
     Raises:
-        KitError: why it does not; nothing of it is left.
+        KitError: why it does not; nothing of it is left, but for replicas that ran before.
     """
     name = applications.app_name(archive)
+    ran = name in serve.status().applications
     try:
         run_application(applications.model(archive, settings), name, None, settings)
     except BaseException:
-        serve.delete(name)
+        if not ran:
+            serve.delete(name)
         raise
     return serve.get_app_handle(name)
 
@@ -199,9 +208,9 @@ def reason(found: Any) -> str:
 
 
 def switch(table: Mapping[str, Any], settings: Settings) -> None:
-    """Gives the front its table: requests that come from now on are answered by it."""
+    """Gives the ingress its table: requests that come from now on are answered by it."""
     nodes = sum(node["Alive"] for node in ray.nodes())
-    run_application(applications.front(table, settings, {}, nodes), FRONT, "/", settings)
+    run_application(applications.ingress(table, settings, {}, nodes), INGRESS, "/", settings)
 
 
 def update(settings: Settings) -> int:
@@ -211,9 +220,7 @@ def update(settings: Settings) -> int:
         KitError: the new one cannot be served; the old one goes on.
     """
     archive = check(settings.archive)
-    if FRONT not in serve.status().applications:
-        raise KitError(f"--cluster {settings.cluster}: nothing of this kit is served there")
-    table = serve.get_app_handle(FRONT).table.remote().result()
+    table = table_of(settings)
     before = table["models"].get(archive.name)
     name = applications.app_name(archive)
     if before and before["versions"].get(archive.version, {}).get("app") == name:
@@ -229,10 +236,32 @@ def update(settings: Settings) -> int:
     after = applications.with_model(table, archive, settings.keep)
     switch(after, settings)
     say("model", f"{archive.name} {archive.version} answers")
-    for old in sorted(apps(table) - apps(after)):
+    end_others(table, after)
+    return 0
+
+
+def table_of(settings: Settings) -> dict[str, Any]:
+    """The table of the ingress that runs.
+
+    Raises:
+        KitError: there is none, or it is a RayService's.
+    """
+    found = serve.status().applications.get(INGRESS)
+    if found is None:
+        raise KitError(f"--cluster {settings.cluster}: nothing of this kit is served there")
+    if len(found.deployments) > 1:
+        raise KitError(
+            f"--cluster {settings.cluster}: a RayService serves there: change its manifest"
+        )
+    table: dict[str, Any] = serve.get_app_handle(INGRESS).table.remote().result()
+    return table
+
+
+def end_others(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Ends applications that no table names any more; their requests in flight finish."""
+    for old in sorted(apps(before) - apps(after)):
         serve.delete(old)
         say("model", f"{old} has ended")
-    return 0
 
 
 def apps(table: Mapping[str, Any]) -> set[str]:
@@ -269,10 +298,10 @@ def ask_sample(archive: Archive, handle: Any, settings: Settings) -> None:
 def show(settings: Settings) -> int:
     """Prints what is served, as JSON; 3 where nothing is."""
     status = serve.status()
-    if FRONT not in status.applications:
+    if INGRESS not in status.applications:
         print("not running")
         return 3
-    table = serve.get_app_handle(FRONT).table.remote().result()
+    table = table_of(settings)
     found: dict[str, Any] = {}
     for model, entry in table["models"].items():
         for version, served in entry["versions"].items():

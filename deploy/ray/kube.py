@@ -15,7 +15,7 @@ logger = logging.getLogger("ray.serve")
 
 
 def app(args: Mapping[str, Any]) -> Any:
-    """The front and every archive of the store that passes its check.
+    """The ingress and every archive of the store that passes its check.
 
     Args:
         args: flags of ``python -m deploy.ray`` without dashes: ``{"model-store": "/models"}``.
@@ -35,4 +35,4 @@ def app(args: Mapping[str, Any]) -> Any:
         name = applications.app_name(archive)
         bound[name] = applications.model(archive, settings, name)
         table = applications.with_model(table, archive, keep=True)
-    return applications.front(table, settings, bound)
+    return applications.ingress(table, settings, bound)

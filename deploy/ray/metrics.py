@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-FAMILY = re.compile(r"^(# (?:HELP|TYPE) )?ray_((?:handler|front)_\w+?)(?:_total)?(?=[ {])")
+FAMILY = re.compile(r"^(# (?:HELP|TYPE) )?ray_((?:handler|ingress)_\w+?)(?:_total)?(?=[ {])")
 """The kit's own figures; Serve's are on Ray's pages. Ray adds the prefix, and counters' ending."""
 
 OF_RAY = re.compile(r'(?:otel_scope_\w+|Component|SessionName|Version)="[^"]*",?')

@@ -117,7 +117,6 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--cluster",
         metavar="ADDRESS",
-        default="",
         help="a running Ray cluster,"
         " such as HOST:6379, or auto for this machine's; without it, one of its own"
         " on this machine, until Ctrl-C",
@@ -143,8 +142,8 @@ def parser() -> argparse.ArgumentParser:
         shown = default.removeprefix(f"{ROOT}/")
         shown = f" (default: {shown})" if default else ""
         metavar = name.upper().replace("-", "_")
-        found.add_argument(f"--{name}", default=default, metavar=metavar, help=text + shown)
-    return found  # fmt: skip
+        found.add_argument(f"--{name}", metavar=metavar, help=text + shown)
+    return found
 
 
 def parse(argv: Sequence[str]) -> Settings:
@@ -156,8 +155,8 @@ def parse(argv: Sequence[str]) -> Settings:
     """
     given = vars(parser().parse_args(argv))
     values: dict[str, Any] = {}
-    for name, read, _, _ in OPTIONS:
-        text = given[name.replace("-", "_")]
+    for name, read, default, _ in OPTIONS:
+        text = given[name.replace("-", "_")] or default
         try:
             values[name.replace("-", "_")] = read(text) if text else None
         except ValueError as e:
@@ -165,7 +164,7 @@ def parse(argv: Sequence[str]) -> Settings:
     actions = [a for a in ("update", "status", "stop") if given[a]]
     settings = Settings(
         action=actions[0] if actions else "serve",
-        cluster=given["cluster"],
+        cluster=given["cluster"] or "",
         archive=Path(given["update"] or ""),
         sample=given["sample"],
         keep=given["keep"],

@@ -33,6 +33,19 @@ def update(archive: Path, sample: Path, *flags: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+def test_a_store_is_served_anew_with_other_values(served: Served) -> None:
+    """Replicas with the new values begin before the old ones end."""
+    store = served.log.parent.parent / "store0"
+    assert (store / "echo.mar").is_file()
+    line = ("--cluster", "auto", "--model-store", store, "--port", str(served.port))
+    with closed(f"{served.url}/predictions/echo", clients=2) as seen:
+        done = rays.run(*line, "--replicas", "1", "--queue", "50")
+        assert done.returncode == 0, done.stdout + done.stderr
+        time.sleep(2)
+    assert errors(seen) == []
+    assert len({s.pid for s in seen}) == 2
+
+
 def test_row_37_a_new_version_under_load(served: Served, tmp_path: Path) -> None:
     """Row 37: zero failed requests; the versions switch once; a broken one changes nothing."""
     (tmp_path / "sample").write_bytes(b"sample")
@@ -41,7 +54,7 @@ def test_row_37_a_new_version_under_load(served: Served, tmp_path: Path) -> None
     broken = echo(tmp_path / "broken", "echo", version="1.5", broken=True)
     second = echo(tmp_path / "second", "echo", version="2.0", sleep_ms=5)
     third = echo(tmp_path / "third", "echo", version="3.0", sleep_ms=5)
-    fronts = [p for p in psutil.process_iter() if "kit-front" in p.name()]
+    ingresses = [p for p in psutil.process_iter() if "kit-ingress" in p.name()]
     with closed(url, clients=4) as seen:
         code, _, said = update(broken, tmp_path / "sample")
         assert (code, said.splitlines()[-1]) == (
@@ -65,4 +78,4 @@ def test_row_37_a_new_version_under_load(served: Served, tmp_path: Path) -> None
     assert [json.loads(ask(u, b"x").body)["version"] for u in (url, f"{url}/2.0")] == ["3.0", "2.0"]
     code, _, said = update(third, tmp_path / "sample")
     assert (code, "this very archive is served already" in said) == (1, True)
-    assert fronts and all(p.is_running() for p in fronts), "the front was made anew"
+    assert ingresses and all(p.is_running() for p in ingresses), "the ingress was made anew"

@@ -111,13 +111,20 @@ def test_a_replica_that_dies_is_replaced(served: Served) -> None:
 
 def test_figures_of_all_processes_are_on_one_page(served: Served) -> None:
     ask(f"{served.url}/predictions/fd1", PICTURES[0].read_bytes())
-    wanted = ('handler_items{Level="Model",ModelName="fd1"', 'front_answers{ModelName="fd1"')
+    wanted = ('handler_items{Level="Model",ModelName="fd1"', 'ingress_answers{ModelName="fd1"')
     for _ in range(40):
         page = ask(f"{served.url}/metrics").body.decode()
         if all(w in page for w in wanted):
             break
     assert all(w in page for w in wanted), page
     assert page.count("# TYPE handler_items counter") == 1
+
+
+def test_a_second_server_names_the_port_that_is_taken(served: Served, store: Path) -> None:
+    done = rays.run("--model-store", store, "--port", str(served.port))
+    assert done.returncode == 1
+    said = done.stderr.splitlines()
+    assert said[-1].startswith(f"error: port {served.port} is taken by ray::ProxyActor")
 
 
 def test_nothing_listens_beyond_this_machine(served: Served) -> None:

@@ -12,7 +12,6 @@ from subprocess import Popen
 
 import psutil
 import pytest
-import yaml
 
 from tests.support import rays
 from tests.support.hosted import echo
@@ -74,31 +73,3 @@ def test_a_cluster_that_is_not_there_is_named(cluster: Cluster) -> None:
     done = rays.run("--cluster", "127.0.0.1:1", "--status")
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["error: --cluster 127.0.0.1:1: nothing answers there"]
-
-
-def test_the_manifests_application_is_served(tmp_path: Path) -> None:
-    """What KubeRay would hand to Serve, with this machine's paths."""
-    service = yaml.safe_load((rays.ROOT / "deploy" / "ray" / "rayservice.yaml").read_text())
-    config = yaml.safe_load(service["spec"]["serveConfigV2"])
-    store = tmp_path / "store"
-    echo(store, "echo")
-    (store / "cut.mar").write_bytes(b"PK")
-    (tmp_path / "tokens").write_text("mine\n")
-    config["http_options"] = {"host": "127.0.0.1", "port": 21011}
-    given = {"model-store": str(store), "token-file": str(tmp_path / "tokens"), "threads": "1"}
-    config["applications"][0]["args"] |= given
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    folder = tmp_path / "ray"
-    folder.mkdir()
-    with rays.network(), rays.node(folder, "127.0.0.1"):
-        line = [str(rays.python().parent / "serve"), "run", str(tmp_path / "config.yaml")]
-        process = rays.begun([*line, "--address", HEAD], tmp_path / "serve.log")
-        try:
-            rays.wait_said(process, tmp_path / "serve.log", "Deployed app 'kit-front' successfully")
-            url = "http://127.0.0.1:21011/predictions/echo"
-            assert rays.ask(url, b"x").status == 401
-            reply = rays.ask(url, b"x", {"Authorization": "Bearer mine"})
-            assert (reply.status, json.loads(reply.body)["bytes"]) == (200, 1)
-        finally:
-            process.kill()
-            process.wait()

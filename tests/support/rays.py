@@ -164,9 +164,10 @@ def node(
         wait_said(process, log, "Ray runtime started")
         yield process
     finally:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                child.kill()  # asked to end, a node drains for 30 s
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()  # asked to end, a node drains for 30 s
         process.kill()
         process.wait()
 

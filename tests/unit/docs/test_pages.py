@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.ray import settings as on_ray
 from deploy.torchserve import settings as serving
 from qpstest import flags as tester
 from repack import cli
@@ -21,6 +22,7 @@ MAX_README_WORDS = 1500
 PARSERS: Mapping[str, argparse.ArgumentParser] = {
     "repack/model_repack.py": cli.parser(),
     "run.sh": serving.parser(),
+    "python -m deploy.ray": on_ray.parser(),
     "qpstest": tester.parser(),
 }
 
@@ -28,8 +30,9 @@ OTHER_FLAGS = {
     *("--build-arg", "--cap-add", "--device", "--entrypoint", "--format", "--gpus", "--read-only"),
     *("--rm", "--secret", "--stop-timeout", "--tmpfs", "--data-binary", "--help"),
     *("--count", "--json", "--name", "--out", "--save", "--token", "--url", "--work"),
+    *("--address", "--disable-usage-stats", "--head", "--node-ip-address", "--retries"),
 }
-"""Of Docker and curl, of the examples' programs, and of the smaller commands."""
+"""Of Docker, curl and Ray, of the examples' programs, and of the smaller commands."""
 
 
 def flags_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:

@@ -31,7 +31,7 @@ ATTEMPTS = 2
 BUSY = {"Retry-After": "1"}
 
 
-class Front:
+class Ingress:
     """Takes requests and asks the models.
 
     Its ``user_config`` is ``{"models": {NAME: {"default": VERSION, "versions": {VERSION: {"app",
@@ -118,7 +118,7 @@ class Front:
         headers = {k: v for k, v in request.headers.items() if k in PASSED}
         answer = await self._asked(name, version, Request(bytes(body), headers))
         tags = [metrics.Tag("ModelName", name), metrics.Tag("Status", str(answer.status))]
-        self._metrics.add_metric("front_answers", 1, "count", dimensions=tags)
+        self._metrics.add_metric("ingress_answers", 1, "count", dimensions=tags)
         return answer
 
     async def _asked(self, name: str, version: str, request: Request) -> Answer:
