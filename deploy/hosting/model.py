@@ -117,11 +117,7 @@ class Model:
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """The batch sizes that the archive was built for; empty where it takes any."""
-        options = self.passport["artefacts"].get(self._artefact, {}).get("options", {})
-        profiles = [shapes[2][0] for e in options.get("engines", ()) for shapes in e.values()]
-        first = [i["shape"][0] for i in self.passport["inputs"] if i["shape"]]
-        fixed = [n for n in first if isinstance(n, int)]
-        return tuple(sorted({*(options.get("batches") or profiles or fixed)}))
+        return batch_sizes(self.passport, self._artefact)
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers a batch: as many answers as requests, in their order, each with its own status.
@@ -199,6 +195,15 @@ class Model:
             )
             for i, body in enumerate(bodies)
         ]
+
+
+def batch_sizes(passport: Mapping[str, Any], artefact: str = "accelerated") -> tuple[int, ...]:
+    """``Model.batch_sizes`` of a passport, in rising order."""
+    options = passport["artefacts"].get(artefact, {}).get("options", {})
+    profiles = [shapes[2][0] for e in options.get("engines", ()) for shapes in e.values()]
+    first = [i["shape"][0] for i in passport["inputs"] if i["shape"]]
+    fixed = [n for n in first if isinstance(n, int)]
+    return tuple(sorted({*(options.get("batches") or profiles or fixed)}))
 
 
 def error(status: int, kind: str, message: str) -> Answer:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.ray import settings as on_ray
 from deploy.torchserve import settings as serving
 from deploy.triton import __main__ as triton
 from qpstest import flags as tester
@@ -22,6 +23,7 @@ MAX_README_WORDS = 1500
 PARSERS: Mapping[str, argparse.ArgumentParser] = {
     "repack/model_repack.py": cli.parser(),
     "run.sh": serving.parser(),
+    "python -m deploy.ray": on_ray.parser(),
     "qpstest": tester.parser(),
     "python -m deploy.triton": triton.parser(),
 }
@@ -31,8 +33,9 @@ OTHER_FLAGS = {
     *("--rm", "--secret", "--stop-timeout", "--tmpfs", "--data-binary", "--help"),
     *("--http-header-forward-pattern", "--model-repository"),
     *("--count", "--json", "--name", "--out", "--save", "--token", "--url", "--work"),
+    *("--address", "--disable-usage-stats", "--head", "--node-ip-address", "--retries"),
 }
-"""Of Docker and curl, of the examples' programs, and of the smaller commands."""
+"""Of Docker, curl and Ray, of the examples' programs, and of the smaller commands."""
 
 
 def flags_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:

@@ -1,0 +1,1 @@
+"""Serves a store of archives on a Ray cluster: ``python -m deploy.ray``."""
