@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deploy.triton.config import Network, Spec
-from handlers import head as heads
+from handlers import heads
 from handlers.artefact import Artefact, DeviceOptions
 from handlers.errors import KitError
 from handlers.passport import Passport, TensorSpec
@@ -31,7 +31,7 @@ def backend_of(artefact: Artefact) -> Backend:
 
 
 def network(passport: Passport, artefact: Artefact) -> Network:
-    """The network's tensors: of a detector its raw maps, as many rows as pictures.
+    """The network's tensors: of a detector its raw maps or its rows, as many rows as pictures.
 
     Raises:
         KitError: it ends in boxes that are as many as were found, and names no raw maps.
@@ -46,7 +46,7 @@ def network(passport: Passport, artefact: Artefact) -> Network:
     if head is not None and artefact.output != "boxes":
         if not head.raw:
             raise KitError(f"--native: {passport.name} names no raw maps: repack its model")
-        outputs = _maps(head, passport.inputs[0])
+        outputs = _maps(head, passport.inputs[0]) or outputs
     first = [s.shape[:1] for s in (*passport.inputs, *passport.outputs)]
     task = TASKS.get(passport.task)  # rows of raw tensors may mean anything: a call stays whole
     batched = task is not None and task.batches
@@ -69,8 +69,10 @@ def _pixels(spec: TensorSpec) -> Spec:
 
 def _maps(head: heads.Head, image: TensorSpec) -> tuple[Spec, ...]:
     axes = dict(zip(image.layout, image.shape, strict=True))
-    grids = head.grids(head.sides(int(axes["H"]), int(axes["W"])))
+    sides = head.sides(int(axes["H"]), int(axes["W"]))
+    grids = head.grids(sides)
+    names = head.raw if sides else ()
     return tuple(
         Spec(name, "float32", (-1, *grid.shape[:3], head.values))
-        for name, grid in zip(head.raw, grids, strict=True)
+        for name, grid in zip(names, grids, strict=True)
     )

@@ -48,6 +48,11 @@ class Head(ABC):
     def values(self) -> int:
         """Values of a box, in the raw maps and decoded."""
 
+    def sides(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Height and width of each raw map, for an input of so many pixels; none where the head
+        reads what the model gives anyway."""
+        return []
+
     @abstractmethod
     def grids(self, sides: Sequence[tuple[int, int]]) -> list[Grid]:
         """Where the cells of maps of these sides lie."""

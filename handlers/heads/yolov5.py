@@ -35,7 +35,6 @@ class YOLOv5(Head):
         return 5 + self.classes
 
     def sides(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Height and width of each map, for an input of so many pixels."""
         return [(height // stride, width // stride) for stride in self.strides]
 
     def grids(self, sides: Sequence[tuple[int, int]]) -> list[Grid]:
