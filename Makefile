@@ -1,7 +1,7 @@
 # The kit's chores; `make` lists them.
 SHELL := /bin/bash
 PY := .venv/bin/python
-JOBS := 2
+JOBS := 3
 MINUTES := 60
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-slow test-gpu soak lint format bench bench-volumes clean clean-all

@@ -14,8 +14,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("delay_s", [0.3, 2.0])
+@pytest.mark.parametrize(
+    ("delay_s", "number"),
+    [
+        (0.3, signal.SIGTERM),
+        (2.0, signal.SIGINT),
+        pytest.param(0.3, signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(2.0, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_export_writes_nothing(
     tmp_path: Path, number: signal.Signals, delay_s: float
 ) -> None:

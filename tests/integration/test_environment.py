@@ -81,6 +81,7 @@ def test_set_up_change_interruption_and_failure(tmp_path: Path, pins: Path) -> N
     assert not marker.exists()  # an interrupted set-up is begun again
 
 
+@pytest.mark.slow
 def test_packages_without_their_dependencies(tmp_path: Path) -> None:
     bare = tmp_path / environment.BARE[0]
     bare.write_text(f"{wheel(tmp_path, '1.0', 'a-package-that-is-nowhere==9')}\n")

@@ -63,7 +63,7 @@ def answered(folder: Path, body: bytes, artefact: str = "accelerated") -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("folds", ["0", "0,1"])
+@pytest.mark.parametrize("folds", [pytest.param("0", marks=pytest.mark.slow), "0,1"])
 def test_masks_equal_those_of_the_real_predictor(results: Path, tmp_path: Path, folds: str) -> None:
     body, reference = scan()
     (tmp_path / "samples").mkdir()

@@ -35,8 +35,22 @@ def record(url: str) -> list[float]:
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("arrivals", ["constant", "poisson"])
-@pytest.mark.parametrize("mode", ["const", "tail", "stall"])
+@pytest.mark.parametrize(
+    ("mode", "arrivals"),
+    [
+        ("stall", "constant"),
+        ("tail", "poisson"),
+        *(
+            pytest.param(mode, arrivals, marks=pytest.mark.slow)
+            for mode, arrivals in (
+                ("const", "constant"),
+                ("const", "poisson"),
+                ("tail", "constant"),
+                ("stall", "poisson"),
+            )
+        ),
+    ],
+)
 def test_percentiles_are_those_of_the_servers_own_record(
     mode: str, arrivals: str, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,20 +69,30 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     made.run("bash run.sh --stop")
 
 
-def promised() -> list[tuple[str, str]]:
+def promised(where: Sequence[Path]) -> list[tuple[str, str]]:
     """Page and command, in the order in which they are run; an earlier page's are left out."""
     found: list[tuple[str, str]] = []
-    for page in (README, *(p for p in DOCS if p != LAST), LAST):
+    for page in where:
         before = {command for _, command in found}
         own = pages.commands(pages.read(page))
         found += [(page.name, command) for command in own if command not in before]
     return found
 
 
+PAGES = (README, *(p for p in DOCS if p != LAST), LAST)
+
+
 @pytest.mark.timeout(600)
-def test_every_command_of_the_pages_works(checkout: Checkout) -> None:
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param((README,), id="README"),
+        pytest.param(PAGES, id="all pages", marks=pytest.mark.slow),
+    ],
+)
+def test_every_command_of_the_pages_works(checkout: Checkout, where: Sequence[Path]) -> None:
     assert {"bash run.sh", "make test"} <= set(pages.commands(pages.read(README)))
-    for page, command in promised():
+    for page, command in promised(where):
         if command == "make test":  # this is it
             continue
         done = checkout.run(command)

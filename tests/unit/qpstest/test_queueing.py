@@ -106,6 +106,7 @@ def test_calibration_of_batches() -> None:
     assert machine.capacity == pytest.approx(200, rel=0.01)
 
 
+@pytest.mark.slow
 def test_more_rate_or_headroom_takes_more_machines() -> None:
     limit = Limit("p99", 60.0)
     counts = [capacity.plan(RUNS, rate, limit, 0.0).machines for rate in (100, 500, 2000)]
