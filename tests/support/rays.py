@@ -151,10 +151,12 @@ def node(
     """A node of a cluster: the head, or one that joins the ``head`` at HOST:PORT.
 
     Args:
+        folder: for its log.
         address: 127.0.0.1, 127.0.0.2, ...: each is a machine of its own to Ray.
         cpus: how many of them Ray may take it to have.
     """
-    role = ["--address", head] if head else ["--head", f"--port={port}", f"--temp-dir={folder}"]
+    short = tempfile.mkdtemp(prefix="r-")  # sockets' names have at most 107 bytes
+    role = ["--address", head] if head else ["--head", f"--port={port}", f"--temp-dir={short}"]
     role += [] if head else ["--include-dashboard=false"]
     line = [str(python().parent / "ray"), "start", *role, "--block", f"--num-cpus={cpus}"]
     line += [f"--node-ip-address={address}", "--object-store-memory=200000000"]
@@ -170,6 +172,7 @@ def node(
                     child.kill()  # asked to end, a node drains for 30 s
         process.kill()
         process.wait()
+        shutil.rmtree(short, ignore_errors=True)
 
 
 def parts(process: subprocess.Popen[bytes], name: str) -> list[psutil.Process]:
