@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,10 @@ def test_the_manifests_application_is_served(tmp_path: Path) -> None:
         line = [str(rays.python().parent / "serve"), "run", str(tmp_path / "config.yaml")]
         process = rays.begun([*line, "--address", HEAD], tmp_path / "serve.log")
         try:
-            rays.wait_said(
-                process, tmp_path / "serve.log", "Deployed app 'kit-ingress' successfully"
-            )
-            url = "http://127.0.0.1:21011/predictions/echo"
+            url, end = "http://127.0.0.1:21011/predictions/echo", time.monotonic() + 60
+            rays.wait_said(process, tmp_path / "serve.log", "Submitted deploy config successfully")
+            while rays.ask(url, b"x").status != 401 and time.monotonic() < end:
+                time.sleep(0.2)
             assert rays.ask(url, b"x").status == 401
             reply = rays.ask(url, b"x", {"Authorization": "Bearer mine"})
             assert (reply.status, json.loads(reply.body)["bytes"]) == (200, 1)
