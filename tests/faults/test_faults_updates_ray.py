@@ -19,11 +19,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     echo(folder, "echo", sleep_ms=5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     flags = ("--replicas", "1", "--drain-timeout", "5")
-    with rays.network(), rays.serving(tmp_path_factory.mktemp("run"), folder, *flags) as found:
+    with rays.network(), rays.serving(tmp_path_factory.mktemp("run"), store, *flags) as found:
         yield found
 
 
@@ -33,10 +38,8 @@ def update(archive: Path, sample: Path, *flags: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_a_store_is_served_anew_with_other_values(served: Served) -> None:
+def test_a_store_is_served_anew_with_other_values(served: Served, store: Path) -> None:
     """Replicas with the new values begin before the old ones end."""
-    store = served.log.parent.parent / "store0"
-    assert (store / "echo.mar").is_file()
     line = ("--cluster", "auto", "--model-store", store, "--port", str(served.port))
     with closed(f"{served.url}/predictions/echo", clients=2) as seen:
         done = rays.run(*line, "--replicas", "1", "--queue", "50")
