@@ -82,7 +82,8 @@ def test_a_closed_loop_says_that_the_server_stood_still(tmp_path: Path) -> None:
     assert "measure with --rate" in done.stdout
     (run,) = json.loads((tmp_path / "a.json").read_text())["runs"]
     assert run["latency_ms"]["max"] > 400
-    assert run["latency_ms"]["max"] > 5 * run["latency_ms"]["p99"]
+    # On a slow machine four of the 400 meet a standstill, and p99 is one of them.
+    assert run["latency_ms"]["max"] > 5 * run["latency_ms"]["p90"]
     with stand_in("tail") as url:
         done = qpstest("--server", "url", "--url", url, "--concurrency", 4, "--requests", 400)
     assert "closed loop waits" not in done.stdout  # slow answers are no standstill
