@@ -84,7 +84,7 @@ class Conversion:
         if found.write is None:
             return replace(found, onnx=self.onnx_file())
         file = self.stage / "onnx-gpu" / "model.onnx"
-        file.parent.mkdir()
+        file.parent.mkdir(parents=True)
         found.write(file)
         return replace(found, onnx=file)
 

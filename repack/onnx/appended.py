@@ -70,4 +70,7 @@ def append(
         model = compose.add_prefix(model, "net_", rename_inputs=False)
     answers = [o.name for o in model.graph.output]
     pairs = list(zip(answers, given, strict=True))
-    return compose.merge_models(model, end, io_map=pairs, outputs=list(names))
+    whole = compose.merge_models(model, end, io_map=pairs, outputs=list(names))
+    del whole.opset_import[:]  # of both, each domain twice
+    whole.opset_import.extend(model.opset_import)
+    return whole

@@ -32,15 +32,18 @@ class Normal:
     bgr: bool = False
 
 
-def take_pixels(model: ModelProto, sides: tuple[int, int], normal: Normal) -> str:
-    """Puts scaling, normalising and transposing in front of the model's only input.
+def input_name(model: ModelProto) -> str:
+    """What ``take_pixels`` and ``take_planes`` call the new input of such a model."""
+    return _free_name(model.graph, "pixels")
+
+
+def take_pixels(model: ModelProto, sides: tuple[int, int], normal: Normal) -> None:
+    """Puts scaling, normalising and transposing in front of the model's only input; the new one is
+    ``[N, H, W, 3]`` uint8 RGB.
 
     Args:
         model: changed in place; its input is float32.
         sides: height and width of the pictures, pixels.
-
-    Returns:
-        The new input's name: ``[N, H, W, 3]`` uint8 RGB.
     """
     g = _Front(model)
     last = g.add("Cast", g.name, to=TensorProto.FLOAT)
@@ -51,15 +54,11 @@ def take_pixels(model: ModelProto, sides: tuple[int, int], normal: Normal) -> st
     if normal.layout == "NCHW":
         g.add("Transpose", last, perm=[0, 3, 1, 2])
     g.finish(TensorProto.UINT8, (*sides, 3))
-    return g.name
 
 
-def take_planes(model: ModelProto, sides: tuple[int, int], normal: Normal) -> str:
-    """As ``take_pixels``, of the pictures that the runtimes on a GPU have.
-
-    Returns:
-        The new input's name: ``[N, 3, H, W]`` float32 RGB, 0..1.
-    """
+def take_planes(model: ModelProto, sides: tuple[int, int], normal: Normal) -> None:
+    """As ``take_pixels``; the new input is ``[N, 3, H, W]`` float32 RGB, 0..1, which is what the
+    runtimes on a GPU have."""
     g = _Front(model)
     last = g.name
     if normal.bgr:
@@ -69,9 +68,10 @@ def take_planes(model: ModelProto, sides: tuple[int, int], normal: Normal) -> st
     if normal.std != (1, 1, 1):
         last = g.add("Mul", last, g.constant(1 / np.reshape(normal.std, (1, 3, 1, 1))))
     if normal.layout == "NHWC":
-        g.add("Transpose", last, perm=[0, 2, 3, 1])
+        last = g.add("Transpose", last, perm=[0, 2, 3, 1])
+    if not g.nodes:
+        g.add("Identity", last)
     g.finish(TensorProto.FLOAT, (3, *sides))
-    return g.name
 
 
 class _Front:
@@ -84,7 +84,7 @@ class _Front:
     def __init__(self, model: ModelProto):
         self.graph = model.graph
         self.old = _only_input(model.graph)
-        self.name = _free_name(model.graph, "pixels")
+        self.name = input_name(model)
         self.nodes: list[NodeProto] = []
 
     def constant(self, value: Any, dtype: type[np.generic] = np.float32) -> str:
@@ -105,11 +105,8 @@ class _Front:
         """
         batch = self.old.type.tensor_type.shape.dim[0]
         size = batch.dim_value if batch.HasField("dim_value") else "batch"
-        if self.nodes:
-            self.nodes[-1].output[0] = self.old.name
-            self.nodes[-1].name = PREFIX + "last"
-        else:
-            self.name = self.old.name
+        self.nodes[-1].output[0] = self.old.name
+        self.nodes[-1].name = PREFIX + "last"
         self.graph.input.remove(self.old)
         self.graph.input.insert(0, helper.make_tensor_value_info(self.name, dtype, [size, *shape]))
         kept = [*self.nodes, *self.graph.node]

@@ -23,8 +23,9 @@ from handlers.errors import KitError
 from repack.model import Arrays
 from repack.onnx.float_layers import QUANTISED, between, ends
 
-WIDE = ["LayerNormalization", "Resize", "NonMaxSuppression"]
-"""Operators left in 32 bits: sums over whole channels overflow 16."""
+WIDE = ["LayerNormalization", "Resize", "NonMaxSuppression", "Range"]
+"""Operators left in 32 bits: sums over whole channels overflow 16, and TensorRT takes no other
+``Range`` of floats."""
 
 PERCENTILE = 99.999
 """Share of a tensor's values that its int8 range covers, percent. The shipped YOLOv5n lost 0.7

@@ -5,6 +5,7 @@ python -m tests.support.rtx_models      # prints the table of benchmarks/results
 
 from __future__ import annotations
 
+import lzma
 import math
 import re
 import sys
@@ -31,7 +32,7 @@ from repack.model import Model
 from repack.onnx import float_layers
 from repack.options import DetectorOptions, GpuOptions, Options, SourceOptions
 from repack.tasks.segmentation import model as segmentation
-from tests.support import nnunet
+from tests.support import exported_detectors, nnunet
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = Path(__file__).parent / "rtx"
@@ -57,6 +58,22 @@ def yolov5n(folder: Path) -> Model:
 def yolov5s(folder: Path) -> Model:
     """The detector that was grown from it."""
     return detector(grown.yolov5s(folder / "s.pt"))
+
+
+def yolov8n(folder: Path) -> Model:
+    """A YOLOv8 of few channels, as the real package saved it."""
+    file = folder / "yolov8n.pt"
+    packed = Path(__file__).parents[1] / "data" / "yolov8n_tiny.pt.xz"
+    file.write_bytes(lzma.decompress(packed.read_bytes()))
+    return detector(file)
+
+
+def exported(layout: str, folder: Path) -> Model:
+    """A small detector's ONNX file, with one project's layout of outputs."""
+    task = {"points": "pose", "masks": "instances"}.get(layout, "detection")
+    told = {"names": ["a", "b", "c"], "kpt_shape": [exported_detectors.POINTS, 3]}
+    file = exported_detectors.onnx_file(folder, layout, told=told)
+    return pipeline.load(Options(SourceOptions(file), task=task))
 
 
 def resnet50(folder: Path) -> Model:
@@ -88,6 +105,7 @@ def nnunet_plan(folder: Path) -> Model:
 MODELS: dict[str, Callable[[Path], Model]] = {
     "YOLOv5n": yolov5n,
     "YOLOv5s": yolov5s,
+    "YOLOv8n": yolov8n,
     "ResNet-50": resnet50,
     "vessels": vessels,
     "nnU-Net": nnunet_plan,
@@ -109,7 +127,11 @@ class Network:
     @classmethod
     def make(cls, name: str, work: Path) -> Network:
         """One of ``MODELS``, as ``model_repack.py`` makes its ONNX file."""
-        model = MODELS[name](work)
+        return cls.of(MODELS[name](work), work)
+
+    @classmethod
+    def of(cls, model: Model, work: Path) -> Network:
+        """Any model, likewise."""
         gpu_model = Conversion(model, work).gpu_model
         onnx_file.convert(gpu_model, work / onnx_file.SOURCE)
         inputs = [model.random_inputs(1)]

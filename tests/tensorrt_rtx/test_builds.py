@@ -9,12 +9,22 @@ compiled program in the engine's file: the type of each weight, and the shapes o
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handlers.engines.build import build
-from tests.support.rtx_models import MODELS, PRECISIONS, SHAPES, Network, axes, weights
+from tests.support import exported_detectors
+from tests.support.rtx_models import (
+    MODELS,
+    PRECISIONS,
+    SHAPES,
+    Network,
+    axes,
+    exported,
+    weights,
+)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -37,3 +47,17 @@ def test_the_engine_has_the_types_and_the_shapes_that_were_asked_for(
     for name, limits in job.profiles.items():
         ranges = zip(*limits, strict=True)
         assert axes(engine, name) == [low if low == high else None for low, _, high in ranges]
+
+
+BEHIND = [
+    *((layout, "f16") for layout in (*exported_detectors.LAYOUTS, "points", "masks")),
+    *((layout, "int8") for layout in ("anchor-free", "detr", "masks")),
+]
+
+
+@pytest.mark.parametrize(("layout", "precision"), BEHIND)
+def test_what_stands_behind_a_detectors_graph_is_built(
+    layout: str, precision: str, tmp_path: Path, rtx: Any
+) -> None:
+    network = Network.of(exported(layout, tmp_path), tmp_path)
+    assert len(build(network.job(precision, "fixed")).engine) > 1000

@@ -201,7 +201,8 @@ def _onnx(found: Model, asked: pictures.Asked) -> Model:
     if free is not asked:
         original = _answering(found.outputs[0], free)
     batch = free.fixed or "batch"
-    name = pixels.take_pixels(graph, sides, asked.normal)
+    name = pixels.input_name(graph)
+    pixels.take_pixels(graph, sides, asked.normal)
     return replace(
         found,
         inputs=(replace(spec, name=name, shape=(batch, *spec.shape[1:])),),

@@ -197,7 +197,7 @@ class _OfGraph:
         pixels.set_sides(self.graph, sides, asked.normal.layout)
         self.asked = pictures.free(self.graph, asked, sides)
         self.batch = self.asked.fixed or "batch"
-        self.name = pixels.take_pixels(_copy(self.graph), sides, asked.normal)
+        self.name = pixels.input_name(self.graph)
         self.example = self.asked.outputs(pictures.noise(sides, self.asked.fixed or 2))
         self.shapes = [part.shape[1:] for part in _rows(rows, self.example)]
 
@@ -210,7 +210,7 @@ class _OfGraph:
     def on_gpu(self) -> GpuModel:
         return _on_gpu(self, None, write=lambda path: self._write(path, pixels.take_planes))
 
-    def _write(self, path: Path, front: Callable[..., str]) -> None:
+    def _write(self, path: Path, front: Callable[..., None]) -> None:
         graph = _copy(self.graph)
         front(graph, self.sides, self.asked.normal)
         free = isinstance(self.batch, str)

@@ -89,6 +89,34 @@ def test_it_is_drawn(answering: Any) -> None:
         assert 0 < numbers.max() <= len(masks)
 
 
+@pytest.mark.parametrize("mode", ["letterbox", "corner", "stretch"])
+def test_boxes_lie_on_the_picture_however_it_was_fitted_in(mode: str, tmp_path: Path) -> None:
+    path = made.onnx_file(tmp_path, "listed")  # one picture at a time
+    asked = DetectorOptions(mode=mode)
+    options = Options(
+        SourceOptions(path), name="m", model_store=tmp_path, backend="onnxruntime",
+        task="detection", detector=asked,
+    )  # fmt: skip
+    with zipfile.ZipFile(pipeline.repack(options)) as packed:
+        packed.extractall(tmp_path / "out")
+    entry, context = Entry(), LocalContext(tmp_path / "out", batch_size=2)
+    entry.initialize(context)
+    body, wide = io.BytesIO(), made.pictures(1)[0].repeat(2, axis=1)
+    Image.fromarray(wide).save(body, "PNG")
+    answers = entry.handle([{"body": body.getvalue()}] * 2, context)
+    assert answers[0] == answers[1]
+    height, width = made.SIDE, 2 * made.SIDE
+    fitted, place = images.letterbox(wide, made.SIDE, made.SIDE, mode=mode)
+    want = made.boxes(fitted[None])[0]
+    want = want[np.argsort(-want[:, 4:].max(1), kind="stable")][:20]
+    scale, shift = np.array(place[:2]), np.array(place[2:])
+    low = ((want[:, :2] - want[:, 2:4] / 2 - shift) / scale).clip(0, (width, height))
+    found = np.array([d["box"] for d in json.loads(answers[0])["detections"]])
+    confident = want[:, 4:].max(1) > 0.25
+    assert confident.sum() >= 3
+    np.testing.assert_allclose(found[:, :2], low[confident], atol=0.02)
+
+
 @pytest.mark.parametrize("task", FILES)
 def test_the_gate_notices_what_moved(task: str, tmp_path: Path) -> None:
     given = loaded(task, tmp_path)

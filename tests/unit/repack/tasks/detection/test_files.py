@@ -21,6 +21,7 @@ from repack.gate import Reference
 from repack.model import Model
 from repack.onnx import appended
 from repack.options import DetectorOptions
+from repack.rows import matched
 from repack.tasks.detection.metrics import match
 from tests.support import exported_detectors as made
 from tests.support.loading import model
@@ -85,6 +86,38 @@ def test_the_graph_answers_the_boxes_of_the_file(layout: str, tmp_path: Path) ->
         assert found.matched == len(want)
         assert found.box_px < 1e-3
         assert found.confidence < 1e-5
+
+
+@pytest.mark.parametrize("layout", made.LAYOUTS)
+def test_a_gpu_gets_the_same_rows_from_planes(layout: str, tmp_path: Path) -> None:
+    given = loaded(made.onnx_file(tmp_path, layout), DetectorOptions())
+    asked = Conversion(given, tmp_path / "work").gpu_model
+    session = ort.InferenceSession(str(asked.onnx), providers=["CPUExecutionProvider"])
+    (taken,) = session.get_inputs()
+    assert len(onnx.load(asked.onnx or "").opset_import) == 1
+    ((name, shape),) = asked.shapes.items()
+    assert (taken.name, tuple(taken.shape[1:])) == (name, shape[1:])
+    assert [o.name for o in session.get_outputs()] == list(asked.outputs)
+    pixels = {given.inputs[0].name: made.pictures(1 if layout == "listed" else 2)}
+    want, have = given.ask(pixels)["boxes"], session.run(["boxes"], asked.feed(pixels))[0]
+    if given.sorts:
+        have = matched([{"boxes": want}], [{"boxes": have}], ["boxes"])[0]["boxes"]
+    np.testing.assert_allclose(have, want, rtol=1e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize("layout", ["anchor-free", "detr"])
+def test_a_module_gives_a_gpu_the_same_rows(layout: str, tmp_path: Path) -> None:
+    given = loaded(made.torchscript_file(tmp_path, layout), DetectorOptions(made.SIDE))
+    asked = Conversion(given, tmp_path / "work").gpu_model
+    pixels = {given.inputs[0].name: made.pictures()}
+    assert asked.module is not None
+    with torch.no_grad():
+        (planes,) = asked.feed(pixels).values()
+        have = asked.module(torch.from_numpy(planes)).numpy()
+    want = given.ask(pixels)["boxes"]
+    if given.sorts:
+        have = matched([{"boxes": want}], [{"boxes": have}], ["boxes"])[0]["boxes"]
+    np.testing.assert_allclose(have, want, rtol=1e-4, atol=2e-3)
 
 
 @pytest.mark.parametrize("opset", [11, 12, 13, 17])
