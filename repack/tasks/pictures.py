@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from handlers.errors import KitError
 from repack.model import Arrays, Model
-from repack.onnx import pixels
+from repack.onnx import original, pixels
 from repack.onnx.pixels import Normal
 from repack.progress import say
 
@@ -135,19 +135,13 @@ def _freed(graph: onnx.ModelProto, asked: Asked, sides: tuple[int, int]) -> Aske
 
     It is asked instead of the file itself because one picture would cost a whole batch.
     """
-    import onnxruntime as ort
-
     trial = onnx.ModelProto()
     trial.CopyFrom(graph)
     pixels.free_batch(trial)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
     given = noise(sides, 3)
     wanted = asked.answers(given)
     try:
-        data = trial.SerializeToString()
-        session = ort.InferenceSession(data, options, ["CPUExecutionProvider"])
+        session = original.session(trial.SerializeToString(), asked.base.source)
         names = [o.name for o in session.get_outputs()]
         found = asked.with_any_batch(
             lambda given: dict(zip(names, session.run(None, given), strict=True))

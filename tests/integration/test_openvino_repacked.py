@@ -17,7 +17,7 @@ from repack import archive
 from repack.backends.conversion import Conversion
 from repack.candidates import Candidate, try_one
 from repack.gate import Reference
-from repack.model import tensors
+from repack.raw_tensors import tensors
 from tests.support import made
 from tests.support.isa import REASON, environment, has_bf16, without_bf16
 from tests.support.loading import load

@@ -30,7 +30,8 @@ class Embedding(Task):
         from torch import Tensor, nn
 
         from handlers.passport import TensorSpec
-        from repack.model import Model, of_module
+        from repack.model import Model
+        from repack.raw_tensors import of_module
 
         class Pixels(nn.Module):
             """The network behind the pixels: ``[N, side, side, 3]`` uint8 to ``[N, D]``."""

@@ -24,8 +24,9 @@ from handlers.runtimes.device import DeviceRuntime
 from repack import backends
 from repack.backends.conversion import Conversion
 from repack.gate import GateResult, Reference, check
-from repack.model import Arrays, Model, tensors
+from repack.model import Arrays, Model
 from repack.options import GpuOptions, Shape
+from repack.raw_tensors import tensors
 from repack.sources import Source
 
 ROOT = Path(__file__).resolve().parents[2]

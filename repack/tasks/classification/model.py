@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from handlers.errors import KitError
 from handlers.passport import TensorSpec
-from repack.model import Arrays, Model, tensors
+from repack.model import Arrays, Model
 from repack.onnx import pixels
 from repack.onnx.pixels import Normal
 from repack.options import (
@@ -26,6 +26,7 @@ from repack.options import (
     Shapes,
     Three,
 )
+from repack.raw_tensors import tensors
 from repack.sources.source import Source
 from repack.sources.told import CLASSIFY
 from repack.tasks import labels, pictures

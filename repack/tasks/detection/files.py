@@ -18,10 +18,11 @@ from handlers.errors import KitError
 from handlers.heads import SETTING, Head
 from handlers.passport import TensorSpec
 from handlers.runtimes.torchscript import flatten
-from repack.model import Export, GpuModel, Model, tensors
+from repack.model import Export, GpuModel, Model
 from repack.onnx import appended, pixels, suppression
 from repack.onnx.pixels import Normal
 from repack.options import MAX_SIDE, DetectorOptions, Options, Shapes
+from repack.raw_tensors import tensors
 from repack.sources.source import Source
 from repack.tasks import labels, pictures
 from repack.tasks.detection.layouts import found

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from handlers.errors import KitError
 from handlers.heads import SETTING, Head
 from handlers.passport import TensorSpec
-from repack.model import Export, GpuModel, Model, of_module
+from repack.model import Export, GpuModel, Model
 from repack.networks.yolov5 import Detect, YOLOv5
 from repack.onnx import suppression
 from repack.options import MAX_SIDE, DetectorOptions, Options
+from repack.raw_tensors import of_module
 from repack.sources.source import Source
 
 

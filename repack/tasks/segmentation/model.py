@@ -18,8 +18,9 @@ from torch import Tensor
 
 from handlers.errors import KitError
 from handlers.passport import TensorSpec
-from repack.model import Arrays, Model, tensors
+from repack.model import Arrays, Model
 from repack.options import Options
+from repack.raw_tensors import tensors
 from repack.sources.source import Source
 
 INPUT, OUTPUT = "INPUT__0", "OUTPUT__0"

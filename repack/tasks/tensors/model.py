@@ -12,8 +12,9 @@ from handlers.errors import KitError
 from repack import sources
 from repack.backends.tensorrt import TensorRT
 from repack.inputs import FREE, shown
-from repack.model import Arrays, Built, Model, tensors
+from repack.model import Arrays, Built, Model
 from repack.options import Options, SourceOptions
+from repack.raw_tensors import tensors
 from repack.sources.source import EngineFile, Source
 from repack.tolerances import shortfall
 

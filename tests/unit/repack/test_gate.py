@@ -22,8 +22,9 @@ from repack.backends.base import Found
 from repack.backends.conversion import Conversion
 from repack.candidates import Candidate, try_one
 from repack.gate import GateResult, Reference, check
-from repack.model import Arrays, Model, tensors
+from repack.model import Arrays, Model
 from repack.onnx import export
+from repack.raw_tensors import tensors
 from repack.samples import Sample
 from repack.sources import Source
 from repack.tasks.base import Comparison

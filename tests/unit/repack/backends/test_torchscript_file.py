@@ -37,7 +37,7 @@ import torch
 from network import Net
 from repack.backends import torchscript
 from repack.sources.source import Source
-from repack.model import tensors
+from repack.raw_tensors import tensors
 torch.manual_seed(0)
 source = Source(Net(), "state_dict", "Net", (), Path("net.pt"), "", "tensors")
 given = tensors(source, {"x": ("batch", 3, 8, 8)})

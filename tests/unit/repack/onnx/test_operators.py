@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from repack.model import tensors
 from repack.onnx import export, operators
+from repack.raw_tensors import tensors
 from repack.sources import Source
 from tests.support.reports import GroupNormNet
 

@@ -12,9 +12,9 @@ import torch
 import yaml
 from torch import nn
 
-from repack.model import tensors
 from repack.onnx import export
 from repack.options import Options
+from repack.raw_tensors import tensors
 from repack.sources import SourceError
 from repack.tasks.segmentation.model import INPUT, OUTPUT, make
 from tests.support.loading import load

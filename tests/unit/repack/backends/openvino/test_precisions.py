@@ -12,7 +12,8 @@ from onnx import NodeProto, helper
 from repack.backends.conversion import Conversion
 from repack.candidates import Candidate, try_one
 from repack.gate import Reference
-from repack.model import Arrays, Model, tensors
+from repack.model import Arrays, Model
+from repack.raw_tensors import tensors
 from tests.support import odd_models as odd
 from tests.support.loading import load
 
