@@ -1,4 +1,4 @@
-"""Blocks of YOLOv8, YOLO11 and YOLOv5u, under the names that their published checkpoints have.
+"""Blocks of YOLOv5, YOLOv8 and YOLO11, under the names that their published checkpoints have.
 
 Facts (channels, kernels, which halves are added or joined) are those of the published networks and
 of their state dicts; the code is this project's own.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from handlers.heads import yolov5 as ends
+from repack.networks.blocks import C3, SPPF, Conv
 
 STRIDES = (8, 16, 32)
 """Input pixels per grid cell of the three output scales."""
@@ -41,68 +42,6 @@ SIZES = {
     "yolov5l": Size(1.00, 1.00),
     "yolov5x": Size(1.33, 1.25),
 }
-
-
-class Conv(nn.Module):
-    """Convolution, batch norm and SiLU; halves the image when ``stride`` is 2."""
-
-    def __init__(
-        self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, pad: int | None = None
-    ):
-        super().__init__()
-        pad = kernel // 2 if pad is None else pad
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, pad, bias=False)
-        self.bn = nn.BatchNorm2d(c_out, eps=1e-3, momentum=0.03)
-        self.act = nn.SiLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.act(self.bn(self.conv(x))))
-
-
-class Bottleneck(nn.Module):
-    """A 1x1 and a 3x3 convolution, added to the input where ``shortcut`` is set."""
-
-    def __init__(self, channels: int, shortcut: bool):
-        super().__init__()
-        self.cv1 = Conv(channels, channels, 1)
-        self.cv2 = Conv(channels, channels, 3)
-        self.shortcut = shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = cast(Tensor, self.cv2(self.cv1(x)))
-        return x + y if self.shortcut else y
-
-
-class C3(nn.Module):
-    """Cross-stage block: half of the channels through ``repeats`` bottlenecks, half past them."""
-
-    def __init__(self, c_in: int, c_out: int, repeats: int, shortcut: bool = True):
-        super().__init__()
-        hidden = c_out // 2
-        self.cv1 = Conv(c_in, hidden)
-        self.cv2 = Conv(c_in, hidden)
-        self.cv3 = Conv(2 * hidden, c_out)
-        self.m = nn.Sequential(*(Bottleneck(hidden, shortcut) for _ in range(repeats)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1)))
-
-
-class SPPF(nn.Module):
-    """Spatial pyramid pooling: 5x5 max pooling once, twice and three times, concatenated."""
-
-    def __init__(self, c_in: int, c_out: int):
-        super().__init__()
-        hidden = c_in // 2
-        self.cv1 = Conv(c_in, hidden)
-        self.cv2 = Conv(hidden * 4, c_out)
-        self.m = nn.MaxPool2d(5, 1, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.cv1(x)
-        once = self.m(x)
-        twice = self.m(once)
-        return cast(Tensor, self.cv2(torch.cat((x, once, twice, self.m(twice)), 1)))
 
 
 class Concat(nn.Module):

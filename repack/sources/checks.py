@@ -8,12 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from repack.networks import blocks, yolov5
+from repack.networks.blocks import Bottleneck
 from repack.sources.errors import UnsupportedLayout, printable
 from repack.sources.pickle_names import Inert
 from repack.sources.weights import Weights, modules_of
-
-BOTTLENECKS = (blocks.Bottleneck, yolov5.Bottleneck)
 
 
 def check_tensors(
@@ -87,7 +85,7 @@ def _differences(ours: nn.Module, other: Inert) -> Iterable[tuple[str, object, o
         names = ("kernel_size", "stride", "padding")
     elif isinstance(ours, nn.Upsample):
         names = ("mode",)
-    elif isinstance(ours, BOTTLENECKS) and state.get("add", ours.shortcut) != ours.shortcut:
+    elif isinstance(ours, Bottleneck) and state.get("add", ours.shortcut) != ours.shortcut:
         yield "shortcut", ours.shortcut, state["add"]
     for name in names:
         expected, found = getattr(ours, name), state.get(name, getattr(ours, name))

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from repack.networks import yolov5
+from repack.networks import blocks, yolov5
 
 PUBLISHED = {
-    yolov5.Conv: "models.common",
-    yolov5.Bottleneck: "models.common",
-    yolov5.C3: "models.common",
-    yolov5.SPPF: "models.common",
+    blocks.Conv: "models.common",
+    blocks.Bottleneck: "models.common",
+    blocks.C3: "models.common",
+    blocks.SPPF: "models.common",
     yolov5.Concat: "models.common",
     yolov5.Detect: "models.yolo",
     yolov5.YOLOv5: "models.yolo",
