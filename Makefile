@@ -1,7 +1,7 @@
 # The kit's chores; `make` lists them.
 SHELL := /bin/bash
 PY := .venv/bin/python
-JOBS := 3
+JOBS := 4
 MINUTES := 60
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-slow test-gpu soak lint format bench bench-volumes clean clean-all
@@ -12,7 +12,7 @@ help: ## this list
 setup: ## .venv with everything pinned, also for the tests
 	@bash run.sh --setup
 
-test: setup ## all tests but the slow and the GPU ones; JOBS=2 processes
+test: setup ## all tests but the slow and the GPU ones; JOBS=4 processes
 	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
 		-m "not slow and not gpu and not soak"
 

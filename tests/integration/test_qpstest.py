@@ -133,7 +133,7 @@ def slow_server(server_factory: Callable[..., Server], tmp_path: Path) -> Server
     return server_factory(folder, queue=2)
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("protocol", ["http", pytest.param("grpc", marks=pytest.mark.slow)])
 def test_overload_is_counted_apart(slow_server: Server, protocol: str, tmp_path: Path) -> None:
     figures = tmp_path / "a.json"
     done = qpstest(
@@ -148,7 +148,7 @@ def test_overload_is_counted_apart(slow_server: Server, protocol: str, tmp_path:
     assert "the server's queue was full" in done.stdout
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("protocol", ["http", pytest.param("grpc", marks=pytest.mark.slow)])
 def test_a_run_without_any_answer_fails(slow_server: Server, protocol: str, tmp_path: Path) -> None:
     (tmp_path / "fail.bin").write_bytes(b"fail")
     done = qpstest(
@@ -190,7 +190,9 @@ def test_a_killed_worker_is_noticed(slow_server: Server, tmp_path: Path) -> None
     assert run["succeeded"] >= 10
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_interrupted(slow_server: Server, tmp_path: Path, sign: int) -> None:
     command = [sys.executable, "qpstest", "--url", url_of(slow_server), "--requests", "100000",
                "--concurrency", "2", "--warmup", "2", "--clients", "2",
@@ -272,7 +274,9 @@ def test_client(store: Path, server_factory: Callable[..., Server], tmp_path: Pa
     assert alone.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sign", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_load_process_that_dies_is_named(slow_server: Server, sign: int) -> None:
     command = [sys.executable, "qpstest", "--url", url_of(slow_server), "--requests", "100000",
                "--concurrency", "1", "--warmup", "1"]  # fmt: skip

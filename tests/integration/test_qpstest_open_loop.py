@@ -39,12 +39,12 @@ def record(url: str) -> list[float]:
     ("mode", "arrivals"),
     [
         ("stall", "constant"),
-        ("tail", "poisson"),
         *(
             pytest.param(mode, arrivals, marks=pytest.mark.slow)
             for mode, arrivals in (
                 ("const", "constant"),
                 ("const", "poisson"),
+                ("tail", "poisson"),
                 ("tail", "constant"),
                 ("stall", "poisson"),
             )

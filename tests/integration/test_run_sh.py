@@ -114,7 +114,10 @@ def test_model_that_cannot_be_loaded(checkout: Checkout) -> None:
     assert described["workers"] == []  # no more retries
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow)],
+)
 def test_foreground_lets_requests_finish(
     checkout: Checkout, number: signal.Signals, status: int
 ) -> None:

@@ -44,7 +44,9 @@ def repack(tmp_path: Path, *flags: str | Path) -> subprocess.CompletedProcess[st
     )
 
 
-@pytest.mark.parametrize("kind", ["state dict", "torchscript"])
+@pytest.mark.parametrize(
+    "kind", ["state dict", pytest.param("torchscript", marks=pytest.mark.slow)]
+)
 def test_the_example_is_repacked_and_answers_like_the_original(tmp_path: Path, kind: str) -> None:
     flags: tuple[str | Path, ...] = ("--weights", state_dict(), *NETWORK)
     if kind == "torchscript":
