@@ -238,7 +238,7 @@ MUTATIONS = [
         "return True",
     ),
     Mutation(
-        38, "tests/soak -k full_speed", "the front end's young generation has room",
+        38, "tests/soak -k hours_worth", "the front end's young generation has room",
         "deploy/torchserve/config.py",
         '        "-Xmn48m",\n',
         "",
