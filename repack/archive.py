@@ -20,6 +20,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from handlers import passport as passports
@@ -147,10 +148,11 @@ def foreign_code(passport: Passport) -> str:
     return ", ".join(told)
 
 
-def pack(stage: Path, temporary: Path) -> None:
-    """Zips a staging folder; the same files give the same bytes."""
+def pack(stage: Path, temporary: Path, names: Collection[str] | None = None) -> None:
+    """Zips a staging folder, or these files of it; the same files give the same bytes."""
+    paths = stage.rglob("*") if names is None else (stage / name for name in names)
     with zipfile.ZipFile(temporary, "w") as z:
-        for path in sorted(p for p in stage.rglob("*") if p.is_file()):
+        for path in sorted(p for p in paths if p.is_file()):
             info = zipfile.ZipInfo(str(path.relative_to(stage).as_posix()), (1980, 1, 1, 0, 0, 0))
             info.external_attr = (stat.S_IFREG | 0o644) << 16
             info.create_system = 3

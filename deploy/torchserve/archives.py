@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from dataclasses import dataclass
@@ -10,8 +9,13 @@ from pathlib import Path
 
 from deploy.torchserve.settings import NAME
 from handlers.errors import ArchiveError, KitError
-from handlers.passport import Passport
+from handlers.passport import Passport, sha256
 from repack.archive import DAMAGE, foreign_code, verify
+
+FOREIGN = (
+    "this archive's code is not the kit's ({}): packed by another version of the kit, or changed;"
+    " an archive is code, so serve it only if you trust its maker"
+)
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ def check(path: Path) -> Archive:
         model = json.loads(zipped.read("MAR-INF/MANIFEST.json"))["model"]
         unpacked = sum(entry.file_size for entry in zipped.infolist())
     version = str(model.get("modelVersion") or "1.0")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Archive(path, version, passport.task, digest, unpacked, passport, foreign_code(passport))
+    foreign = foreign_code(passport)
+    return Archive(path, version, passport.task, sha256(path), unpacked, passport, foreign)
 
 
 def survey(store: Path) -> tuple[list[Archive], list[str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from deploy.torchserve.settings import parse  # noqa: E402
+from deploy.torchserve.settings import change, parse  # noqa: E402
 from handlers.errors import KitError  # noqa: E402
 
 SIGTERM_CODE = 143
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
         # Only now: --help works before anything is installed.
         from deploy.torchserve import flow
 
-        return flow.run(action, settings, lambda: parse(argv, os.environ)[1])
+        return flow.run(action, settings, change(argv), lambda: parse(argv, os.environ)[1])
     except KitError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1

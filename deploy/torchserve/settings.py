@@ -217,6 +217,23 @@ def share_of_memory(workers: int) -> int:
     return max(64, machine_memory() * 3 // 4 // workers >> 20)
 
 
+@dataclass(frozen=True)
+class Change:
+    """What ``--update`` and ``--switch`` are to do.
+
+    Attributes:
+        archives: models or paths; empty for all that the store has anew.
+        switch: NAME/VERSION.
+        keep: the version that served stays.
+        sample: a request that the new version must answer.
+    """
+
+    archives: Sequence[str] = ()
+    switch: str = ""
+    keep: bool = False
+    sample: Path | None = None
+
+
 ACTIONS = {
     "setup": "only set up .venv, with what the tests need, and exit",
     "stop": "stop the server of this checkout and exit",
@@ -238,6 +255,29 @@ def parser() -> argparse.ArgumentParser:
     action = found.add_mutually_exclusive_group()
     for name, text in ACTIONS.items():
         action.add_argument(f"--{name}", action="store_true", help=text)
+    action.add_argument(
+        "--update",
+        metavar="ARCHIVE",
+        nargs="*",
+        help="load new archives (a path, or the name of one in the store; default: all that are new"
+        " there) beside those served, ask a sample, and only then let them answer; the old drain",
+    )
+    action.add_argument(
+        "--switch",
+        metavar="NAME/VERSION",
+        help="let another loaded version of a model answer; all others drain and end",
+    )
+    found.add_argument(
+        "--keep",
+        action="store_true",
+        help="with --update and --switch: the other versions stay at /predictions/NAME/VERSION",
+    )
+    found.add_argument(
+        "--sample",
+        metavar="FILE",
+        type=folder,
+        help="with --update: a request that the new version must answer (default: a picture)",
+    )
     for option in OPTIONS:
         default = option.default
         if default.startswith(str(ROOT)):
@@ -250,14 +290,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str, Settings]:
-    """The action ("start", "stop", "status" or "foreground") and the settings.
+    """The action ("start" or what the flags name) and the settings.
 
     Raises:
         KitError: a value is not what its option expects.
         SystemExit: an unknown flag (2), or ``--help`` (0).
     """
     given = parser().parse_args(argv)
-    action = next((name for name in ACTIONS if getattr(given, name)), "start")
+    named = (n for n in (*ACTIONS, "update", "switch") if getattr(given, n) not in (None, False))
+    action = next(named, "start")
+    if action not in ("update", "switch") and (given.keep or given.sample):
+        raise KitError("--keep and --sample go with --update or --switch")
     values = {o.field: environ[o.variable] for o in OPTIONS if environ.get(o.variable)}
     flags = {o.field: getattr(given, o.field) for o in OPTIONS if getattr(given, o.field)}
     asked = {**values, **flags}
@@ -265,6 +308,12 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str, Setting
     return action, make(
         {**defaults.of(store, asked.get("name", "fd1"), defaults.gpus(), cores()), **asked}
     )
+
+
+def change(argv: Sequence[str]) -> Change:
+    """What the flags of ``--update`` and ``--switch`` say."""
+    given = parser().parse_args(argv)
+    return Change(tuple(given.update or ()), given.switch or "", given.keep, given.sample)
 
 
 assert {f.name for f in fields(Settings)} == {o.field for o in OPTIONS}  # noqa: S101

@@ -1,0 +1,383 @@
+"""A new version beside the one that serves: loaded, asked a sample, and only then asked by others.
+
+The store holds what serves, at every moment: a start after whatever happens serves the same.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from deploy.kserve.models import Model
+from deploy.torchserve import config, state, versions
+from deploy.torchserve import server as servers
+from deploy.torchserve.answer import sample_for, say, short
+from deploy.torchserve.archives import FOREIGN, Archive, check
+from deploy.torchserve.server import Server
+from deploy.torchserve.settings import Change, Settings
+from handlers.errors import KitError
+from handlers.passport import Passport, sha256
+from repack.archive import Draft, disk_error
+
+ASIDE = "new"
+"""Folder of the store for an archive that was put in the place of a served one, until it serves."""
+
+SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server, and one model of it.
+
+    Attributes:
+        versions: version -> its name in TorchServe.
+        default: the version that answers where none is named.
+    """
+
+    server: Server
+    name: str
+    versions: Mapping[str, str]
+    default: str
+
+    @property
+    def temp(self) -> Path:
+        return Path(self.server.state.temp)
+
+    @property
+    def store_file(self) -> Path:
+        return self.server.settings.model_store / f"{self.name}.mar"
+
+    @property
+    def sha256(self) -> str:
+        return self.server.state.archives[self.store_file.name]
+
+    @classmethod
+    def of(cls, settings: Settings, name: str) -> Served:
+        """What the server of this run folder has of a model.
+
+        Raises:
+            KitError: there is no server, or no such model.
+        """
+        server = servers.running(settings)
+        if server is None:
+            raise KitError("not running: start it with bash run.sh")
+        known = server.state.versions
+        if name not in known:
+            raise KitError(
+                f"{name} is not served, so it has no version to replace (served:"
+                f" {', '.join(sorted(known))}): bash run.sh --stop, then bash run.sh"
+            )
+        told = server.client.describe(name)
+        default = next(
+            (v for v, n in known[name].items() if told and n == told["modelVersion"]), None
+        )
+        if default is None:
+            raise KitError(f"{name}: TorchServe does not say which version serves: try again")
+        return cls(server, name, known[name], default)
+
+
+def update(settings: Settings, change: Change) -> int:
+    """Has newer archives answer; what cannot be loaded or asked changes nothing.
+
+    Raises:
+        KitError: why not; the old version goes on.
+    """
+    with state.lock(settings.run_dir, state.LOCK_WAIT_S):
+        server = servers.running(settings)
+        if server is None:
+            raise KitError("not running: start it with bash run.sh")
+        given = change.archives or sorted(changed(server))
+        if not given:
+            say("update", f"all of {short(server.settings.model_store)} is served already")
+        for each in given:
+            one(settings, change, each)
+    return 0
+
+
+def switch(settings: Settings, change: Change) -> int:
+    """Has another loaded version answer; all others end, or with ``keep`` stay.
+
+    Raises:
+        KitError: there is no such version.
+    """
+    name, _, version = change.switch.partition("/")
+    with state.lock(settings.run_dir, state.LOCK_WAIT_S):
+        served = Served.of(settings, name)
+        if version not in served.versions:
+            raise KitError(
+                f"--switch {change.switch}: no such version is loaded; of {name} there is"
+                f" {', '.join(f'{name}/{v}' for v in served.versions)}"
+            )
+        at = served.versions[version]
+        passport = Passport.read(versions.folder(served.temp, name, at))
+        if version != served.default:
+            put(served, passport, at, lambda t: versions.packed(served.temp, name, at, t))
+        end_others(Served.of(settings, name), passport, change.keep)
+    return 0
+
+
+def changed(server: Server) -> Iterator[str]:
+    """The served models whose file in the store is another one, or lies aside."""
+    store = server.settings.model_store
+    for file, served in server.state.archives.items():
+        path = store / file
+        aside = store / ASIDE / file
+        if aside.is_file() or (path.is_file() and sha256(path) != served):
+            yield path.stem
+
+
+def one(settings: Settings, change: Change, given: str) -> None:
+    """Replaces one model's version by an archive, named by its path or its model."""
+    is_path = "/" in given or given.endswith(".mar")
+    path = Path(given).expanduser().absolute() if is_path else None
+    served = Served.of(settings, path.stem if path else given)
+    if path is None or path == served.store_file:
+        path = set_aside(served)
+    archive = check(path)
+    if archive.sha256 == served.sha256:
+        if len(served.versions) == 1 or change.keep:
+            raise KitError(f"{path.name}: this very archive is served already")
+        end_others(served, archive.passport, keep=False)
+        return
+    if change.keep and archive.version in served.versions:
+        raise KitError(
+            f"{path.name} is version {archive.version}, as the one that is to be kept: repack it"
+            " with another --version, or leave --keep out"
+        )
+    if archive.foreign:
+        say("code", f"{path.name}: {FOREIGN.format(archive.foreign)}")
+    at = versions.spare(served.versions)
+    if at is None:
+        raise KitError(
+            f"{given}: {', '.join(served.versions)} are loaded, which are the most: end those that"
+            f" are not asked with --switch {served.name}/{served.default}"
+        )
+    sample = change.sample or sample_for(archive.task)
+    if sample is None:
+        raise KitError(f"{path.name}: give --sample FILE, a request that it must answer")
+    try:
+        load(served, archive, at)
+        ask_sample(served, archive, at, sample)
+        put(served, archive.passport, at, lambda target: shutil.copyfile(path, target))
+    except BaseException:
+        if at not in Served.of(settings, served.name).versions.values():
+            served.server.client.set_workers(f"{served.name}/{at}", 0)
+            versions.empty(served.temp, served.name, at)
+            say("update", f"{served.name} {served.default} goes on; not served: {short(path)}")
+        raise
+    if path.parent == served.store_file.parent / ASIDE:
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    end_others(Served.of(settings, served.name), archive.passport, change.keep)
+
+
+def set_aside(served: Served) -> Path:
+    """Puts the served archive back in its place, and another one that was there aside.
+
+    Returns:
+        where the other one lies now; where there is none, the store's file.
+
+    Raises:
+        KitError: the store cannot be written.
+    """
+    path = served.store_file
+    aside = path.parent / ASIDE / path.name
+    try:
+        if path.is_file() and sha256(path) != served.sha256:
+            with Draft(aside) as draft:
+                shutil.copyfile(path, draft.path)
+                draft.commit()
+        if not path.is_file() or sha256(path) != served.sha256:
+            with Draft(path) as draft:
+                at = served.versions[served.default]
+                versions.packed(served.temp, served.name, at, draft.path)
+                remember(served, {"archives": {path.name: sha256(draft.path)}})
+                draft.commit()
+    except OSError as e:
+        raise disk_error(e, path.parent) from None
+    return aside if aside.is_file() else path
+
+
+def load(served: Served, archive: Archive, at: str) -> None:
+    """Starts a new version's workers, as many as the old one has, and waits until all are READY.
+
+    Raises:
+        KitError: there is no room, or it cannot be loaded.
+    """
+    server, name = served.server, served.name
+    server.client.set_workers(f"{name}/{at}", 0)  # of an update that was killed
+    servers.require_space(served.temp, [archive])
+    versions.fill(served.temp, name, at, archive.path)
+    told = server.client.describe(name) or {}
+    count = max(1, int(told.get("minWorkers", 1)))
+    since = replace(server, logs=servers.log_size(server.settings))
+    begin = time.monotonic()
+    say("load", f"{name} {archive.version} beside {served.default}, {count} workers")
+    server.client.set_workers(f"{name}/{at}", count)
+    since.wait_ready(f"{name}/{at}")
+    say("load", f"{name} {archive.version} READY after {time.monotonic() - begin:.1f} s")
+
+
+def ask_sample(served: Served, archive: Archive, at: str, path: Path) -> None:
+    """Asks a version that nobody else can ask yet.
+
+    Raises:
+        KitError: it does not answer 200.
+    """
+    try:
+        body = path.read_bytes()
+    except OSError as e:
+        raise KitError(f"--sample {path}: cannot be read ({e.strerror})") from None
+    client, most = served.server.client, served.server.settings.response_timeout
+    inside = served.temp / config.SOCKET
+    try:
+        answer = client.predict(f"{served.name}/{at}", body, most, inside)
+        told = answer.json() if answer.media_type == "application/json" else {}
+    except (OSError, http.client.HTTPException, ValueError) as e:
+        raise KitError(f"{archive.path.name}: no answer to {path.name} ({e})") from None
+    if answer.status != 200:
+        reason = told.get("message") or f"{len(answer.body)} bytes"
+        raise KitError(f"{archive.path.name}: {path.name} -> {answer.status}: {reason}")
+    say("sample", f"{short(path)} -> 200{runtime_of(told)}")
+
+
+def runtime_of(answer: Any) -> str:
+    """What an answer says of how it was computed, for the end of a line."""
+    runtime = answer.get("runtime") if isinstance(answer, dict) else None
+    if not isinstance(runtime, dict):
+        return ""
+    fallback = f"; FALLBACK: {runtime['fallback']}" if runtime.get("fallback") else ""
+    return f" ({runtime.get('name')}, {runtime.get('precision')}{fallback})"
+
+
+def put(served: Served, passport: Passport, at: str, write: Callable[[Path], object]) -> None:
+    """Has a loaded version answer, and makes it the store's file; both or neither.
+
+    Args:
+        write: writes its archive to a path.
+    """
+    server, name = served.server, served.name
+    path = served.store_file
+    version, old = passport.version, dict(served.versions)
+    known = {version: at}
+    if old.get(version, at) != at:  # until it has ended
+        known[f"{version} (before)"] = old.pop(version)
+    known |= {v: n for v, n in old.items() if n != at}
+    try:
+        with Draft(path) as draft:
+            write(draft.path)
+            hashes = {path.name: sha256(draft.path)}
+            with unbroken():
+                remember(served, {"archives": hashes, "versions": {name: known}})
+                try:
+                    server.client.set_default(name, at)
+                    draft.commit()
+                except BaseException:
+                    state.write(server.settings.run_dir, server.state)
+                    server.client.set_default(name, served.versions[served.default])
+                    raise
+    except OSError as e:
+        raise disk_error(e, path.parent) from None
+    except http.client.HTTPException as e:
+        raise KitError(f"{name}: TorchServe did not answer ({e})") from None
+    say("update", f"{name} {passport.version} answers")
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def remember(served: Served, more: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes down what is served now."""
+    run_dir = served.server.settings.run_dir
+    found = state.read(run_dir) or served.server.state
+    changed = {field: getattr(found, field) | dict(values) for field, values in more.items()}
+    state.write(run_dir, replace(found, **changed))
+
+
+def end_others(served: Served, passport: Passport, keep: bool) -> None:
+    """Ends all versions but the default one, once their requests are answered.
+
+    Args:
+        passport: of the default version.
+        keep: they stay, and can be asked by their version.
+    """
+    name, server = served.name, served.server
+    others = {} if keep else {v: n for v, n in served.versions.items() if v != served.default}
+    known = {v: n for v, n in served.versions.items() if v not in others}
+    tell_guards(served, known, passport)
+    if not others:
+        return
+    wait_for_grpc(server)
+    for version, at in others.items():
+        server.client.set_workers(f"{name}/{at}", 0)
+        if at in versions.SPARES:
+            versions.empty(served.temp, name, at)
+        say("update", f"{name} {version} has ended")
+    remember(served, {"versions": {name: known}})
+
+
+def tell_guards(served: Served, known: Mapping[str, str], passport: Passport) -> None:
+    """Tells the guard which versions may be asked, and waits for the answers of before.
+
+    Raises:
+        KitError: some were not answered in time; all versions stay.
+    """
+    guards, file = served.server.state.guards(), served.temp / state.GUARD
+    told = json.loads(file.read_text())
+    for each in told:
+        each["described"][served.name] = asdict(Model.of(served.name, passport))
+        each["versions"][served.name] = dict(known)
+        each["turn"] += 1
+    draft = file.with_suffix(".tmp")
+    draft.write_text(json.dumps(told))
+    draft.replace(file)
+    for guard in guards:
+        guard.send_signal(signal.SIGHUP)
+    end = time.monotonic() + told[0]["answer_s"] + 10
+    left = {file.with_name(f"{file.stem}.{guard.pid}"): guard for guard in guards}
+    while left:
+        done = [p for p, g in left.items() if answered(p, told[0]["turn"]) or not g.is_running()]
+        for path in done:
+            del left[path]
+        if left and time.monotonic() > end:
+            raise KitError(f"{served.name}: the old version still answers: run it again later")
+        time.sleep(0.05)
+
+
+def answered(path: Path, turn: int) -> bool:
+    """Whether a guard has written that nothing of before a change is unanswered."""
+    try:
+        return int(path.read_text() or -1) >= turn
+    except OSError:
+        return False
+
+
+def wait_for_grpc(server: Server) -> None:
+    """Gives gRPC's calls, which the guard does not see, the time that a stop gives them."""
+    process, port = server.state.process(), server.settings.grpc_port
+    end = time.monotonic() + server.settings.drain_timeout
+    while process is not None and time.monotonic() < end:
+        connections = process.net_connections("tcp")
+        if not any(
+            c.laddr.port == port and c.status == psutil.CONN_ESTABLISHED for c in connections
+        ):
+            return
+        time.sleep(0.2)
