@@ -115,7 +115,8 @@ def guards(
     body = settings.max_request_mb << 20
     models, described = {}, {}
     for archive in archives:
-        described[archive.name] = asdict(Model.of(archive.name, archive.passport))
+        if archive.passport:
+            described[archive.name] = asdict(Model.of(archive.name, archive.passport))
         workers = settings.workers if archive.name == settings.name else 1
         work = workers * settings.batch_size
         ready = min(work, settings.queue)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from deploy.torchserve import server as servers
 from deploy.torchserve import state, status, update
 from deploy.torchserve.answer import PICTURES, curl_line, pretty, sample_for, say, short
-from deploy.torchserve.archives import FOREIGN, Archive, require, survey
+from deploy.torchserve.archives import FOREIGN, NOT_PROVEN, Archive, require, survey
 from deploy.torchserve.server import Server
 from deploy.torchserve.settings import ROOT, Change, Settings
 from deploy.torchserve.watch import end_on_sigterm, watch
@@ -27,15 +28,18 @@ def run(action: str, settings: Settings, change: Change, again: Callable[[], Set
     """Runs "start" or another of ``settings.ACTIONS``; returns the exit status.
 
     Args:
-        change: what "update" and "switch" are to do.
+        change: what "update" and "switch" are to do, and how "status" answers.
         again: reads the settings once more, whose defaults depend on what the store holds.
     """
     if action == "stop":
         return stop(settings)
     if action == "status":
-        lines = status.lines(settings)
-        print("\n".join(lines or ["not running"]))
-        return 0 if lines else NOT_RUNNING
+        found = status.found(settings)
+        if change.json:
+            print(json.dumps(found, indent=1))
+        else:
+            print("\n".join(status.lines(found) if found else ["not running"]))
+        return 0 if found else NOT_RUNNING
     if action in CHANGES:
         end_on_sigterm()
         return CHANGES[action](settings, change)
@@ -98,11 +102,13 @@ def repack_shipped_model(settings: Settings) -> bool:
 
 def check_archives(settings: Settings) -> list[Archive]:
     """Checks every archive of the store and names those that are refused."""
-    served, refused = survey(settings.model_store)
+    served, refused = survey(settings.model_store, settings.guests)
     for line in refused:
         say("refused", line)
     require(settings.name, settings.model_store, served, refused)
     for archive in served:
+        if archive.passport is None:
+            say("guest", f"{archive.path.name}: {NOT_PROVEN}")
         if archive.foreign:
             say("code", f"{archive.path.name}: {FOREIGN.format(archive.foreign)}")
     say("archives", ", ".join(f"{a.name} {a.version} ({a.task})" for a in served))
@@ -137,6 +143,8 @@ def require_same(
         raise KitError(f"already running in the background (process {pid}); {again}")
     # First: defaults follow from what the store holds.
     if server.state.archives != {a.path.name: a.sha256 for a in archives}:
+        if server.state.archives.keys() == {a.path.name for a in archives}:
+            again = "have them served without a gap: bash run.sh --update; or " + again
         raise KitError(f"already running (process {pid}) with other archives; {again}")
     before = server.state.settings
     for key, value in settings.record().items():

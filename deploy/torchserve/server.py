@@ -22,7 +22,6 @@ from deploy.torchserve.drain import drain
 from deploy.torchserve.settings import OPTIONS, ROOT, Settings, make
 from deploy.torchserve.state import State
 from handlers.errors import KitError
-from repack.archive import unpack
 
 TERM_WAIT_S = 15
 
@@ -112,7 +111,7 @@ def start(settings: Settings, archives: Sequence[Archive]) -> Server:
     try:
         require_space(temp, archives)
         for archive in archives:
-            unpack(archive.path, versions.folder(temp, archive.name, archive.version))
+            versions.fill(temp, archive.name, archive.version, archive)
             for name in versions.SPARES:
                 versions.empty(temp, archive.name, name)
         text = config.properties_text(config.properties(settings, archives, temp))

@@ -107,6 +107,7 @@ OPTIONS = (
     Option("token_hours", whole(1, 87600), "720", "life of the access tokens, where they are on"),
     Option("access_log", yes, "0", "1: one log line per request"),
     Option("system_metrics", yes, "0", "1: CPU, memory and disk on the metrics page, every minute"),
+    Option("guests", yes, "0", "1: serve archives that another program made, too: none is proven"),
     Option("run_dir", folder, str(ROOT / ".run"), "folder for logs and state"),
 )  # fmt: skip
 
@@ -138,6 +139,7 @@ class Settings:
     token_hours: int
     access_log: bool
     system_metrics: bool
+    guests: bool
     run_dir: Path
 
     @property
@@ -219,19 +221,21 @@ def share_of_memory(workers: int) -> int:
 
 @dataclass(frozen=True)
 class Change:
-    """What ``--update`` and ``--switch`` are to do.
+    """What ``--update`` and ``--switch`` are to do, and how ``--status`` answers.
 
     Attributes:
         archives: models or paths; empty for all that the store has anew.
         switch: NAME/VERSION.
         keep: the version that served stays.
         sample: a request that the new version must answer.
+        json: the status is for a program.
     """
 
     archives: Sequence[str] = ()
     switch: str = ""
     keep: bool = False
     sample: Path | None = None
+    json: bool = False
 
 
 ACTIONS = {
@@ -278,13 +282,19 @@ def parser() -> argparse.ArgumentParser:
         type=folder,
         help="with --update: a request that the new version must answer (default: a picture)",
     )
+    found.add_argument("--json", action="store_true", help="with --status: as JSON")
     for option in OPTIONS:
         default = option.default
         if default.startswith(str(ROOT)):
             default = str(Path(default).relative_to(ROOT))
         shown = f" (default: {default})" if default else ""
+        bare: dict[str, Any] = {"nargs": "?", "const": "1"} if option.read is yes else {}
         found.add_argument(
-            option.flag, metavar=option.variable, dest=option.field, help=option.help + shown
+            option.flag,
+            metavar=option.variable,
+            dest=option.field,
+            help=option.help + shown,
+            **bare,
         )
     return found
 
@@ -301,6 +311,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str, Setting
     action = next(named, "start")
     if action not in ("update", "switch") and (given.keep or given.sample):
         raise KitError("--keep and --sample go with --update or --switch")
+    if given.json and action != "status":
+        raise KitError("--json goes with --status")
     values = {o.field: environ[o.variable] for o in OPTIONS if environ.get(o.variable)}
     flags = {o.field: getattr(given, o.field) for o in OPTIONS if getattr(given, o.field)}
     asked = {**values, **flags}
@@ -311,9 +323,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str, Setting
 
 
 def change(argv: Sequence[str]) -> Change:
-    """What the flags of ``--update`` and ``--switch`` say."""
+    """What the flags beside the action say."""
     given = parser().parse_args(argv)
-    return Change(tuple(given.update or ()), given.switch or "", given.keep, given.sample)
+    return Change(
+        tuple(given.update or ()), given.switch or "", given.keep, given.sample, given.json
+    )
 
 
 assert {f.name for f in fields(Settings)} == {o.field for o in OPTIONS}  # noqa: S101

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ from deploy.kserve.models import Model
 from deploy.torchserve import config, state, versions
 from deploy.torchserve import server as servers
 from deploy.torchserve.answer import sample_for, say, short
-from deploy.torchserve.archives import FOREIGN, Archive, check
+from deploy.torchserve.archives import FOREIGN, NOT_PROVEN, Archive, check
 from deploy.torchserve.server import Server
 from deploy.torchserve.settings import Change, Settings
 from handlers.errors import KitError
-from handlers.passport import Passport, sha256
+from handlers.passport import sha256
 from repack.archive import Draft, disk_error
 
 ASIDE = "new"
@@ -119,10 +120,9 @@ def switch(settings: Settings, change: Change) -> int:
                 f" {', '.join(f'{name}/{v}' for v in served.versions)}"
             )
         at = served.versions[version]
-        passport = Passport.read(versions.folder(served.temp, name, at))
         if version != served.default:
-            put(served, passport, at, lambda t: versions.packed(served.temp, name, at, t))
-        end_others(Served.of(settings, name), passport, change.keep)
+            put(served, version, at, lambda t: versions.packed(served.temp, name, at, t))
+        end_others(Served.of(settings, name), change.keep)
     return 0
 
 
@@ -143,19 +143,13 @@ def one(settings: Settings, change: Change, given: str) -> None:
     served = Served.of(settings, path.stem if path else given)
     if path is None or path == served.store_file:
         path = set_aside(served)
-    archive = check(path)
+    archive = check(path, served.server.settings.guests)
     if archive.sha256 == served.sha256:
         if len(served.versions) == 1 or change.keep:
             raise KitError(f"{path.name}: this very archive is served already")
-        end_others(served, archive.passport, keep=False)
+        end_others(served, keep=False)
         return
-    if change.keep and archive.version in served.versions:
-        raise KitError(
-            f"{path.name} is version {archive.version}, as the one that is to be kept: repack it"
-            " with another --version, or leave --keep out"
-        )
-    if archive.foreign:
-        say("code", f"{path.name}: {FOREIGN.format(archive.foreign)}")
+    require_fit(served, archive, change.keep)
     at = versions.spare(served.versions)
     if at is None:
         raise KitError(
@@ -168,9 +162,10 @@ def one(settings: Settings, change: Change, given: str) -> None:
     try:
         load(served, archive, at)
         ask_sample(served, archive, at, sample)
-        put(served, archive.passport, at, lambda target: shutil.copyfile(path, target))
+        put(served, archive.version, at, partial(copy, archive))
     except BaseException:
-        if at not in Served.of(settings, served.name).versions.values():
+        now = state.read(settings.run_dir)
+        if now is None or at not in now.versions[served.name].values():
             served.server.client.set_workers(f"{served.name}/{at}", 0)
             versions.empty(served.temp, served.name, at)
             say("update", f"{served.name} {served.default} goes on; not served: {short(path)}")
@@ -179,7 +174,41 @@ def one(settings: Settings, change: Change, given: str) -> None:
         path.unlink()
         if not any(path.parent.iterdir()):
             path.parent.rmdir()
-    end_others(Served.of(settings, served.name), archive.passport, change.keep)
+    end_others(Served.of(settings, served.name), change.keep)
+
+
+def copy(archive: Archive, target: Path) -> None:
+    """Copies the archive that was loaded.
+
+    Raises:
+        KitError: another one lies there by now.
+    """
+    shutil.copyfile(archive.path, target)
+    if sha256(target) != archive.sha256:
+        raise KitError(f"{archive.path} was changed meanwhile: run it again")
+
+
+def require_fit(served: Served, archive: Archive, keep: bool) -> None:
+    """Checks that an archive can be loaded beside what serves; says what is not the kit's in it.
+
+    Raises:
+        KitError: it cannot.
+    """
+    file = archive.path.name
+    if keep and archive.version in served.versions:
+        raise KitError(
+            f"{file} is version {archive.version}, as the one that is to be kept: repack it"
+            " with another --version, or leave --keep out"
+        )
+    if archive.handler != (handler := versions.handler(served.temp, served.name)):
+        raise KitError(
+            f"{file}: its handler is {archive.handler}, that of what serves is {handler}:"
+            " bash run.sh --stop, then start"
+        )
+    if archive.passport is None:
+        say("guest", f"{file}: {NOT_PROVEN}")
+    if archive.foreign:
+        say("code", f"{file}: {FOREIGN.format(archive.foreign)}")
 
 
 def set_aside(served: Served) -> Path:
@@ -218,7 +247,7 @@ def load(served: Served, archive: Archive, at: str) -> None:
     server, name = served.server, served.name
     server.client.set_workers(f"{name}/{at}", 0)  # of an update that was killed
     servers.require_space(served.temp, [archive])
-    versions.fill(served.temp, name, at, archive.path)
+    versions.fill(served.temp, name, at, archive)
     told = server.client.describe(name) or {}
     count = max(1, int(told.get("minWorkers", 1)))
     since = replace(server, logs=servers.log_size(server.settings))
@@ -261,7 +290,7 @@ def runtime_of(answer: Any) -> str:
     return f" ({runtime.get('name')}, {runtime.get('precision')}{fallback})"
 
 
-def put(served: Served, passport: Passport, at: str, write: Callable[[Path], object]) -> None:
+def put(served: Served, version: str, at: str, write: Callable[[Path], object]) -> None:
     """Has a loaded version answer, and makes it the store's file; both or neither.
 
     Args:
@@ -269,7 +298,7 @@ def put(served: Served, passport: Passport, at: str, write: Callable[[Path], obj
     """
     server, name = served.server, served.name
     path = served.store_file
-    version, old = passport.version, dict(served.versions)
+    old = dict(served.versions)
     known = {version: at}
     if old.get(version, at) != at:  # until it has ended
         known[f"{version} (before)"] = old.pop(version)
@@ -291,7 +320,7 @@ def put(served: Served, passport: Passport, at: str, write: Callable[[Path], obj
         raise disk_error(e, path.parent) from None
     except http.client.HTTPException as e:
         raise KitError(f"{name}: TorchServe did not answer ({e})") from None
-    say("update", f"{name} {passport.version} answers")
+    say("update", f"{name} {version} answers")
 
 
 @contextmanager
@@ -312,17 +341,16 @@ def remember(served: Served, more: Mapping[str, Mapping[str, Any]]) -> None:
     state.write(run_dir, replace(found, **changed))
 
 
-def end_others(served: Served, passport: Passport, keep: bool) -> None:
+def end_others(served: Served, keep: bool) -> None:
     """Ends all versions but the default one, once their requests are answered.
 
     Args:
-        passport: of the default version.
         keep: they stay, and can be asked by their version.
     """
     name, server = served.name, served.server
     others = {} if keep else {v: n for v, n in served.versions.items() if v != served.default}
     known = {v: n for v, n in served.versions.items() if v not in others}
-    tell_guards(served, known, passport)
+    tell_guards(served, known)
     if not others:
         return
     wait_for_grpc(server)
@@ -334,7 +362,7 @@ def end_others(served: Served, passport: Passport, keep: bool) -> None:
     remember(served, {"versions": {name: known}})
 
 
-def tell_guards(served: Served, known: Mapping[str, str], passport: Passport) -> None:
+def tell_guards(served: Served, known: Mapping[str, str]) -> None:
     """Tells the guard which versions may be asked, and waits for the answers of before.
 
     Raises:
@@ -342,8 +370,10 @@ def tell_guards(served: Served, known: Mapping[str, str], passport: Passport) ->
     """
     guards, file = served.server.state.guards(), served.temp / state.GUARD
     told = json.loads(file.read_text())
+    passport = versions.passport(served.temp, served.name, served.versions[served.default])
     for each in told:
-        each["described"][served.name] = asdict(Model.of(served.name, passport))
+        if passport:
+            each["described"][served.name] = asdict(Model.of(served.name, passport))
         each["versions"][served.name] = dict(known)
         each["turn"] += 1
     draft = file.with_suffix(".tmp")

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from deploy.torchserve.archives import Archive
 from handlers import passport as passports
 from handlers.passport import Passport
 from repack import archive
@@ -29,13 +30,19 @@ def folder(temp: Path, model: str, version: str) -> Path:
     return temp / STORE / (model + version if version in SPARES else model)
 
 
+def handler(temp: Path, model: str) -> str:
+    """What all versions of a model have in their manifests: TorchServe reads it at its start."""
+    manifest = folder(temp, model, "") / archive.MANIFEST
+    return str(json.loads(manifest.read_bytes())["model"]["handler"])
+
+
 def empty(temp: Path, model: str, version: str) -> Path:
     """Makes a spare version's folder, with what TorchServe needs to register it."""
     found = folder(temp, model, version)
     shutil.rmtree(found, ignore_errors=True)
     manifest = {
         "runtime": "python",
-        "model": {"modelName": model, "modelVersion": version, "handler": "handlers.entry"},
+        "model": {"modelName": model, "modelVersion": version, "handler": handler(temp, model)},
         "archiverVersion": archive.ARCHIVER_VERSION,
     }
     (found / archive.MANIFEST).parent.mkdir(parents=True)
@@ -45,23 +52,33 @@ def empty(temp: Path, model: str, version: str) -> Path:
     return found
 
 
-def fill(temp: Path, model: str, version: str, path: Path) -> Passport:
-    """Unpacks an archive as a spare version; raises as ``repack.archive.unpack``."""
+def fill(temp: Path, model: str, version: str, given: Archive) -> None:
+    """Unpacks an archive as one of the versions; raises as ``repack.archive.unpack``."""
     found = folder(temp, model, version)
     shutil.rmtree(found, ignore_errors=True)
-    return archive.unpack(path, found)
+    (archive.unpack if given.passport else archive.unpack_guest)(given.path, found)
 
 
-def packed(temp: Path, model: str, version: str, target: Path) -> Passport:
+def passport(temp: Path, model: str, version: str) -> Passport | None:
+    """A version's record; None of a guest."""
+    found = folder(temp, model, version)
+    return Passport.read(found) if (found / passports.FILE).is_file() else None
+
+
+def packed(temp: Path, model: str, version: str, target: Path) -> None:
     """Writes a version's archive again, from its folder.
 
     Raises:
         ArchiveError: the folder was changed since.
     """
-    found = folder(temp, model, version)
-    passport = Passport.read(found)
-    archive.pack(found, target, {*passport.files, passports.FILE})
-    return archive.verify(target)
+    found, record = folder(temp, model, version), passport(temp, model, version)
+    if record is None:
+        code = (p for p in found.rglob("*") if p.parent.name != "__pycache__")
+        archive.pack(found, target, [str(p.relative_to(found)) for p in code])
+        archive.verify_guest(target)
+    else:
+        archive.pack(found, target, {*record.files, passports.FILE})
+        archive.verify(target)
 
 
 def spare(served: Mapping[str, str]) -> str | None:
