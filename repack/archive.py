@@ -50,6 +50,9 @@ DAMAGE = (
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """What TorchServe's addresses can hold as a version."""
 
+RUNTIMES = ("python", "python3")
+"""What a manifest may name: with another one TorchServe would load none of the models."""
+
 HANDLERS = Path(passports.__file__).parent
 
 KINDS = {
@@ -347,6 +350,8 @@ def manifest_of(
         raise ArchiveError(f"{path.name}: no {MANIFEST}, which TorchServe needs")
     manifest = json.loads(z.read(MANIFEST))
     model = manifest.get("model") if isinstance(manifest, dict) else None
+    if model and (runtime := manifest.get("runtime", "python")) not in RUNTIMES:
+        raise ArchiveError(f"{path.name}: runtime {runtime!r}; expected {' or '.join(RUNTIMES)}")
     if not isinstance(model, dict) or not isinstance(model.get("handler"), str):
         raise ArchiveError(f"{path.name}: {MANIFEST} names no model with a handler")
     return model

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     except SystemExit as e:
         if e.code == SIGTERM_CODE:
-            print("ended by SIGTERM; nothing is left running", file=sys.stderr)
+            print("ended by SIGTERM; what it began is undone", file=sys.stderr)
         raise
     except KeyboardInterrupt:
         print("interrupted: run it again to continue", file=sys.stderr)
