@@ -104,13 +104,15 @@ class Client:
         """Has requests that name no version answered by this one.
 
         Raises:
-            KitError: TorchServe does not take it.
-            OSError or http.client.HTTPException: no answer.
+            KitError: TorchServe does not take it, or does not answer.
         """
         path = f"/models/{model}/{version}/set-default"
-        answer = self.request("management", "PUT", path)
-        if answer.status != 200:
-            raise KitError(f"{model}: TorchServe answered {answer.status} to its new version")
+        try:
+            status: object = self.request("management", "PUT", path).status
+        except (OSError, http.client.HTTPException) as e:
+            status = e
+        if status != 200:
+            raise KitError(f"{model}: TorchServe does not take its new version ({status})")
 
     def predict(
         self, model: str, body: bytes, timeout_s: float, inside: Path | None = None

@@ -263,8 +263,8 @@ def parser() -> argparse.ArgumentParser:
         "--update",
         metavar="ARCHIVE",
         nargs="*",
-        help="load new archives (a path, or the name of one in the store; default: all that are new"
-        " there) beside those served, ask a sample, and only then let them answer; the old drain",
+        help="load new archives (paths, or names of the store's; without any, all that are new"
+        " there) beside those that serve, ask a sample, then let them answer; the old ones drain",
     )
     action.add_argument(
         "--switch",
@@ -280,7 +280,8 @@ def parser() -> argparse.ArgumentParser:
         "--sample",
         metavar="FILE",
         type=folder,
-        help="with --update: a request that the new version must answer (default: a picture)",
+        help="with --update: a request that the new version must answer"
+        " (default: a sample picture)",
     )
     found.add_argument("--json", action="store_true", help="with --status: as JSON")
     for option in OPTIONS:

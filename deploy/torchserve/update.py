@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -157,8 +158,9 @@ def one(settings: Settings, change: Change, given: str) -> None:
             f" are not asked with --switch {served.name}/{served.default}"
         )
     sample = change.sample or sample_for(archive.task)
-    if sample is None:
-        raise KitError(f"{path.name}: give --sample FILE, a request that it must answer")
+    if sample is None or not os.access(sample, os.R_OK):
+        missing = f"--sample {sample} cannot be read" if sample else "no sample for its task"
+        raise KitError(f"{path.name}: {missing}: give --sample FILE, a request that it must answer")
     try:
         load(served, archive, at)
         ask_sample(served, archive, at, sample)
@@ -166,8 +168,7 @@ def one(settings: Settings, change: Change, given: str) -> None:
     except BaseException:
         now = state.read(settings.run_dir)
         if now is None or at not in now.versions[served.name].values():
-            served.server.client.set_workers(f"{served.name}/{at}", 0)
-            versions.empty(served.temp, served.name, at)
+            drop(served, at)
             say("update", f"{served.name} {served.default} goes on; not served: {short(path)}")
         raise
     if path.parent == served.store_file.parent / ASIDE:
@@ -245,7 +246,7 @@ def load(served: Served, archive: Archive, at: str) -> None:
         KitError: there is no room, or it cannot be loaded.
     """
     server, name = served.server, served.name
-    server.client.set_workers(f"{name}/{at}", 0)  # of an update that was killed
+    drop(served, at)  # what an update that was killed has left
     servers.require_space(served.temp, [archive])
     versions.fill(served.temp, name, at, archive)
     told = server.client.describe(name) or {}
@@ -255,6 +256,7 @@ def load(served: Served, archive: Archive, at: str) -> None:
     say("load", f"{name} {archive.version} beside {served.default}, {count} workers")
     server.client.set_workers(f"{name}/{at}", count)
     since.wait_ready(f"{name}/{at}")
+    end_strays(served, at)
     say("load", f"{name} {archive.version} READY after {time.monotonic() - begin:.1f} s")
 
 
@@ -264,19 +266,16 @@ def ask_sample(served: Served, archive: Archive, at: str, path: Path) -> None:
     Raises:
         KitError: it does not answer 200.
     """
-    try:
-        body = path.read_bytes()
-    except OSError as e:
-        raise KitError(f"--sample {path}: cannot be read ({e.strerror})") from None
     client, most = served.server.client, served.server.settings.response_timeout
     inside = served.temp / config.SOCKET
     try:
-        answer = client.predict(f"{served.name}/{at}", body, most, inside)
+        answer = client.predict(f"{served.name}/{at}", path.read_bytes(), most, inside)
         told = answer.json() if answer.media_type == "application/json" else {}
     except (OSError, http.client.HTTPException, ValueError) as e:
         raise KitError(f"{archive.path.name}: no answer to {path.name} ({e})") from None
     if answer.status != 200:
-        reason = told.get("message") or f"{len(answer.body)} bytes"
+        known = isinstance(told, dict) and told.get("message")
+        reason = known or f"{len(answer.body)} bytes that say no reason"
         raise KitError(f"{archive.path.name}: {path.name} -> {answer.status}: {reason}")
     say("sample", f"{short(path)} -> 200{runtime_of(told)}")
 
@@ -307,19 +306,19 @@ def put(served: Served, version: str, at: str, write: Callable[[Path], object]) 
         with Draft(path) as draft:
             write(draft.path)
             hashes = {path.name: sha256(draft.path)}
+            before = state.read(server.settings.run_dir) or server.state
             with unbroken():
                 remember(served, {"archives": hashes, "versions": {name: known}})
                 try:
                     server.client.set_default(name, at)
                     draft.commit()
                 except BaseException:
-                    state.write(server.settings.run_dir, server.state)
-                    server.client.set_default(name, served.versions[served.default])
+                    state.write(server.settings.run_dir, before)
+                    with suppress(KitError):
+                        server.client.set_default(name, served.versions[served.default])
                     raise
     except OSError as e:
         raise disk_error(e, path.parent) from None
-    except http.client.HTTPException as e:
-        raise KitError(f"{name}: TorchServe did not answer ({e})") from None
     say("update", f"{name} {version} answers")
 
 
@@ -355,11 +354,34 @@ def end_others(served: Served, keep: bool) -> None:
         return
     wait_for_grpc(server)
     for version, at in others.items():
-        server.client.set_workers(f"{name}/{at}", 0)
-        if at in versions.SPARES:
-            versions.empty(served.temp, name, at)
+        drop(served, at)
         say("update", f"{name} {version} has ended")
     remember(served, {"versions": {name: known}})
+
+
+def drop(served: Served, at: str) -> None:
+    """Ends a version's workers, and empties its folder."""
+    served.server.client.set_workers(f"{served.name}/{at}", 0)
+    if at in versions.SPARES:
+        versions.empty(served.temp, served.name, at)
+    end_strays(served, at)
+
+
+def end_strays(served: Served, at: str) -> None:
+    """Ends worker processes of a version that TorchServe does not count.
+
+    A worker that failed and waits to be started again is started again even where its version has
+    no workers by then. Nobody would end it, and it answers from the version's queue.
+    """
+    told = served.server.client.describe(f"{served.name}/{at}") or {}
+    counted = {worker["pid"] for worker in told.get("workers", ())}
+    own = versions.folder(served.temp, served.name, at).name
+    for process in served.server.state.workers():
+        with suppress(psutil.Error):
+            paths = process.environ().get("PYTHONPATH", "").split(os.pathsep)
+            inside = {Path(p).name for p in paths if Path(p).is_relative_to(served.temp)}
+            if process.pid not in counted and own in inside:
+                process.kill()
 
 
 def tell_guards(served: Served, known: Mapping[str, str]) -> None:

@@ -240,9 +240,8 @@ MUTATIONS = [
     Mutation(
         37, f"{F}updates.py -k new_version_under_load", "a version that is not to serve is ended",
         "deploy/torchserve/update.py",
-        """            served.server.client.set_workers(f"{served.name}/{at}", 0)
-            versions.empty""",
-        "            versions.empty",
+        "            drop(served, at)\n            say",
+        "            say",
     ),
     Mutation(
         37, f"{F}updates.py -k request_in_work", "the old version answers what it was asked before",

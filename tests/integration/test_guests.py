@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +45,9 @@ def stock(folder: Path, version: str, factor: int) -> Path:
             return x * factor
 
     folder.mkdir()
-    torch.jit.save(torch.jit.trace(Times(), torch.ones(1)), folder / "model.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit.trace is deprecated
+        torch.jit.save(torch.jit.trace(Times(), torch.ones(1)), str(folder / "model.pt"))
     (folder / "handler.py").write_text(HANDLER)
     command = [
         *(sys.executable, "-c"),

@@ -117,7 +117,7 @@ def test_a_store_that_cannot_be_written_changes_nothing(
     served: Updated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rename fails after TorchServe was told: it is told again."""
-    first = served.file.read_bytes()
+    first, second = served.file.read_bytes(), served.archive("2.0")
 
     def commit(self: object) -> None:
         raise OSError(28, "No space left on device")
@@ -125,10 +125,10 @@ def test_a_store_that_cannot_be_written_changes_nothing(
     with monkeypatch.context() as patched:
         patched.setattr("repack.archive.Draft.commit", commit)
         with pytest.raises(KitError, match="the disk is full"):
-            served.update(served.archive("2.0"))
+            served.update(second)
     assert (served.answers(), served.file.read_bytes()) == ("1.0", first)
     assert served.state().versions == {"echo": {"1.0": "1.0"}}
-    served.update(served.archive("2.0"))
+    served.update(second)
     assert served.answers() == "2.0"
 
 
