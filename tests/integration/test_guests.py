@@ -74,7 +74,7 @@ def test_without_the_flag_it_is_refused_by_name(checkout: Checkout) -> None:
     assert "stock.mar: no passport.json: not made by this kit" in line
     assert line.endswith("bash run.sh --guests")
     assert checkout.client.describe("stock") is None
-    assert "GUESTS=False" in one_line(checkout.run("--guests"))
+    assert "with other archives" in one_line(checkout.run("--guests"))
     checkout.run("--stop")
 
 
