@@ -24,12 +24,17 @@ def main(argv: Sequence[str]) -> int:
         # Only now: --help works before anything is installed.
         from deploy.torchserve import flow
 
-        return flow.run(action, settings, change(argv), lambda: parse(argv, os.environ)[1])
+        code = flow.run(action, settings, change(argv), lambda: parse(argv, os.environ)[1])
+        sys.stdout.flush()
+        return code
     except KitError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     except ImportError as e:
         print(f"error: the set-up is not complete ({e}): run bash run.sh", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read it has left: head, less
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

@@ -14,6 +14,7 @@ from deploy.torchserve import server as servers
 from deploy.torchserve.client import Client
 from deploy.torchserve.server import Server
 from deploy.torchserve.settings import Settings
+from repack.archive import foreign_code
 
 
 def found(settings: Settings) -> dict[str, Any] | None:
@@ -82,6 +83,7 @@ def version(server: Server, client: Client, name: str, at: str) -> dict[str, Any
         "max_batch_delay_ms": told.get("maxBatchDelay"),
         "waiting": told.get("jobQueueStatus", {}).get("pendingRequests"),
         "packed_with": passport.versions if passport else None,
+        "foreign_code": (foreign_code(passport) or None) if passport else None,
     }
 
 

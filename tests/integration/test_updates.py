@@ -6,8 +6,11 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -130,6 +133,22 @@ def test_a_store_that_cannot_be_written_changes_nothing(
     assert served.state().versions == {"echo": {"1.0": "1.0"}}
     served.update(second)
     assert served.answers() == "2.0"
+
+
+def test_where_a_grpc_client_is_connected_the_old_version_stays_for_a_while(
+    tmp_path: Path,
+) -> None:
+    """The guard does not see its calls."""
+    with updated(tmp_path, drain_timeout=3) as served:
+        at = ("127.0.0.1", served.settings.grpc_port)
+        with socket.create_connection(at), ThreadPoolExecutor(1) as pool:
+            updating = pool.submit(partial(served.update, served.archive("2.0")))
+            while served.answers() != "2.0":
+                time.sleep(0.05)
+            time.sleep(2)
+            assert served.has_workers(2)
+            assert updating.result() == 0
+        assert served.has_workers(1)
 
 
 @pytest.mark.skipif(not set_up(), reason=UNSET)
