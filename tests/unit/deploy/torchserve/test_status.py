@@ -22,7 +22,7 @@ def version(**other: Any) -> dict[str, Any]:
 
 
 def test_what_degrades_and_what_is_not_proven_is_said() -> None:
-    none = {"backend": None, "precision": None, "workers": []}
+    none: dict[str, Any] = {"backend": None, "precision": None, "workers": []}
     models = {
         "fd1": {
             "default": "2.0",
