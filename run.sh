@@ -21,13 +21,13 @@ find_python() {
 find_python
 action=start
 for argument in "$@"; do
-    case "$argument" in -h | --help | --setup | --stop | --status) action="$argument" ;; esac
+    case "$argument" in -h | --help | --setup | --stop | --status | --update | --switch) action="$argument" ;; esac
 done
 
 case "$action" in
     -h | --help) exec "$python" "$here/deploy/torchserve/serve.py" --help ;;
     --setup) exec "$python" "$here/deploy/environment.py" "$venv" requirements.txt requirements-no-deps.txt requirements-test.txt ;;
-    --stop | --status)
+    --stop | --status | --update | --switch)
         if [ ! -x "$venv/bin/python" ]; then
             echo "not running"
             if [ "$action" = --stop ]; then exit 0; else exit 3; fi

@@ -20,7 +20,10 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from handlers import passport as passports
 from handlers.errors import ArchiveError, KitError
@@ -46,6 +49,9 @@ DAMAGE = (
 
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """What TorchServe's addresses can hold as a version."""
+
+RUNTIMES = ("python", "python3")
+"""What a manifest may name: with another one TorchServe would load none of the models."""
 
 HANDLERS = Path(passports.__file__).parent
 
@@ -147,10 +153,11 @@ def foreign_code(passport: Passport) -> str:
     return ", ".join(told)
 
 
-def pack(stage: Path, temporary: Path) -> None:
-    """Zips a staging folder; the same files give the same bytes."""
+def pack(stage: Path, temporary: Path, names: Collection[str] | None = None) -> None:
+    """Zips a staging folder, or these files of it; the same files give the same bytes."""
+    paths = stage.rglob("*") if names is None else (stage / name for name in names)
     with zipfile.ZipFile(temporary, "w") as z:
-        for path in sorted(p for p in stage.rglob("*") if p.is_file()):
+        for path in sorted(p for p in paths if p.is_file()):
             info = zipfile.ZipInfo(str(path.relative_to(stage).as_posix()), (1980, 1, 1, 0, 0, 0))
             info.external_attr = (stat.S_IFREG | 0o644) << 16
             info.create_system = 3
@@ -201,23 +208,54 @@ def verify(path: Path) -> Passport:
     Raises:
         ArchiveError: one line with the archive's name and what is wrong.
     """
+    with _opened(path) as (z, members):
+        if passports.FILE not in members:
+            raise Guest(
+                f"{path.name}: no {passports.FILE}: not made by this kit; repack its model "
+                "with python repack/model_repack.py, or serve it as it is: bash run.sh --guests"
+            )
+        with z.open(members[passports.FILE]) as f:
+            passport = Passport.from_json(f.read(MAX_MEMBERS * 1024), path.name)
+        _check_hashes(z, members, passport, path)
+        version = manifest_of(z, members, path).get("modelVersion")
+        if version != passport.version or not VERSION.fullmatch(passport.version):
+            raise ArchiveError(
+                f"{path.name}: version {version!r} in the manifest, {passport.version!r} in the "
+                "passport; expected the same, of letters, digits, '.', '_' and '-'"
+            )
+        return passport
+
+
+class Guest(ArchiveError):
+    """An archive that another program made."""
+
+
+def verify_guest(path: Path) -> None:
+    """Checks what can be checked of another program's archive: its structure, and its manifest.
+
+    Raises:
+        ArchiveError: one line with the archive's name and what is wrong.
+    """
+    with _opened(path) as (z, members):
+        model = manifest_of(z, members, path)
+        for member in z.infolist():
+            with z.open(member) as f:
+                while f.read(1 << 20):  # zipfile compares the checksum at its end
+                    pass
+        version = str(model.get("modelVersion") or "1.0")
+        if not VERSION.fullmatch(version):
+            raise ArchiveError(f"{path.name}: version {version!r}; expected letters and digits")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
     try:
         _require_file(path)
         with zipfile.ZipFile(path) as z:
             if min((entry.header_offset for entry in z.infolist()), default=0):
                 # A TorchScript file is a zip too, and ends a truncated archive like a whole one.
                 raise zipfile.BadZipFile("its first file does not begin it")
-            members = _members(z, path)
-            if passports.FILE not in members:
-                raise ArchiveError(
-                    f"{path.name}: no {passports.FILE}: not made by this kit; repack its model "
-                    "with python repack/model_repack.py"
-                )
-            with z.open(members[passports.FILE]) as f:
-                passport = Passport.from_json(f.read(MAX_MEMBERS * 1024), path.name)
-            _check_hashes(z, members, passport, path)
-            _check_manifest(z, members, passport, path)
-            return passport
+            yield z, _members(z, path)
     except DAMAGE as e:
         raise ArchiveError(
             f"{path.name}: no whole archive ({e}): truncated or damaged, copy or repack it again"
@@ -234,12 +272,22 @@ def unpack(path: Path, folder: Path) -> Passport:
         KitError: the folder's disk is full or not writable.
     """
     passport = verify(path)
+    _extract(path, folder, [*passport.files, passports.FILE])
+    return passport
+
+
+def unpack_guest(path: Path, folder: Path) -> None:
+    """Checks another program's archive and unpacks it into a folder; raises as ``unpack``."""
+    verify_guest(path)
+    _extract(path, folder, None)
+
+
+def _extract(path: Path, folder: Path, names: Sequence[str] | None) -> None:
     try:
         with zipfile.ZipFile(path) as z:
-            z.extractall(folder, [*passport.files, passports.FILE])
+            z.extractall(folder, names)
     except OSError as e:
         raise KitError(f"{folder}: cannot unpack {path.name} ({e.strerror or e})") from None
-    return passport
 
 
 def disk_error(e: OSError, where: Path) -> KitError:
@@ -290,21 +338,23 @@ def _members(z: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def _check_manifest(
-    z: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], passport: Passport, path: Path
-) -> None:
+def manifest_of(
+    z: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], path: Path
+) -> dict[str, Any]:
+    """The model that an archive's manifest names.
+
+    Raises:
+        ArchiveError: there is none, or it has no handler.
+    """
     if MANIFEST not in members:
         raise ArchiveError(f"{path.name}: no {MANIFEST}, which TorchServe needs")
     manifest = json.loads(z.read(MANIFEST))
     model = manifest.get("model") if isinstance(manifest, dict) else None
+    if model and (runtime := manifest.get("runtime", "python")) not in RUNTIMES:
+        raise ArchiveError(f"{path.name}: runtime {runtime!r}; expected {' or '.join(RUNTIMES)}")
     if not isinstance(model, dict) or not isinstance(model.get("handler"), str):
         raise ArchiveError(f"{path.name}: {MANIFEST} names no model with a handler")
-    version = model.get("modelVersion")
-    if version != passport.version or not VERSION.fullmatch(passport.version):
-        raise ArchiveError(
-            f"{path.name}: version {version!r} in the manifest, {passport.version!r} in the "
-            "passport; expected the same, of letters, digits, '.', '_' and '-'"
-        )
+    return model
 
 
 def _check_hashes(

@@ -8,14 +8,22 @@ import shlex
 from pathlib import Path
 
 from deploy.torchserve.client import key_file
-from deploy.torchserve.settings import Settings, reachable
+from deploy.torchserve.settings import ROOT, Settings, reachable
+from repack.tasks import TASKS
 
 SHOWN_ITEMS = 24
+PICTURES = ROOT / "examples" / "pictures"
 
 
 def say(step: str, text: str) -> None:
     """One line of the flow."""
     print(f"{step:<9}{text}", flush=True)
+
+
+def sample_for(task: str) -> Path | None:
+    """A request of the kit's own that a task's models answer; None where there is none."""
+    known = TASKS.get(task)
+    return min(PICTURES.glob("*.jpg"), default=None) if known and known.takes_pictures else None
 
 
 def pretty(body: bytes) -> str:

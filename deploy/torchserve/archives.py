@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from dataclasses import dataclass
@@ -10,8 +9,19 @@ from pathlib import Path
 
 from deploy.torchserve.settings import NAME
 from handlers.errors import ArchiveError, KitError
-from handlers.passport import Passport
-from repack.archive import DAMAGE, foreign_code, verify
+from handlers.passport import Passport, sha256
+from repack.archive import DAMAGE, MANIFEST, Guest, foreign_code, verify, verify_guest
+
+FOREIGN = (
+    "this archive's code is not the kit's ({}): packed by another version of the kit, or changed;"
+    " an archive is code, so serve it only if you trust its maker"
+)
+
+GUEST = "guest"
+NOT_PROVEN = (
+    "a guest, which another program made: nothing of it was compared or proven, and its code runs"
+    " as it came; serve it only if you trust its maker"
+)
 
 
 @dataclass(frozen=True)
@@ -24,8 +34,9 @@ class Archive:
         task: what the passport says the model does, such as "detection" or "tensors".
         sha256: of the file.
         unpacked: bytes that its files take on disk.
-        passport: its record.
+        passport: its record; None of a guest, which another program made.
         foreign: what of its code is not this kit's; empty where all of it is.
+        handler: what TorchServe's manifest names.
     """
 
     path: Path
@@ -33,16 +44,20 @@ class Archive:
     task: str
     sha256: str
     unpacked: int
-    passport: Passport
+    passport: Passport | None
     foreign: str = ""
+    handler: str = "handlers.entry"
 
     @property
     def name(self) -> str:
         return self.path.stem
 
 
-def check(path: Path) -> Archive:
+def check(path: Path, guests: bool = False) -> Archive:
     """Checks one archive before anything of it is used.
+
+    Args:
+        guests: one that another program made will do.
 
     Raises:
         ArchiveError: one line that names the file and what is wrong with it.
@@ -51,21 +66,38 @@ def check(path: Path) -> Archive:
         raise ArchiveError(
             f"{path.name}: a model's name has letters, digits, dots, dashes and underscores only"
         )
-    passport = verify(path)
+    passport: Passport | None = None
+    try:
+        passport = verify(path)
+    except Guest:
+        if not guests:
+            raise
+        verify_guest(path)
     with zipfile.ZipFile(path) as zipped:
-        model = json.loads(zipped.read("MAR-INF/MANIFEST.json"))["model"]
+        model = json.loads(zipped.read(MANIFEST))["model"]
         unpacked = sum(entry.file_size for entry in zipped.infolist())
-    version = str(model.get("modelVersion") or "1.0")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Archive(path, version, passport.task, digest, unpacked, passport, foreign_code(passport))
+    return Archive(
+        path,
+        str(model.get("modelVersion") or "1.0"),
+        passport.task if passport else GUEST,
+        sha256(path),
+        unpacked,
+        passport,
+        foreign_code(passport) if passport else "",
+        model["handler"],
+    )
 
 
-def survey(store: Path) -> tuple[list[Archive], list[str]]:
-    """All archives of the store: those to serve, and one line for each that is refused."""
+def survey(store: Path, guests: bool = False) -> tuple[list[Archive], list[str]]:
+    """All archives of the store: those to serve, and one line for each that is refused.
+
+    Args:
+        guests: those that another program made are served, too.
+    """
     served, refused = [], []
     for path in sorted(store.glob("*.mar")):
         try:
-            served.append(check(path))
+            served.append(check(path, guests))
         except (ArchiveError, OSError, *DAMAGE) as e:
             refused.append(str(e) if path.name in str(e) else f"{path.name}: {e}")
     return served, refused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from deploy.torchserve import management
 from deploy.torchserve.settings import Settings, reachable
+from handlers.errors import KitError
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,19 @@ class Answer:
 
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+class Inside(http.client.HTTPConnection):
+    """A connection to TorchServe itself, past the guard."""
+
+    def __init__(self, path: Path, timeout_s: float):
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 class Client:
@@ -44,8 +59,12 @@ class Client:
         path: str,
         body: bytes | None = None,
         timeout_s: float = 5,
+        inside: Path | None = None,
     ) -> Answer:
         """One request to a port by its purpose, as in ``Settings.ports``.
+
+        Args:
+            inside: TorchServe's own socket, in place of the port.
 
         Raises:
             OSError or http.client.HTTPException: no answer.
@@ -53,6 +72,8 @@ class Client:
         host, port = self.settings.ports[purpose]
         key = self.key("inference" if purpose == "predictions" else "management")
         connection = http.client.HTTPConnection(reachable(host), port, timeout=timeout_s)
+        if inside:
+            connection = Inside(inside, timeout_s)
         try:
             connection.request(method, path, body, management.bearer(key))
             response = connection.getresponse()
@@ -79,9 +100,26 @@ class Client:
         with suppress(OSError, http.client.HTTPException):
             self.request("management", "PUT", path)
 
-    def predict(self, model: str, body: bytes, timeout_s: float) -> Answer:
-        """Sends one request body to a model."""
-        return self.request("predictions", "POST", f"/predictions/{model}", body, timeout_s)
+    def set_default(self, model: str, version: str) -> None:
+        """Has requests that name no version answered by this one.
+
+        Raises:
+            KitError: TorchServe does not take it, or does not answer.
+        """
+        path = f"/models/{model}/{version}/set-default"
+        try:
+            status: object = self.request("management", "PUT", path).status
+        except (OSError, http.client.HTTPException) as e:
+            status = e
+        if status != 200:
+            raise KitError(f"{model}: TorchServe does not take its new version ({status})")
+
+    def predict(
+        self, model: str, body: bytes, timeout_s: float, inside: Path | None = None
+    ) -> Answer:
+        """Sends one request body to a model (NAME, or NAME/VERSION)."""
+        path = f"/predictions/{model}"
+        return self.request("predictions", "POST", path, body, timeout_s, inside)
 
 
 def key_file(settings: Settings) -> Path:

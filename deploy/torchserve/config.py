@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from deploy.kserve.models import Model
+from deploy.torchserve import versions
 from deploy.torchserve.archives import Archive
 from deploy.torchserve.client import key_file
 from deploy.torchserve.guard.limits import Given
@@ -22,11 +23,8 @@ from handlers.memory import LIMIT_VARIABLE
 from handlers.payload import MAX_BODY_VARIABLE
 
 HERE = ROOT / "deploy" / "torchserve"
-STORE = "models.checked"
-"""Folder beside the sockets with the unpacked archives: what was checked is what is served."""
-
 SOCKET = "http.sock"
-"""In the same folder: where TorchServe listens for predictions."""
+"""In the temporary folder: where TorchServe listens for predictions."""
 
 MANY_CORES = 8
 GUARDS = 4
@@ -60,8 +58,8 @@ def properties(settings: Settings, archives: Sequence[Archive], temp: Path) -> d
         "allowed_urls": "(?!)",
         "install_py_dep_per_model": "false",
         "enable_envvars_config": "false",
-        "load_models": ",".join(f"{a.name}={a.name}" for a in archives),
-        "models": json.dumps({a.name: model_entry(settings, a) for a in archives}),
+        # A snapshot of TorchServe's can hold what ``load_models`` cannot: versions without workers.
+        "model_snapshot": json.dumps(snapshot(settings, archives)),
         "default_workers_per_model": "1",
         "default_response_timeout": str(settings.response_timeout),
         "default_startup_timeout": str(settings.startup_timeout),
@@ -79,20 +77,27 @@ def properties(settings: Settings, archives: Sequence[Archive], temp: Path) -> d
     }
 
 
+def snapshot(settings: Settings, archives: Sequence[Archive]) -> dict[str, object]:
+    """Each archive's version, and its spare ones, which an update fills."""
+    models = {a.name: model_entry(settings, a) for a in archives}
+    return {"name": "kit.cfg", "modelCount": sum(map(len, models.values())), "models": models}
+
+
 def model_entry(settings: Settings, archive: Archive) -> dict[str, dict[str, object]]:
     """How one model is served: the named one gets the workers, every other one worker."""
     workers = settings.workers if archive.name == settings.name else 1
-    entry: dict[str, object] = {
-        "defaultVersion": True,
-        "marName": archive.name,
-        "minWorkers": workers,
-        "maxWorkers": workers,
+    shared: dict[str, object] = {
         "batchSize": settings.batch_size,
         "maxBatchDelay": settings.max_batch_delay,
         "responseTimeout": settings.response_timeout,
         "startupTimeout": settings.startup_timeout,
     }
-    return {archive.version: entry}
+    first = {"defaultVersion": True, "minWorkers": workers, "maxWorkers": workers}
+    spare = {"defaultVersion": False, "minWorkers": 0, "maxWorkers": 0}
+    return {
+        archive.version: {**first, "marName": archive.name, **shared},
+        **{s: {**spare, "marName": archive.name + s, **shared} for s in versions.SPARES},
+    }
 
 
 def guards(
@@ -110,7 +115,8 @@ def guards(
     body = settings.max_request_mb << 20
     models, described = {}, {}
     for archive in archives:
-        described[archive.name] = asdict(Model.of(archive.name, archive.passport))
+        if archive.passport:
+            described[archive.name] = asdict(Model.of(archive.name, archive.passport))
         workers = settings.workers if archive.name == settings.name else 1
         work = workers * settings.batch_size
         ready = min(work, settings.queue)
@@ -130,6 +136,7 @@ def guards(
         management=(reachable(settings.management_host), settings.port + 1),
         keys=str(key_file(settings)),
         v2_grpc_port=settings.v2_grpc_port,
+        versions={a.name: {a.version: a.version} for a in archives},
     )
     return [asdict(given)] * count
 
@@ -231,7 +238,7 @@ def java_command(settings: Settings, temp: Path) -> list[str]:
         "-f",
         str(settings.run_dir / "config.properties"),
         "-s",
-        str(temp / STORE),
+        str(temp / versions.STORE),
         "-ncs",
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -9,38 +10,39 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploy.torchserve import server as servers
-from deploy.torchserve import state, status
-from deploy.torchserve.answer import curl_line, pretty, say, short
-from deploy.torchserve.archives import Archive, require, survey
+from deploy.torchserve import state, status, update
+from deploy.torchserve.answer import PICTURES, curl_line, pretty, sample_for, say, short
+from deploy.torchserve.archives import FOREIGN, NOT_PROVEN, Archive, require, survey
 from deploy.torchserve.server import Server
-from deploy.torchserve.settings import ROOT, Settings
+from deploy.torchserve.settings import ROOT, Change, Settings
 from deploy.torchserve.watch import end_on_sigterm, watch
 from handlers.errors import KitError
-from repack.tasks import TASKS
 
-LOCK_WAIT_S = 1800
-FOREIGN = (
-    "this archive's code is not the kit's ({}): packed by another version of the kit, or changed;"
-    " an archive is code, so serve it only if you trust its maker"
-)
 NOT_RUNNING = 3
+CHANGES = {"update": update.update, "switch": update.switch}
 MODEL_STORE = ROOT / "model_store"
-PICTURES = ROOT / "examples" / "pictures"
 WEIGHTS = ROOT / "examples" / "shapes" / "yolov5n_shapes.pt"
 
 
-def run(action: str, settings: Settings, again: Callable[[], Settings]) -> int:
-    """Runs "start", "foreground", "stop" or "status"; returns the exit status.
+def run(action: str, settings: Settings, change: Change, again: Callable[[], Settings]) -> int:
+    """Runs "start" or another of ``settings.ACTIONS``; returns the exit status.
 
     Args:
+        change: what "update" and "switch" are to do, and how "status" answers.
         again: reads the settings once more, whose defaults depend on what the store holds.
     """
     if action == "stop":
         return stop(settings)
     if action == "status":
-        lines = status.lines(settings)
-        print("\n".join(lines or ["not running"]))
-        return 0 if lines else NOT_RUNNING
+        found = status.found(settings)
+        if change.json:
+            print(json.dumps(found, indent=1))
+        else:
+            print("\n".join(status.lines(found) if found else ["not running"]))
+        return 0 if found else NOT_RUNNING
+    if action in CHANGES:
+        end_on_sigterm()
+        return CHANGES[action](settings, change)
     return serve(settings, again, action == "foreground")
 
 
@@ -48,7 +50,7 @@ def serve(settings: Settings, again: Callable[[], Settings], foreground: bool) -
     """Archives -> server -> READY -> one answer; returns the exit status."""
     end_on_sigterm()
     state.prepare(settings.run_dir)
-    with state.lock(settings.run_dir, LOCK_WAIT_S):
+    with state.lock(settings.run_dir, state.LOCK_WAIT_S):
         if repack_shipped_model(settings):
             settings = again()
         archives = check_archives(settings)
@@ -100,11 +102,13 @@ def repack_shipped_model(settings: Settings) -> bool:
 
 def check_archives(settings: Settings) -> list[Archive]:
     """Checks every archive of the store and names those that are refused."""
-    served, refused = survey(settings.model_store)
+    served, refused = survey(settings.model_store, settings.guests)
     for line in refused:
         say("refused", line)
     require(settings.name, settings.model_store, served, refused)
     for archive in served:
+        if archive.passport is None:
+            say("guest", f"{archive.path.name}: {NOT_PROVEN}")
         if archive.foreign:
             say("code", f"{archive.path.name}: {FOREIGN.format(archive.foreign)}")
     say("archives", ", ".join(f"{a.name} {a.version} ({a.task})" for a in served))
@@ -139,6 +143,8 @@ def require_same(
         raise KitError(f"already running in the background (process {pid}); {again}")
     # First: defaults follow from what the store holds.
     if server.state.archives != {a.path.name: a.sha256 for a in archives}:
+        if server.state.archives.keys() == {a.path.name for a in archives}:
+            again = "have them served without a gap: bash run.sh --update; or " + again
         raise KitError(f"already running (process {pid}) with other archives; {again}")
     before = server.state.settings
     for key, value in settings.record().items():
@@ -174,17 +180,14 @@ def wait_ready(server: Server, archives: Sequence[Archive]) -> None:
 def show_answer(server: Server, archives: Sequence[Archive]) -> int:
     """Sends one sample picture and shows the answer and the line to try next."""
     settings = server.settings
-    task = TASKS.get(next(a.task for a in archives if a.name == settings.name))
-    pictures = sorted(PICTURES.glob("*.jpg"))
-    if task is None or not task.takes_pictures or not pictures:
+    path = sample_for(next(a.task for a in archives if a.name == settings.name))
+    if path is None:
         say("next", curl_line(settings, Path("INPUT")))
         return 0
-    answer = server.client.predict(
-        settings.name, pictures[0].read_bytes(), settings.response_timeout
-    )
-    say("sample", f"{short(pictures[0])} -> {answer.status}")
+    answer = server.client.predict(settings.name, path.read_bytes(), settings.response_timeout)
+    say("sample", f"{short(path)} -> {answer.status}")
     print(pretty(answer.body))
-    say("next", curl_line(settings, pictures[0]))
+    say("next", curl_line(settings, path))
     if settings.needs_tokens:
         say("tokens", f"callers need one from {short(settings.run_dir / 'key_file.json')}")
     return 0 if answer.status == 200 else 1
@@ -195,7 +198,7 @@ def stop(settings: Settings) -> int:
     if not settings.run_dir.is_dir():
         say("server", "not running")
         return 0
-    with state.lock(settings.run_dir, LOCK_WAIT_S):
+    with state.lock(settings.run_dir, state.LOCK_WAIT_S):
         server = servers.running(settings)
         if server is None:
             servers.clean_up(settings)

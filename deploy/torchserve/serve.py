@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from deploy.torchserve.settings import parse  # noqa: E402
+from deploy.torchserve.settings import change, parse  # noqa: E402
 from handlers.errors import KitError  # noqa: E402
 
 SIGTERM_CODE = 143
@@ -24,12 +24,17 @@ def main(argv: Sequence[str]) -> int:
         # Only now: --help works before anything is installed.
         from deploy.torchserve import flow
 
-        return flow.run(action, settings, lambda: parse(argv, os.environ)[1])
+        code = flow.run(action, settings, change(argv), lambda: parse(argv, os.environ)[1])
+        sys.stdout.flush()
+        return code
     except KitError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     except ImportError as e:
         print(f"error: the set-up is not complete ({e}): run bash run.sh", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read it has left: head, less
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
@@ -38,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     except SystemExit as e:
         if e.code == SIGTERM_CODE:
-            print("ended by SIGTERM; nothing is left running", file=sys.stderr)
+            print("ended by SIGTERM; what it began is undone", file=sys.stderr)
         raise
     except KeyboardInterrupt:
         print("interrupted: run it again to continue", file=sys.stderr)

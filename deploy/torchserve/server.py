@@ -15,14 +15,13 @@ from typing import Any
 
 import psutil
 
-from deploy.torchserve import config, ports, state, worker_log
+from deploy.torchserve import config, ports, state, versions, worker_log
 from deploy.torchserve.archives import Archive
 from deploy.torchserve.client import Client
 from deploy.torchserve.drain import drain
 from deploy.torchserve.settings import OPTIONS, ROOT, Settings, make
 from deploy.torchserve.state import State
 from handlers.errors import KitError
-from repack.archive import unpack
 
 TERM_WAIT_S = 15
 
@@ -57,6 +56,7 @@ class Server:
         """Waits until every worker of the model is READY and the gRPC port is open.
 
         Args:
+            model: its name, or NAME/VERSION.
             tell: called with the seconds waited so far, about once a second.
 
         Raises:
@@ -73,7 +73,7 @@ class Server:
             if not self.state.guards():
                 raise KitError(f"the server ended while starting: {self.last_words('guard.log')}")
             if why := worker_log.reason(self.workers_log, self.logs, model):
-                raise KitError(f"model {model} cannot be loaded: {why}")
+                raise KitError(f"model {model.partition('/')[0]} cannot be loaded: {why}")
             if waited > self.settings.startup_timeout:
                 raise KitError(
                     f"model {model} was not READY after {waited:.0f} s: see {self.workers_log},"
@@ -111,7 +111,9 @@ def start(settings: Settings, archives: Sequence[Archive]) -> Server:
     try:
         require_space(temp, archives)
         for archive in archives:
-            unpack(archive.path, temp / config.STORE / archive.name)
+            versions.fill(temp, archive.name, archive.version, archive)
+            for name in versions.SPARES:
+                versions.empty(temp, archive.name, name)
         text = config.properties_text(config.properties(settings, archives, temp))
         (settings.run_dir / "config.properties").write_text(text)
         logged = log_size(settings)
@@ -128,6 +130,7 @@ def start(settings: Settings, archives: Sequence[Archive]) -> Server:
         temp=str(temp),
         settings=settings.record(),
         archives={a.path.name: a.sha256 for a in archives},
+        versions={a.name: {a.version: a.version} for a in archives},
     )
     state.write(settings.run_dir, started)
     return Server(settings, started, logged)

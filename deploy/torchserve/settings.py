@@ -107,6 +107,7 @@ OPTIONS = (
     Option("token_hours", whole(1, 87600), "720", "life of the access tokens, where they are on"),
     Option("access_log", yes, "0", "1: one log line per request"),
     Option("system_metrics", yes, "0", "1: CPU, memory and disk on the metrics page, every minute"),
+    Option("guests", yes, "0", "1: serve archives that another program made, too: none is proven"),
     Option("run_dir", folder, str(ROOT / ".run"), "folder for logs and state"),
 )  # fmt: skip
 
@@ -138,6 +139,7 @@ class Settings:
     token_hours: int
     access_log: bool
     system_metrics: bool
+    guests: bool
     run_dir: Path
 
     @property
@@ -217,6 +219,25 @@ def share_of_memory(workers: int) -> int:
     return max(64, machine_memory() * 3 // 4 // workers >> 20)
 
 
+@dataclass(frozen=True)
+class Change:
+    """What ``--update`` and ``--switch`` are to do, and how ``--status`` answers.
+
+    Attributes:
+        archives: models or paths; empty for all that the store has anew.
+        switch: NAME/VERSION.
+        keep: the version that served stays.
+        sample: a request that the new version must answer.
+        json: the status is for a program.
+    """
+
+    archives: Sequence[str] = ()
+    switch: str = ""
+    keep: bool = False
+    sample: Path | None = None
+    json: bool = False
+
+
 ACTIONS = {
     "setup": "only set up .venv, with what the tests need, and exit",
     "stop": "stop the server of this checkout and exit",
@@ -238,32 +259,75 @@ def parser() -> argparse.ArgumentParser:
     action = found.add_mutually_exclusive_group()
     for name, text in ACTIONS.items():
         action.add_argument(f"--{name}", action="store_true", help=text)
+    action.add_argument(
+        "--update",
+        metavar="ARCHIVE",
+        nargs="*",
+        help="load new archives (paths, or names of the store's; without any, all that are new"
+        " there) beside those that serve, ask a sample, then let them answer; the old ones drain",
+    )
+    action.add_argument(
+        "--switch",
+        metavar="NAME/VERSION",
+        help="let another loaded version of a model answer; all others drain and end",
+    )
+    found.add_argument(
+        "--keep",
+        action="store_true",
+        help="with --update and --switch: the other versions stay at /predictions/NAME/VERSION",
+    )
+    found.add_argument(
+        "--sample",
+        metavar="FILE",
+        type=folder,
+        help="with --update: a request that the new version must answer"
+        " (default: a sample picture)",
+    )
+    found.add_argument("--json", action="store_true", help="with --status: as JSON")
     for option in OPTIONS:
         default = option.default
         if default.startswith(str(ROOT)):
             default = str(Path(default).relative_to(ROOT))
         shown = f" (default: {default})" if default else ""
+        bare: dict[str, Any] = {"nargs": "?", "const": "1"} if option.read is yes else {}
         found.add_argument(
-            option.flag, metavar=option.variable, dest=option.field, help=option.help + shown
+            option.flag,
+            metavar=option.variable,
+            dest=option.field,
+            help=option.help + shown,
+            **bare,
         )
     return found
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str, Settings]:
-    """The action ("start", "stop", "status" or "foreground") and the settings.
+    """The action ("start" or what the flags name) and the settings.
 
     Raises:
         KitError: a value is not what its option expects.
         SystemExit: an unknown flag (2), or ``--help`` (0).
     """
     given = parser().parse_args(argv)
-    action = next((name for name in ACTIONS if getattr(given, name)), "start")
+    named = (n for n in (*ACTIONS, "update", "switch") if getattr(given, n) not in (None, False))
+    action = next(named, "start")
+    if action not in ("update", "switch") and (given.keep or given.sample):
+        raise KitError("--keep and --sample go with --update or --switch")
+    if given.json and action != "status":
+        raise KitError("--json goes with --status")
     values = {o.field: environ[o.variable] for o in OPTIONS if environ.get(o.variable)}
     flags = {o.field: getattr(given, o.field) for o in OPTIONS if getattr(given, o.field)}
     asked = {**values, **flags}
     store = folder(asked.get("model_store") or str(ROOT / "model_store"))
     return action, make(
         {**defaults.of(store, asked.get("name", "fd1"), defaults.gpus(), cores()), **asked}
+    )
+
+
+def change(argv: Sequence[str]) -> Change:
+    """What the flags beside the action say."""
+    given = parser().parse_args(argv)
+    return Change(
+        tuple(given.update or ()), given.switch or "", given.keep, given.sample, given.json
     )
 
 

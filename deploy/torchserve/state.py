@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ GUARD = "guard.json"
 TEMP_PREFIX = "kit-serve-"
 SOCKET_NAME = "/.ts.sock.99999"
 SOCKET_LIMIT = 107
+LOCK_WAIT_S = 1800
 ROOM = 1 << 20
 """Bytes that logs and state may need at once."""
 
@@ -38,6 +39,7 @@ class State:
         temp: folder of its sockets and unpacked archives.
         settings: ``Settings.record()`` it was started with.
         archives: served archives, file name -> sha256.
+        versions: model -> version -> its name in TorchServe (``deploy.torchserve.versions``).
     """
 
     pid: int
@@ -45,6 +47,7 @@ class State:
     temp: str
     settings: dict[str, Any]
     archives: dict[str, str]
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def process(self) -> psutil.Process | None:
         """The front end, or None where it has ended."""

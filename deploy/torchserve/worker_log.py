@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 LINE = re.compile(
-    r"^\S+ \[\w+ *\] W-\d+-(?P<model>.+)_[^_]+?-(?P<stream>stdout|stderr) - (?P<text>.*)$"
+    r"^\S+ \[\w+ *\] W-\d+-(?P<model>.+)_(?P<version>[^_]+?)-(?P<stream>stdout|stderr)"
+    r" - (?P<text>.*)$"
 )
 DIED = "Backend worker process died"
 REFUSED = re.compile(r"^REFUSED (\S+): (.*)$")
@@ -15,7 +16,12 @@ EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Miss
 
 
 def model_lines(log: Path, offset: int, model: str) -> list[tuple[str, str]]:
-    """(stream, line) of what the model's workers wrote since ``offset`` bytes into the log."""
+    """(stream, line) of what the model's workers wrote since ``offset`` bytes into the log.
+
+    Args:
+        model: its name, or NAME/VERSION.
+    """
+    name, _, version = model.partition("/")
     try:
         with log.open("rb") as file:
             if offset > log.stat().st_size:  # rotated since
@@ -25,7 +31,11 @@ def model_lines(log: Path, offset: int, model: str) -> list[tuple[str, str]]:
     except OSError:
         return []
     found = (LINE.match(line) for line in text.splitlines())
-    return [(m["stream"], m["text"]) for m in found if m and m["model"] == model]
+    return [
+        (m["stream"], m["text"])
+        for m in found
+        if m and m["model"] == name and version in ("", m["version"])
+    ]
 
 
 def is_death(stream: str, line: str) -> bool:

@@ -232,6 +232,24 @@ MUTATIONS = [
         '"enable_model_api": "true"',
     ),
     Mutation(
+        37, f"{F}updates.py -k new_version_under_load", "a new version is asked a sample first",
+        "deploy/torchserve/update.py",
+        "        ask_sample(served, archive, at, sample)\n",
+        "",
+    ),
+    Mutation(
+        37, f"{F}updates.py -k new_version_under_load", "a version that is not to serve is ended",
+        "deploy/torchserve/update.py",
+        "            drop(served, at)\n            say",
+        "            say",
+    ),
+    Mutation(
+        37, f"{F}updates.py -k request_in_work", "the old version answers what it was asked before",
+        "deploy/torchserve/guard/__main__.py",
+        "if house.changed and not",
+        "if not",
+    ),
+    Mutation(
         38, "tests/soak -k leak", "the soak's check",
         "tests/support/growth.py",
         "return max(self.by_slope, self.by_level) <= self.allowed(bound)",

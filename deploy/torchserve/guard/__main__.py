@@ -81,13 +81,23 @@ async def serve(given: Given) -> None:
         if service is not None:
             ending.append(loop.create_task(service.stop(STOP_S)))
 
+    file = Path(sys.argv[1])
+    told = file.with_name(f"{file.stem}.{os.getpid()}")
+
+    def change() -> None:
+        told.unlink(missing_ok=True)
+        house.change(read(file)[0])
+
     loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGHUP, change)
     born, logged = life(given.server), time.monotonic()
     while born is not None and life(given.server) == born:
         await asyncio.sleep(CHECK_S if not house.stopping else CHECK_S / 10)
         now = loop.time()
         for each in (*house.guests, *house.asked):
             loop.call_soon(each.check, now)  # a fault with one ends neither the others nor this
+        if house.changed and not told.exists():
+            told.write_text(str(house.given.turn))
         if house.stopping and not house.guests and all(task.done() for task in ending):
             break
         if house.refused and time.monotonic() - logged > LOG_S:
@@ -98,9 +108,14 @@ async def serve(given: Given) -> None:
         await service.stop(None)
 
 
+def read(file: Path) -> list[Given]:
+    """What each process is told."""
+    return [Given(**each) for each in json.loads(file.read_text())]
+
+
 def main() -> None:
     """Forks for all but the first description."""
-    given, *others = (Given(**each) for each in json.loads(Path(sys.argv[1]).read_text()))
+    given, *others = read(Path(sys.argv[1]))
     for other in others:
         if os.fork() == 0:
             given = other

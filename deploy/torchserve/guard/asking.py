@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from http.client import HTTPException
 
-from deploy.kserve.models import Model, Reply
+from deploy.kserve.models import Reply
 from deploy.kserve.rest import Speaker
 from deploy.kserve.tensors import Bytes, Mistake
 from deploy.torchserve import management
@@ -156,5 +156,4 @@ def speaker(house: House) -> Speaker:
                 413,
             )
 
-    models = {name: Model.read(told) for name, told in given.described.items()}
-    return Speaker(models, ask, ready, require_json)
+    return Speaker(house.models, ask, ready, require_json)

@@ -232,8 +232,15 @@ class Client(asyncio.Protocol):
 
     def go(self) -> None:
         assert self._head is not None  # noqa: S101
+        try:
+            head = self.house.addressed(self._head)
+        except Refusal as e:
+            if self.turns:
+                self.turns.leave()
+            self.refuse(e)
+            return
         self._at = At.ANSWER
-        self._request = Request(self, self._head, self._pieces, self._size)
+        self._request = Request(self, head, self._pieces, self._size)
         self._pieces, self._size = [], 0
         self.house.asked.add(self._request)
         self.house.pool.ask(self._request)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from typing import Protocol
 
+from deploy.kserve.models import Model
 from deploy.torchserve.guard import limits
-from deploy.torchserve.guard.http import Refusal
+from deploy.torchserve.guard.http import Head, Refusal
 from deploy.torchserve.guard.turns import Turns
 from deploy.torchserve.guard.upstream import Pool
+
+BY_VERSION = (b"predictions", b"explanations")
+"""First parts of the paths whose third part is a version."""
 
 
 class Asked(Protocol):
@@ -45,20 +50,53 @@ class House:
         held: bytes of bodies that came and are not answered.
         guests: open connections, those that were answered last at the end.
         refused: refusals by their status, since the last line of the log.
+        models: what is said of each in other protocols.
         most: connections that there may be.
     """
 
     def __init__(self, given: limits.Given, most: int):
-        self.given = given
+        self.asked: set[Asked] = set()
+        self.models: dict[str, Model] = {}
+        self._before = set[Asked]()
+        self.change(given)
         self.most = most
         self.held = 0
         self.stopping = False
         self.guests: dict[Guest, None] = {}
-        self.asked: set[Asked] = set()
         self.refused: Counter[int] = Counter()
         self.pool = Pool(given.socket)
         self.turns = {name.encode(): Turns(name, *m) for name, m in given.models.items()}
         self.other = Turns("of another name", 16, 100)
+
+    def change(self, given: limits.Given) -> None:
+        """Other versions are served: of what comes, and of what waits here."""
+        self.given = given
+        self.models.clear()
+        self.models |= {name: Model.read(told) for name, told in given.described.items()}
+        self._before = set(self.asked)
+
+    @property
+    def changed(self) -> bool:
+        """Whether all that TorchServe had before the last change is answered."""
+        self._before &= self.asked
+        return not self._before
+
+    def addressed(self, head: Head) -> Head:
+        """The head with a version by its name in TorchServe.
+
+        Raises:
+            Refusal: that version is not served.
+        """
+        what, *rest = head.path
+        known = self.given.versions.get(rest[0].decode("latin-1")) if rest else None
+        if known is None or len(rest) < 2 or what not in BY_VERSION:
+            return head
+        asked = rest[1].decode("latin-1")
+        if asked not in known:
+            name = rest[0].decode("latin-1")
+            raise Refusal(404, f"no version {asked} of {name}; served: {', '.join(known)}")
+        rest[1] = known[asked].encode()
+        return replace(head, target=b"/" + b"/".join((what, *rest)))
 
     def turns_of(self, path: list[bytes]) -> Turns | None:
         """Where a request waits for its turn; None where it asks no model."""

@@ -17,7 +17,7 @@ FREE_CHUNKS = 1000
 """Chunks of any size that a body may have; beyond these they must have 512 bytes on average."""
 
 PHRASES = {
-    400: "Bad Request", 408: "Request Timeout", 413: "Content Too Large",
+    400: "Bad Request", 404: "Not Found", 408: "Request Timeout", 413: "Content Too Large",
     415: "Unsupported Media Type", 417: "Expectation Failed",
     431: "Request Header Fields Too Large", 501: "Not Implemented", 502: "Bad Gateway",
     503: "Service Unavailable",

@@ -43,6 +43,8 @@ class Given:
         described: model -> what the Open Inference Protocol says of it (``deploy.kserve.models``).
         management: where TorchServe says whether a model is READY; ``keys`` has the tokens.
         v2_grpc_port: where the protocol is spoken by gRPC, too; 0 for nowhere.
+        versions: model -> version that clients may ask -> its name in TorchServe.
+        turn: how often this was changed since the start.
     """
 
     host: str
@@ -59,3 +61,5 @@ class Given:
     management: tuple[str, int] = ("", 0)
     keys: str = ""
     v2_grpc_port: int = 0
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    turn: int = 0

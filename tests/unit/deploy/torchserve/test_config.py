@@ -53,13 +53,17 @@ def test_nothing_can_be_registered_or_fetched() -> None:
 
 def test_named_model_gets_the_workers_and_every_version_is_its_own() -> None:
     settings = make({"workers": "3", "batch_size": "8", "max_batch_delay": "7"})
-    models = json.loads(
-        config.properties(settings, [archive("fd1"), archive("b", "2.1")], TEMP)["models"]
-    )
+    found = config.properties(settings, [archive("fd1"), archive("b", "2.1")], TEMP)
+    models = json.loads(found["model_snapshot"])["models"]
     assert models["fd1"]["1.0"]["minWorkers"] == models["fd1"]["1.0"]["maxWorkers"] == 3
     assert models["b"]["2.1"]["minWorkers"] == 1
     assert models["b"]["2.1"]["batchSize"] == 8
     assert models["b"]["2.1"]["maxBatchDelay"] == 7
+    for name, own in (("fd1", "1.0"), ("b", "2.1")):
+        assert [v for v, told in models[name].items() if told["defaultVersion"]] == [own]
+        spares = [told for version, told in models[name].items() if version != own]
+        assert spares
+        assert all(told["minWorkers"] == told["maxWorkers"] == 0 for told in spares)
 
 
 def test_heap_lets_the_largest_request_through() -> None:

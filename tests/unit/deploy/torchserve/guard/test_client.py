@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,45 @@ def test_continue_chunks_and_close(tmp_path: Path) -> None:
             assert answer.endswith(b"connection: close\r\n\r\n5")
             assert b"keep-alive" not in answer
             writer.close()
+
+    run(scene())
+
+
+def test_a_version_is_asked_by_its_name_in_the_server_and_no_other_is(tmp_path: Path) -> None:
+    async def said(request: bytes, writer: asyncio.StreamWriter) -> None:
+        target = request.split(b" ")[1]
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(target), target))
+
+    async def scene() -> None:
+        async with Stage(tmp_path, said, versions={"fd1": {"1.0": "1.0", "2.0": "~1"}}) as stage:
+            for asked, target in {
+                "fd1": "fd1", "fd1/1.0": "fd1/1.0", "fd1/2.0": "fd1/~1", "other/2.0": "other/2.0",
+            }.items():  # fmt: skip
+                answer = await stage.ask(question(b"", model=asked))
+                assert answer.endswith(f"\r\n\r\n/predictions/{target}".encode()), asked
+            for asked in ("fd1/~1", "fd1/%7e1", "fd1/3.0", "fd1/~1/x", "fd1//~1"):
+                answer = await stage.ask(question(b"", model=asked))
+                assert answer.startswith(b"HTTP/1.1 404 "), asked
+                assert answer.endswith(b'of fd1; served: 1.0, 2.0"}'), asked
+            assert stage.house.turns[b"fd1"].running == 0
+
+    run(scene())
+
+
+def test_a_change_of_versions_waits_for_what_was_asked_before(tmp_path: Path) -> None:
+    async def scene() -> None:
+        gate = asyncio.Event()
+        async with Stage(tmp_path, after(gate), versions={"fd1": {"1.0": "1.0"}}) as stage:
+            before = asyncio.ensure_future(stage.ask(question(b"a", model="fd1/1.0")))
+            await asyncio.sleep(0.05)
+            stage.house.change(replace(stage.given, versions={"fd1": {"2.0": "~1"}}))
+            later = asyncio.ensure_future(stage.ask(question(b"ab", model="fd1/2.0")))
+            gone = await stage.ask(question(b"abc", model="fd1/1.0"))
+            assert gone.startswith(b"HTTP/1.1 404 ")
+            assert not stage.house.changed
+            gate.set()
+            assert [(await one)[-1:] for one in (before, later)] == [b"1", b"2"]
+            assert stage.house.changed
 
     run(scene())
 
