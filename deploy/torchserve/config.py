@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from deploy.kserve.models import Model
+from deploy.openapi import path_item
 from deploy.torchserve.archives import Archive
 from deploy.torchserve.client import key_file
 from deploy.torchserve.guard.limits import Given
@@ -127,6 +128,8 @@ def guards(
         held=max(body, (heap_mb(settings.max_request_mb) - 256 << 20) // count),
         models=models,
         described=described,
+        paths={archive.name: path_item(archive.passport) for archive in archives},
+        tokens=settings.needs_tokens,
         management=(reachable(settings.management_host), settings.port + 1),
         keys=str(key_file(settings)),
         v2_grpc_port=settings.v2_grpc_port,

@@ -121,6 +121,14 @@ class Task:
         found: Comparison = compare(model, asked, originals, converted, samples)
         return found
 
+    def answers(self) -> Any:
+        """Its requests' and answers' media types with their schemas (``repack.tasks.schemas``);
+        None for a task that does not say them."""
+        try:
+            return self.part("answers")
+        except ModuleNotFoundError:
+            return None
+
     def report(self) -> Any:
         """What the task says in the report: a module with ``limits``, ``unchecked``, ``headline``
         and ``pictures``; that of raw tensors where it has none."""
