@@ -26,7 +26,8 @@ ERRORS = {
 def path_item(passport: Passport) -> dict[str, Any]:
     """How one model is asked, and what it answers."""
     task = TASKS.get(passport.task)
-    taken, given = {BYTES: {}}, {"*/*": {}}
+    taken: dict[str, Schema] = {BYTES: {}}
+    given: dict[str, Schema] = {"*/*": {}}
     title = "a model with a handler of its own"
     # Of another's handler, the task's name says nothing about its answers.
     if task is not None and passport.handler == task.handler:

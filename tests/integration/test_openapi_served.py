@@ -28,15 +28,11 @@ JSON = "application/json"
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     room = tmp_path_factory.mktemp("openapi")
     (room / "store").mkdir()
-    for path in (made.detector(), made.tensors(), made.vessels()):
+    for path in (made.detector(), made.tensors(), made.vessels(), classifiers.archive()):
         shutil.copy(path, room / "store" / path.name)
-    made.repacked(
-        "--weights", classifiers.resnet_onnx(), "--task", "classification", "--name", "sorter",
-        "--backend", "onnxruntime", "--precision", "f32", "--model-store", room / "store",
-    )  # fmt: skip
     settings = settings_for(room / "store", room / "run", name="fd1")
     with serving(settings) as server:
-        for name in ("tiny", "vessels", "sorter"):
+        for name in ("tiny", "vessels", "kinds"):
             server.wait_ready(name)
         yield f"http://127.0.0.1:{settings.port}"
 
