@@ -21,6 +21,7 @@ from handlers.entry import OWN_VARIABLE
 from handlers.errors import RuntimeMissing
 from handlers.memory import LIMIT_VARIABLE
 from handlers.payload import MAX_BODY_VARIABLE
+from handlers.tracing import VARIABLE
 
 HERE = ROOT / "deploy" / "torchserve"
 STORE = "models.checked"
@@ -38,6 +39,7 @@ KEPT = (
 )  # fmt: skip
 KEPT_PREFIXES = (
     "CUDA_", "NVIDIA_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "ONEDNN_", "DNNL_",
+    "OTEL_",
 )  # fmt: skip
 
 
@@ -130,6 +132,7 @@ def guards(
         described=described,
         paths={archive.name: path_item(archive.passport) for archive in archives},
         tokens=settings.needs_tokens,
+        traced=bool(settings.otel_exporter_otlp_endpoint),
         management=(reachable(settings.management_host), settings.port + 1),
         keys=str(key_file(settings)),
         v2_grpc_port=settings.v2_grpc_port,
@@ -255,4 +258,5 @@ def environment(settings: Settings, temp: Path, source: Mapping[str, str]) -> di
         # TorchServe ends the connection to a worker whose answer is larger: the handler says so.
         MAX_BODY_VARIABLE: str(settings.max_request_mb << 20),
         LIMIT_VARIABLE: str(settings.volume_memory_mb),
+        VARIABLE: settings.otel_exporter_otlp_endpoint,
     }

@@ -23,6 +23,7 @@ FOREIGN = (
     "this archive's code is not the kit's ({}): packed by another version of the kit, or changed;"
     " an archive is code, so serve it only if you trust its maker"
 )
+TRACING = "handlers/tracing.py"
 NOT_RUNNING = 3
 MODEL_STORE = ROOT / "model_store"
 PICTURES = ROOT / "examples" / "pictures"
@@ -107,6 +108,8 @@ def check_archives(settings: Settings) -> list[Archive]:
     for archive in served:
         if archive.foreign:
             say("code", f"{archive.path.name}: {FOREIGN.format(archive.foreign)}")
+        if settings.otel_exporter_otlp_endpoint and TRACING not in archive.passport.files:
+            say("traces", f"{archive.path.name}: packed by a kit without traces, so it sends none")
     say("archives", ", ".join(f"{a.name} {a.version} ({a.task})" for a in served))
     return served
 

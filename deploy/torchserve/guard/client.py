@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from enum import Enum
 from typing import Any
 
@@ -25,6 +26,7 @@ from deploy.torchserve.guard.pages import page
 from deploy.torchserve.guard.turns import Turns
 from deploy.torchserve.guard.upstream import Job
 from handlers.memory import json_memory, mib
+from handlers.tracing import RECEIVED
 
 SMALL = 4096
 """Pieces of under 4 KiB are put together: each costs some 60 bytes more than it holds."""
@@ -219,6 +221,8 @@ class Client(asyncio.Protocol):
         if self._at is not At.BODY:
             return
         self._at, self._ahead = At.WAITING, rest
+        if self.house.given.traced:
+            head.stamp(RECEIVED, time.time_ns())
         if head.path[0] in SPOKEN:
             self._at, self.turns = At.ANSWER, None
             body, self._pieces = b"".join(self._pieces), []
