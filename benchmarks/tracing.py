@@ -76,7 +76,9 @@ def main() -> None:
     came = sum(1 for _ in spans.open())
     print(f"{came} spans came; microseconds of processor time a request, each turn and the median:")
     for name, times in found.items():
+        more = statistics.median(t - off for t, off in zip(times, found["off"], strict=True))
         print(f"{name}: {json.dumps([round(t) for t in times])} {statistics.median(times):.0f}")
+        print(f"  beyond off, median of the rounds: {more:.0f}")
 
 
 if __name__ == "__main__":
