@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from deploy.openapi import ERRORS, document, path_item
 from handlers import errors
 from handlers.passport import TensorSpec
 from repack.tasks import TASKS
+from repack.tasks.base import Task
 from tests.support.archives import RECORD
 
 TENSORS = replace(
@@ -24,8 +26,8 @@ TENSORS = replace(
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_every_task_says_its_requests_and_answers(task: object) -> None:
-    assert task.answers() is not None  # type: ignore[attr-defined]
+def test_every_task_says_its_requests_and_answers(task: Task) -> None:
+    assert task.answers() is not None
 
 
 def test_raw_tensors_have_their_own_types_and_shapes() -> None:
@@ -63,3 +65,14 @@ def test_every_status_of_the_kits_errors_is_described() -> None:
     for status in map(str, ERRORS):
         assert responses[status] == {"$ref": f"#/components/responses/{status}"}
         assert status in described["components"]["responses"]
+
+
+def test_a_task_without_answers_is_told_from_one_that_lacks_a_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert Task("embedding", "a net", "handlers.x:X").answers() is None
+    assert Task("embedding", "a net", "handlers.x:X", folder="tests.support").answers() is None
+    monkeypatch.delitem(sys.modules, "repack.tasks.pose.answers", raising=False)
+    monkeypatch.setitem(sys.modules, "handlers.pose", None)
+    with pytest.raises(ModuleNotFoundError, match=r"handlers\.pose"):
+        TASKS["pose"].answers()
