@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from handlers import payload
+from handlers import payload, tracing
 from handlers.context import Context, LocalContext
 from handlers.errors import InternalFault, ItemError, OutOfMemory, TooLarge
 from handlers.passport import Passport
@@ -45,6 +45,15 @@ class Handler(ABC, Generic[Item, Result]):
         self.artefact = loaded.artefact
         self.fallback = loaded.fallback
         self.stages = Stages()
+        tracing.require()
+        self._traced_as = {
+            "kit.model": passport.name,
+            "kit.version": passport.version,
+            "kit.task": passport.task,
+            "kit.runtime": self.runtime.name,
+            "kit.precision": self.runtime.precision,
+            "kit.fallback": self.fallback is not None,
+        }
         self._pool = ThreadPoolExecutor(threads, "decode") if threads > 1 else None
 
     def decode_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Item | ItemError]:
@@ -77,6 +86,8 @@ class Handler(ABC, Generic[Item, Result]):
         """Answers one batch: as many answers as rows, each with its own status."""
         if isinstance(context, LocalContext):
             context.begin()
+        self.stages.spans.clear()
+        traced = tracing.begun(context, len(rows), self._traced_as)
         with self.stages.measure("decode"):
             decoded = self._decoded(rows, context)
         good = [i for i, item in enumerate(decoded) if not isinstance(item, ItemError)]
@@ -89,7 +100,10 @@ class Handler(ABC, Generic[Item, Result]):
                 self._answer(i, item, outcome, context)
                 for i, (item, outcome) in enumerate(zip(decoded, outcomes, strict=True))
             ]
-        self.stages.count([status for _, status in answers])
+        statuses = [status for _, status in answers]
+        if traced:
+            traced.end(self.stages.spans, statuses)
+        self.stages.count(statuses)
         self.stages.report(context, self.runtime.name, self.fallback is not None)
         return [body for body, _ in answers]
 

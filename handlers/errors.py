@@ -29,7 +29,12 @@ class ArchiveError(KitError):
     """An archive or its passport is damaged, foreign or unsafe."""
 
 
-PIP_NAMES = {"cv2": "opencv-python-headless", "PIL": "pillow", "google": "protobuf"}
+PIP_NAMES = {
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+    "google": "protobuf",
+    "opentelemetry": "opentelemetry-exporter-otlp-proto-http",
+}
 """Packages that pip knows by another name than Python's import."""
 
 

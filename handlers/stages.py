@@ -23,15 +23,27 @@ class Dimension(NamedTuple):
     value: str
 
 
+class Span(NamedTuple):
+    """When a stage began and ended, ns since 1970, and how long it worked in between."""
+
+    begin: int
+    end: int
+    busy_ms: float = 0.0
+
+
 class Stages:
     """Adds up milliseconds per stage and outcomes per item, and reports them as counters.
 
     A stage's time is the clock's, for the whole batch: items decoded side by side count once. Of
     work that a GPU server did for several workers' items at once, each has its share; "gpu_server"
     is the time with it beyond that.
+
+    Attributes:
+        spans: when each stage of a batch was at work; whoever reads it empties it before.
     """
 
     def __init__(self) -> None:
+        self.spans: dict[str, Span] = {}
         self._ms: Counter[str] = Counter()
         self._outcomes: Counter[str] = Counter()
         self._batches = 0
@@ -49,6 +61,9 @@ class Stages:
     def add(self, stage: str, ms: float) -> None:
         """Counts milliseconds that something else has measured."""
         self._ms[stage] += ms  # type: ignore[assignment]
+        now = time.time_ns()
+        before = self.spans.get(stage) or Span(now - int(ms * 1e6), now)
+        self.spans[stage] = Span(before.begin, now, before.busy_ms + ms)
 
     def count(self, statuses: list[int]) -> None:
         """Counts one answered batch by the HTTP status of its items."""

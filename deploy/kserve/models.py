@@ -22,6 +22,9 @@ ANSWERED = (
 """Of a model that takes files: a file in each row; its answer, HTTP status, and headers as JSON."""
 
 MOST_ITEMS = 1024
+PASSED = ("authorization", "traceparent", "tracestate")
+"""Headers of a request that each of its items has."""
+
 HEADERS = ("accept", "content-encoding", "content-type")
 """Parameters of a request: headers that a handler reads."""
 
@@ -101,18 +104,18 @@ class Model:
         self,
         tensors: Sequence[Tensor],
         parameters: Mapping[str, Any],
-        authorization: str,
+        passed: Mapping[str, str],
         ask: Ask,
     ) -> list[Tensor]:
         """The output tensors.
 
         Args:
-            authorization: the header's value, or "".
+            passed: headers of every item (``passed_on``).
 
         Raises:
             Mistake: inputs or parameters that the model does not take, or that its handler refused.
         """
-        headers = {"authorization": authorization} if authorization else {}
+        headers = dict(passed)
         given = self._by_name(tensors)
         if self.raw:
             _require_parameters(parameters, ())
@@ -162,6 +165,11 @@ def _specs(given: Sequence[TensorSpec]) -> tuple[Spec, ...]:
         )
         for spec in given
     )
+
+
+def passed_on(headers: Mapping[str, Any]) -> dict[str, str]:
+    """Of a request's headers, in small letters, those that each of its items has."""
+    return {name: str(headers[name]) for name in PASSED if headers.get(name)}
 
 
 async def together(asked: Sequence[Awaitable[Reply]]) -> list[Reply]:

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
-from deploy.kserve.models import MOST_ITEMS, Ask, Model, Reply, together
+from deploy.kserve.models import MOST_ITEMS, Ask, Model, Reply, passed_on, together
 from deploy.kserve.tensors import BYTES, DTYPES, Bytes, Mistake, Tensor, packed
 from handlers import payload
 from handlers.errors import ItemError
@@ -128,8 +128,7 @@ class Speaker:
         tensors = _tensors(head, memoryview(asked.body)[int(size) :])
         parameters = _mapping(head, "parameters")
         binary = parameters.pop("binary_data_output", False) is True
-        authorization = asked.headers.get("authorization", "")
-        outputs = await model.infer(tensors, parameters, authorization, self.ask)
+        outputs = await model.infer(tensors, parameters, passed_on(asked.headers), self.ask)
         about = {"model_name": model.name, "model_version": model.version}
         if "id" in head:
             about["id"] = str(head["id"])
@@ -140,8 +139,7 @@ class Speaker:
             ready = await self.is_ready(model)
             return _get(asked, {"name": model.name, "ready": ready}, 200 if ready else 503)
         _require(asked, "POST")
-        authorization = asked.headers.get("authorization", "")
-        headers = {"authorization": authorization} if authorization else {}
+        headers = passed_on(asked.headers)
         if model.raw:  # its handler takes and gives lists itself
             return await self.ask(model.name, asked.body, {**headers, "content-type": JSON})
         listed = self._read(asked.body).get("instances")

@@ -11,6 +11,7 @@ from grpc import aio
 
 from deploy.kserve import rest
 from deploy.kserve.messages import SERVICE, messages
+from deploy.kserve.models import passed_on
 from deploy.kserve.rest import Speaker
 from deploy.kserve.tensors import BYTES, DTYPES, Mistake, Tensor, packed
 
@@ -65,26 +66,26 @@ def handlers(speaker: Speaker, hold: Hold) -> Any:
     """The service's methods."""
     known = messages()
 
-    async def server_live(request: Any, authorization: str) -> Any:
+    async def server_live(request: Any, headers: Mapping[str, str]) -> Any:
         return known["ServerLiveResponse"](live=True)
 
-    async def server_ready(request: Any, authorization: str) -> Any:
+    async def server_ready(request: Any, headers: Mapping[str, str]) -> Any:
         return known["ServerReadyResponse"](ready=await speaker.all_ready())
 
-    async def model_ready(request: Any, authorization: str) -> Any:
+    async def model_ready(request: Any, headers: Mapping[str, str]) -> Any:
         model = speaker.model(request.name, request.version)
         return known["ModelReadyResponse"](ready=await speaker.is_ready(model))
 
-    async def server_metadata(request: Any, authorization: str) -> Any:
+    async def server_metadata(request: Any, headers: Mapping[str, str]) -> Any:
         return known["ServerMetadataResponse"](name=rest.NAME, version=rest.VERSION)
 
-    async def model_metadata(request: Any, authorization: str) -> Any:
+    async def model_metadata(request: Any, headers: Mapping[str, str]) -> Any:
         model = speaker.model(request.name, request.version)
         return known["ModelMetadataResponse"](**model.metadata)
 
-    async def model_infer(request: Any, authorization: str) -> Any:
+    async def model_infer(request: Any, headers: Mapping[str, str]) -> Any:
         model = speaker.model(request.model_name, request.model_version)
-        outputs = await model.infer(read(request), parameters(request), authorization, speaker.ask)
+        outputs = await model.infer(read(request), parameters(request), headers, speaker.ask)
         names = [output.name for output in request.outputs] or [t.name for t in outputs]
         by_name = {tensor.name: tensor for tensor in outputs}
         if unknown := [name for name in names if name not in by_name]:
@@ -98,7 +99,7 @@ def handlers(speaker: Speaker, hold: Hold) -> Any:
             raw_output_contents=[tensor.data for tensor in given],
         )
 
-    methods: Mapping[str, Callable[[Any, str], Awaitable[Any]]] = {
+    methods: Mapping[str, Callable[[Any, Mapping[str, str]], Awaitable[Any]]] = {
         "ServerLive": server_live,
         "ServerReady": server_ready,
         "ModelReady": model_ready,
@@ -120,13 +121,13 @@ def handlers(speaker: Speaker, hold: Hold) -> Any:
 
 
 def _guarded(
-    method: Callable[[Any, str], Awaitable[Any]], hold: Hold
+    method: Callable[[Any, Mapping[str, str]], Awaitable[Any]], hold: Hold
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     async def answered(request: Any, context: Any) -> Any:
         told = {str(key).lower(): value for key, value in context.invocation_metadata() or ()}
         try:
             with hold(request.ByteSize()):
-                return await method(request, str(told.get("authorization", "")))
+                return await method(request, passed_on(told))
         except Mistake as e:
             usual = grpc.StatusCode.INVALID_ARGUMENT if e.status < 500 else grpc.StatusCode.INTERNAL
             await context.abort(CODES.get(e.status, usual), str(e))

@@ -17,6 +17,7 @@ FOREIGN = (
     " an archive is code, so serve it only if you trust its maker"
 )
 
+TRACING = "handlers/tracing.py"
 GUEST = "guest"
 NOT_PROVEN = (
     "a guest, which another program made: nothing of it was compared or proven, and its code runs"
@@ -51,6 +52,11 @@ class Archive:
     @property
     def name(self) -> str:
         return self.path.stem
+
+    @property
+    def traces(self) -> bool:
+        """Whether its code can send traces."""
+        return self.passport is not None and TRACING in self.passport.files
 
 
 def check(path: Path, guests: bool = False) -> Archive:

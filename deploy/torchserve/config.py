@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from deploy.kserve.models import Model
+from deploy.openapi import path_item, unknown_item
 from deploy.torchserve import versions
 from deploy.torchserve.archives import Archive
 from deploy.torchserve.client import key_file
@@ -21,6 +22,7 @@ from handlers.entry import OWN_VARIABLE
 from handlers.errors import RuntimeMissing
 from handlers.memory import LIMIT_VARIABLE
 from handlers.payload import MAX_BODY_VARIABLE
+from handlers.tracing import VARIABLE
 
 HERE = ROOT / "deploy" / "torchserve"
 SOCKET = "http.sock"
@@ -35,6 +37,7 @@ KEPT = (
 )  # fmt: skip
 KEPT_PREFIXES = (
     "CUDA_", "NVIDIA_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "ONEDNN_", "DNNL_",
+    "OTEL_",
 )  # fmt: skip
 
 
@@ -113,10 +116,12 @@ def guards(
     """
     count = GUARDS if cores() >= MANY_CORES else 1
     body = settings.max_request_mb << 20
-    models, described = {}, {}
+    models, described, paths = {}, {}, {}
     for archive in archives:
+        paths[archive.name] = unknown_item(archive.name, archive.version, archive.task)
         if archive.passport:
             described[archive.name] = asdict(Model.of(archive.name, archive.passport))
+            paths[archive.name] = path_item(archive.passport)
         workers = settings.workers if archive.name == settings.name else 1
         work = workers * settings.batch_size
         ready = min(work, settings.queue)
@@ -133,6 +138,9 @@ def guards(
         held=max(body, (heap_mb(settings.max_request_mb) - 256 << 20) // count),
         models=models,
         described=described,
+        paths=paths,
+        tokens=settings.needs_tokens,
+        traced=bool(settings.otel_exporter_otlp_endpoint),
         management=(reachable(settings.management_host), settings.port + 1),
         keys=str(key_file(settings)),
         v2_grpc_port=settings.v2_grpc_port,
@@ -259,4 +267,5 @@ def environment(settings: Settings, temp: Path, source: Mapping[str, str]) -> di
         # TorchServe ends the connection to a worker whose answer is larger: the handler says so.
         MAX_BODY_VARIABLE: str(settings.max_request_mb << 20),
         LIMIT_VARIABLE: str(settings.volume_memory_mb),
+        VARIABLE: settings.otel_exporter_otlp_endpoint,
     }

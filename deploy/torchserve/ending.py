@@ -14,8 +14,10 @@ from pathlib import Path
 import psutil
 
 from deploy.kserve.models import Model
+from deploy.openapi import path_item, unknown_item
 from deploy.torchserve import state, versions
 from deploy.torchserve.answer import say
+from deploy.torchserve.archives import GUEST
 from deploy.torchserve.served import Served, remember
 from deploy.torchserve.server import Server
 from handlers.errors import KitError
@@ -77,6 +79,9 @@ def tell_guards(served: Served, known: Mapping[str, str]) -> None:
     for each in told:
         if passport:
             each["described"][served.name] = asdict(Model.of(served.name, passport))
+            each["paths"][served.name] = path_item(passport)
+        else:
+            each["paths"][served.name] = unknown_item(served.name, served.default, GUEST)
         each["versions"][served.name] = dict(known)
         each["turn"] += 1
     draft = file.with_suffix(".tmp")

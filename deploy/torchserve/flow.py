@@ -111,6 +111,8 @@ def check_archives(settings: Settings) -> list[Archive]:
             say("guest", f"{archive.path.name}: {NOT_PROVEN}")
         if archive.foreign:
             say("code", f"{archive.path.name}: {FOREIGN.format(archive.foreign)}")
+        if settings.otel_exporter_otlp_endpoint and not archive.traces:
+            say("traces", f"{archive.path.name}: packed by a kit without traces, so it sends none")
     say("archives", ", ".join(f"{a.name} {a.version} ({a.task})" for a in served))
     return served
 

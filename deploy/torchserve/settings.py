@@ -54,6 +54,12 @@ def address(text: str) -> str:
     return text
 
 
+def web(text: str) -> str:
+    if not re.fullmatch(r"https?://[!-~]{1,1000}", text):
+        raise ValueError(f"expected an address such as http://127.0.0.1:4318, got {text!r}")
+    return text
+
+
 def folder(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
@@ -108,6 +114,7 @@ OPTIONS = (
     Option("access_log", yes, "0", "1: one log line per request"),
     Option("system_metrics", yes, "0", "1: CPU, memory and disk on the metrics page, every minute"),
     Option("guests", yes, "0", "1: serve archives that another program made, too: none is proven"),
+    Option("otel_exporter_otlp_endpoint", web, "", "collector of traces, OTLP over HTTP"),
     Option("run_dir", folder, str(ROOT / ".run"), "folder for logs and state"),
 )  # fmt: skip
 
@@ -140,6 +147,7 @@ class Settings:
     access_log: bool
     system_metrics: bool
     guests: bool
+    otel_exporter_otlp_endpoint: str
     run_dir: Path
 
     @property
@@ -200,6 +208,7 @@ def make(values: Mapping[str, str]) -> Settings:
     given["workers"] = given["workers"] or min(cores(), 4)
     given["threads"] = given["threads"] or max(1, cores() // given["workers"])
     given["volume_memory_mb"] = given["volume_memory_mb"] or share_of_memory(given["workers"])
+    given["otel_exporter_otlp_endpoint"] = given["otel_exporter_otlp_endpoint"] or ""
     settings = Settings(**given)
     numbers = [port for _, port in settings.ports.values()]
     if len(set(numbers)) < len(numbers):

@@ -67,7 +67,11 @@ class Task:
 
     def part(self, module: str) -> Any:
         """One of the modules in the task's folder."""
-        return import_module(f"{self.folder or f'repack.tasks.{self.name}'}.{module}")
+        return import_module(f"{self.package}.{module}")
+
+    @property
+    def package(self) -> str:
+        return self.folder or f"repack.tasks.{self.name}"
 
     def model(self, source: Source, options: Options) -> Model:
         """The source as a model of this task.
@@ -120,6 +124,16 @@ class Task:
         compare = self.part("compare").compare
         found: Comparison = compare(model, asked, originals, converted, samples)
         return found
+
+    def answers(self) -> Any:
+        """Its requests' and answers' media types with their schemas (``repack.tasks.schemas``);
+        None for a task that does not say them."""
+        try:
+            return self.part("answers")
+        except ModuleNotFoundError as e:
+            if not f"{self.package}.answers.".startswith(f"{e.name}."):
+                raise  # it is there, and lacks something
+            return None
 
     def report(self) -> Any:
         """What the task says in the report: a module with ``limits``, ``unchecked``, ``headline``

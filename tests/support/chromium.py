@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -124,15 +125,16 @@ class Chromium:
                 return found
             self.events.append(answer)
 
-    def open(self, path: Path, width: int, dark: bool = False, script: bool = True) -> None:
-        """Opens a file in a window of the given width and waits until it is loaded."""
+    def open(self, page: Path | str, width: int, dark: bool = False, script: bool = True) -> None:
+        """Opens a file or an address in a window of the given width; waits until it is loaded."""
         self.events.clear()
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.ask("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
         self.ask("Emulation.setScriptExecutionDisabled", value=not script)
-        self.ask("Page.navigate", url=path.resolve().as_uri())
+        address = page.resolve().as_uri() if isinstance(page, Path) else page
+        self.ask("Page.navigate", url=address)
         while not any(e["method"] == "Page.loadEventFired" for e in self.events):
             self.events.append(self._next())
 
@@ -142,6 +144,19 @@ class Chromium:
         if "exceptionDetails" in done:
             raise RuntimeError(done["exceptionDetails"]["exception"]["description"])
         return done["result"].get("value")
+
+    def wait(self, script: str, seconds: float = 20) -> None:
+        """Waits until the expression is true; fails where it does not become so."""
+        end = time.monotonic() + seconds
+        while not self.run(f"Boolean({script})"):
+            assert time.monotonic() < end, f"{script}: {self.run('document.body.innerText')}"
+            time.sleep(0.02)
+
+    def choose(self, field: str, *files: Path) -> None:
+        """Gives files to a field of the page, as a user does."""
+        root = self.ask("DOM.getDocument")["root"]["nodeId"]
+        node = self.ask("DOM.querySelector", nodeId=root, selector=field)["nodeId"]
+        self.ask("DOM.setFileInputFiles", nodeId=node, files=[str(f.resolve()) for f in files])
 
     def picture(self) -> bytes:
         """The whole page as PNG."""

@@ -96,8 +96,13 @@ class Stage:
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self._guard.sockets[0].getsockname()
+        return host, port
+
     async def connect(self) -> Streams:
-        return await asyncio.open_connection(*self._guard.sockets[0].getsockname())
+        return await asyncio.open_connection(*self.address)
 
     async def ask(self, request: bytes) -> bytes:
         """What a client hears until the answer is complete or the connection ends."""

@@ -8,8 +8,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import time
 import urllib.error
@@ -24,6 +22,8 @@ from types import MappingProxyType
 import psutil
 import pytest
 
+from tests.support import environments
+
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "requirements-ray.txt"
 NEW_NETWORK = 0x40000000
@@ -31,26 +31,9 @@ LONGEST_START = 120.0
 """Seconds."""
 
 
-@cache
 def python() -> Path:
     """An interpreter with Ray and this one's packages, made where there is none; else skips."""
-    wanted = REQUIREMENTS.read_text(encoding="utf-8")
-    name = f"kit-with-ray-{os.getuid()}-{sysconfig.get_python_version()}"
-    folder = Path(tempfile.gettempdir()) / name
-    ready, found = folder / "ready", folder / "bin" / "python"
-    if ready.is_file() and ready.read_text(encoding="utf-8") == f"{sys.prefix}\n{wanted}":
-        return found
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)  # ours, and no one else's
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip = [str(found), "-m", "pip", "install", "-q", "--no-deps", "-r", str(REQUIREMENTS)]
-    done = subprocess.run(pip, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"Ray is not to be had: {(done.stderr.strip() or '?').splitlines()[-1]}")
-    (site,) = (folder / "lib").glob("python*/site-packages")
-    (site / "kit.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    ready.write_text(f"{sys.prefix}\n{wanted}", encoding="utf-8")
-    return found
+    return environments.beside("ray", REQUIREMENTS)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +19,7 @@ from deploy.torchserve.guard.http import CHUNKED, Chunks, Refusal
 from deploy.torchserve.guard.turns import Turns
 from deploy.torchserve.guard.upstream import Job
 from handlers.memory import json_memory, mib
+from handlers.tracing import RECEIVED
 
 CONNECTION = {
     "content-length", "connection", "transfer-encoding", "keep-alive", "pragma", "cache-control",
@@ -121,6 +123,8 @@ def speaker(house: House) -> Speaker:
     async def ask(name: str, body: Bytes, headers: Mapping[str, str]) -> Reply:
         require(headers.get("content-type", "").encode(), body)
         fields = {**headers, "host": "localhost", "content-length": str(len(body))}
+        if given.traced:
+            fields[RECEIVED] = str(time.time_ns())
         lines = [f"POST /predictions/{name} HTTP/1.1"]
         lines += [f"{field}: {value}" for field, value in fields.items()]
         head = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from enum import Enum
 from typing import Any
 
+from deploy.kserve.models import Reply
 from deploy.kserve.rest import Asked, head_of
 from deploy.torchserve.guard import limits
 from deploy.torchserve.guard.asking import speaker
@@ -20,9 +22,11 @@ from deploy.torchserve.guard.http import (
     read_head,
     require_no_query,
 )
+from deploy.torchserve.guard.pages import page
 from deploy.torchserve.guard.turns import Turns
 from deploy.torchserve.guard.upstream import Job
 from handlers.memory import json_memory, mib
+from handlers.tracing import RECEIVED
 
 SMALL = 4096
 """Pieces of under 4 KiB are put together: each costs some 60 bytes more than it holds."""
@@ -217,13 +221,19 @@ class Client(asyncio.Protocol):
         if self._at is not At.BODY:
             return
         self._at, self._ahead = At.WAITING, rest
+        if self.house.given.traced:
+            head.stamp(RECEIVED, time.time_ns())
         if head.path[0] in SPOKEN:
             self._at, self.turns = At.ANSWER, None
             body, self._pieces = b"".join(self._pieces), []
             self._speaking = self.loop.create_task(self._speak(head, body))
             return
         self.turns = self.house.turns_of(head.path)
-        if self.turns is None:
+        if self.turns is None and (reply := page(self.house.given, head)) is not None:
+            self._at = At.ANSWER
+            self._forget_body()
+            self._say(head, reply)
+        elif self.turns is None:
             self.go()
         else:
             self.turns.enter(self)
@@ -252,7 +262,10 @@ class Client(asyncio.Protocol):
         reply = await speaker(self.house).answer(Asked(method, path, fields, body))
         self._speaking = None
         self._forget_body()
-        self.begin(head_of(reply), len(reply.body), reply.body)
+        self._say(head, reply)
+
+    def _say(self, head: Head, reply: Reply) -> None:
+        self.begin(head_of(reply), len(reply.body), reply.body if head.method != b"HEAD" else b"")
         self.finish()
 
     def begin(self, head: bytes, size: int, data: bytes) -> None:

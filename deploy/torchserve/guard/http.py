@@ -79,6 +79,11 @@ class Head:
         """The target's path, in parts."""
         return self.target.partition(b"?")[0].strip(b"/").split(b"/")
 
+    def stamp(self, name: str, value: int) -> None:
+        """Sets a header of the server's own, in place of the client's."""
+        kept = [field for field in self.fields if field[0].lower() != name.encode()]
+        self.fields[:] = [*kept, (name.encode(), b"%d" % value)]
+
     def onward(self, length: int) -> bytes:
         """The head for TorchServe, of a body that is complete."""
         lines = [b"%s %s HTTP/1.1" % (self.method, self.target)]

@@ -41,6 +41,9 @@ class Given:
         held: bytes of bodies that this process may hold, until they are answered.
         models: model -> (requests that TorchServe has at once, requests that wait).
         described: model -> what the Open Inference Protocol says of it (``deploy.kserve.models``).
+        paths: model -> what OpenAPI says of it (``deploy.openapi``); ``tokens`` whether TorchServe
+            wants one.
+        traced: whether the workers are told when each request had come.
         management: where TorchServe says whether a model is READY; ``keys`` has the tokens.
         v2_grpc_port: where the protocol is spoken by gRPC, too; 0 for nowhere.
         versions: model -> version that clients may ask -> its name in TorchServe.
@@ -58,6 +61,9 @@ class Given:
     held: int
     models: dict[str, tuple[int, int]]
     described: dict[str, dict[str, Any]] = field(default_factory=dict)
+    paths: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tokens: bool = False
+    traced: bool = False
     management: tuple[str, int] = ("", 0)
     keys: str = ""
     v2_grpc_port: int = 0

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from deploy.torchserve import config, state
 from deploy.torchserve.archives import Archive
 from deploy.torchserve.settings import make
+from handlers.errors import KitError
+from handlers.tracing import VARIABLE
 from tests.support.archives import RECORD
 
 TEMP = Path("/kit-serve-x")
@@ -80,6 +82,16 @@ def test_workers_inherit_only_what_is_named(tmp_path: Path) -> None:
     assert (found["PATH"], found["OMP_NUM_THREADS"]) == ("/bin", "2")
     assert found["LC_ALL"] == "C.UTF-8", "Java opens files whose path is not ASCII"
     assert found["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+
+
+def test_traces_go_where_the_server_was_told_and_nowhere_else(tmp_path: Path) -> None:
+    source = {VARIABLE: "http://elsewhere:4318", "OTEL_SERVICE_NAME": "mine"}
+    found = config.environment(make({}), tmp_path, source)
+    assert (found[VARIABLE], found["OTEL_SERVICE_NAME"]) == ("", "mine")
+    asked = make({"otel_exporter_otlp_endpoint": "http://127.0.0.1:4318"})
+    assert config.environment(asked, tmp_path, source)[VARIABLE] == "http://127.0.0.1:4318"
+    with pytest.raises(KitError, match="expected an address such as http"):
+        make({"otel_exporter_otlp_endpoint": "127.0.0.1:4318"})
 
 
 def test_metrics_name_what_the_handlers_report() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from deploy.torchserve.guard import limits
 from deploy.torchserve.guard.client import Client
-from tests.support.guard_stage import Stage, after, question, run, whole
+from tests.support.guard_stage import Stage, after, echo, question, run, whole
 
 
 def test_one_connection_carries_many_requests_also_sent_ahead(tmp_path: Path) -> None:
@@ -26,6 +28,29 @@ def test_one_connection_carries_many_requests_also_sent_ahead(tmp_path: Path) ->
             assert stage.connections == 1
             assert stage.house.held == 0
             writer.close()
+
+    run(scene())
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_traced_request_says_when_it_had_come_whatever_its_client_says(
+    tmp_path: Path, traced: bool
+) -> None:
+    heads = []
+
+    async def keep(request: bytes, writer: asyncio.StreamWriter) -> None:
+        heads.append(request.partition(b"\r\n\r\n")[0])
+        await echo(request, writer)
+
+    async def scene() -> None:
+        async with Stage(tmp_path, keep, traced=traced) as stage:
+            begin = time.time_ns()
+            more = "X-Received-Ns: 5\r\ntraceparent: 00-a-b-01\r\n"
+            assert await stage.ask(question(b"abc", more if traced else more[18:]))
+            found = re.findall(rb"(?i)x-received-ns: (\d+)", heads[0])
+            assert b"traceparent: 00-a-b-01" in heads[0]
+            assert len(found) == traced
+            assert all(begin < int(when) < time.time_ns() for when in found)
 
     run(scene())
 
