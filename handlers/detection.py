@@ -168,11 +168,12 @@ class BoxesHandler(Handler[Item, Result], Generic[Result]):
         return {parameters.HEADER: parameters.line(item.limits.shown(self.passport.labels))}
 
     def detections(self, result: Result) -> list[dict[str, Any]]:
-        """Boxes as the answer has them, most confident first, coordinates to 0.01 px."""
+        """Boxes as the answer has them, most confident first, coordinates to 0.01 px; a class that
+        was not counted when it was packed is named by its number."""
         labels, found = self.passport.labels, self.rows(result)
         return [
             {
-                "class": labels[int(kind)],
+                "class": labels[int(kind)] if 0 <= kind < len(labels) else f"{kind:g}",
                 "class_id": int(kind),
                 "confidence": round(confidence, 4),
                 "box": [round(v, 2) for v in box],

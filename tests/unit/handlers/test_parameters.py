@@ -180,6 +180,18 @@ def test_what_cannot_be_is_one_line(text: str, error: type[ItemError], says: str
     assert says in answers[1]["message"]
 
 
+def test_a_class_that_nobody_counted_is_named_by_its_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows of the network's own choice do not say how many classes there are."""
+    found = rows(HEADS["ranked"][0], 1)
+    found[:, 5] = 79
+    monkeypatch.setattr(Made, "infer", lambda *_: {"boxes": found[None]})
+    statuses, (answer,) = ask(handler("ranked", "boxes"), "")
+    assert statuses == [200]
+    assert {(d["class"], d["class_id"]) for d in answer["detections"]} == {("79", 79)}
+
+
 def test_a_network_that_chooses_its_boxes_has_no_overlap() -> None:
     statuses, (answer,) = ask(handler("ranked", "boxes"), "iou=0.45")
     assert statuses == [422]
