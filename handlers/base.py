@@ -8,9 +8,9 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from handlers import payload, tracing
+from handlers import parameters, payload, tracing
 from handlers.context import Context, LocalContext
 from handlers.errors import InternalFault, ItemError, OutOfMemory, TooLarge
 from handlers.passport import Passport
@@ -37,7 +37,12 @@ class Handler(ABC, Generic[Item, Result]):
         passport: the archive's record.
         loaded: the runtime, activated, and why it is not the accelerated one, if so.
         threads: how many items are decoded side by side.
+
+    Attributes:
+        parameters: names of the settings that a request may bring itself.
     """
+
+    parameters: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, passport: Passport, loaded: Loaded, threads: int = 1):
         self.passport = passport
@@ -65,6 +70,11 @@ class Handler(ABC, Generic[Item, Result]):
     @abstractmethod
     def decode(self, data: bytes) -> Item:
         """One request's bytes to an item; raises ``ItemError``."""
+
+    def with_parameters(self, item: Item, given: Mapping[str, str]) -> Item:
+        """The item, to be answered as its request's own settings say; some of ``parameters`` by
+        name. Raises ``ItemError``."""
+        return item
 
     @abstractmethod
     def infer(self, items: Sequence[Item]) -> Sequence[Result]:
@@ -119,6 +129,7 @@ class Handler(ABC, Generic[Item, Result]):
             "outputs": [spec.__dict__ for spec in p.outputs],
             "labels": list(p.labels),
             "settings": p.settings,
+            "parameters": list(self.parameters),
             "gate": p.gate,
         }
 
@@ -144,17 +155,23 @@ class Handler(ABC, Generic[Item, Result]):
     def _decoded(
         self, rows: Sequence[Mapping[str, Any]], context: Context
     ) -> list[Item | ItemError]:
-        """An item or an error for each request, compressed bodies unpacked first."""
+        """An item or an error for each request: its own settings taken out and compressed bodies
+        unpacked first."""
+        given: dict[int, Mapping[str, str]] = {}
 
         def plain(i: int) -> Mapping[str, Any]:
-            encoding = header(context.get_all_request_header(i), "content-encoding")
-            return payload.unpacked(rows[i], encoding)
+            headers = context.get_all_request_header(i)
+            text = value_of(headers, parameters.HEADER)
+            row, given[i] = parameters.taken(rows[i], text, self.parameters)
+            return payload.unpacked(row, header(headers, "content-encoding"))
 
         found: list[Any] = self._each(plain, range(len(rows)))
         good = [i for i, row in enumerate(found) if not isinstance(row, ItemError)]
         items = self.decode_batch([found[i] for i in good]) if good else []
         for i, item in zip(good, items, strict=True):
             found[i] = item
+            if given[i] and not isinstance(item, ItemError):
+                found[i] = guard(lambda i=i: self.with_parameters(found[i], given[i]))  # type: ignore[misc]
         return found
 
     def _infer_good(self, items: list[Any]) -> list[Result | ItemError]:
@@ -227,12 +244,17 @@ def printable(value: str) -> str:
     return "".join(c if " " <= c <= "~" else "?" for c in value)
 
 
-def header(headers: Mapping[str, Any], name: str) -> str:
-    """A request header's value in lower case, whatever case its name was sent in; "" if absent."""
+def value_of(headers: Mapping[str, Any], name: str) -> str:
+    """A request header's value, whatever case its name was sent in; "" if absent."""
     for key, value in headers.items():
         if key.lower() == name and isinstance(value, str):
-            return value.lower()
+            return value
     return ""
+
+
+def header(headers: Mapping[str, Any], name: str) -> str:
+    """The same in lower case."""
+    return value_of(headers, name).lower()
 
 
 def threads_per_worker() -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers.errors import Unprocessable
 from handlers.heads import Head
 from handlers.letterbox import Letterbox
+from handlers.parameters import Limits
 
 Boxes = NDArray[np.float32]
 """``[M, 6 + k]``: x1, y1, x2, y2 in pixels, confidence in 0..1, class index; then the k more values
@@ -30,7 +34,11 @@ CLASS_OFFSET = 7680.0
 
 
 def nms(
-    prediction: NDArray[np.float32], head: Head, confidence: float, iou: float, max_detections: int
+    prediction: NDArray[np.float32],
+    head: Head,
+    confidence: float,
+    iou: float | None,
+    max_detections: int,
 ) -> Boxes:
     """Greedy non-maximum suppression within each class, best class per box.
 
@@ -38,7 +46,8 @@ def nms(
         prediction: ``[B, head.values]`` float32, decoded: centre x and y, width and height in
             pixels, and the rest in 0..1; of a ranked head, corners, confidence and class.
         confidence: boxes of at most this confidence are dropped.
-        iou: a box is dropped when its overlap with a better one of its class is larger than this.
+        iou: a box is dropped when its overlap with a better one of its class is larger than this;
+            not read for a ranked head.
         max_detections: the best so many are kept.
 
     Returns:
@@ -67,6 +76,34 @@ def suppressed(found: Boxes, iou: float | None, max_detections: int) -> Boxes:
         return found[:max_detections]
     greedy = _greedy_few if len(found) <= FEW else _greedy
     return found[greedy(found, iou, max_detections)]
+
+
+def within(found: Boxes, limits: Limits) -> Boxes:
+    """Of boxes, most confident first, those that a request's own limits leave; overlaps are as they
+    are."""
+    passed = found[found[:, 4] > limits.confidence]
+    if limits.classes:
+        passed = passed[np.isin(passed[:, 5], limits.classes)]
+    return passed[: limits.max_detections]
+
+
+def overlaps_asked(limits: Sequence[Limits | None], packed: float, crowded: bool) -> list[float]:
+    """The overlap for each picture's suppression on a GPU.
+
+    Args:
+        crowded: a picture may have more boxes than the candidates that were handed over.
+
+    Raises:
+        Unprocessable: crowded, and a request asks for another overlap than the packed one, by which
+            alone all boxes are suppressed there.
+    """
+    found = [packed if one is None or one.iou is None else one.iou for one in limits]
+    if crowded and any(iou != packed for iou in found):
+        raise Unprocessable(
+            f"iou came with a picture of more than {CANDIDATES} candidates; expected none: so many "
+            f"are suppressed on the GPU, by the packed {packed:g}"
+        )
+    return found
 
 
 def _greedy_few(found: Boxes, threshold: float, limit: int) -> list[int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers import batches, crops
+from handlers import batches, crops, parameters
 from handlers.base import Handler
 from handlers.errors import Unprocessable
 
@@ -23,6 +23,12 @@ class ClassificationHandler(Handler[crops.Crop, Scores]):
     "probabilities": what the model gives) and ``top_k``. The model takes pixels: normalising runs
     inside its graph.
     """
+
+    parameters = ("top_k",)
+
+    def with_parameters(self, item: crops.Crop, given: Mapping[str, str]) -> crops.Crop:
+        most = len(self.passport.labels)
+        return item._replace(top_k=parameters.whole("top_k", given, most, ", all classes"))
 
     def decode(self, data: bytes) -> crops.Crop:
         settings = self.passport.settings
@@ -46,15 +52,16 @@ class ClassificationHandler(Handler[crops.Crop, Scores]):
         answer = {
             "model": self.model_info(),
             "runtime": self.runtime_info(),
+            **({} if item.top_k is None else {"parameters": {"top_k": item.top_k}}),
             "image": {"width": item.width, "height": item.height},
-            "classes": self.classes(result),
+            "classes": self.classes(result, item.top_k or self.passport.settings["top_k"]),
         }
         return json.dumps(answer).encode(), "application/json"
 
-    def classes(self, result: Scores) -> list[dict[str, Any]]:
-        """The ``top_k`` classes as the answer has them, most probable first."""
+    def classes(self, result: Scores, count: int) -> list[dict[str, Any]]:
+        """The first ``count`` classes as the answer has them, most probable first."""
         labels = self.passport.labels
-        order = np.argsort(-result, kind="stable")[: self.passport.settings["top_k"]]
+        order = np.argsort(-result, kind="stable")[:count]
         return [
             {"class": labels[i], "class_id": int(i), "probability": round(float(result[i]), 6)}
             for i in order

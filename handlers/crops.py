@@ -22,11 +22,13 @@ class Crop(NamedTuple):
     Attributes:
         pixels: ``[crop, crop, 3]`` uint8 RGB.
         height, width: the whole picture's own size, upright.
+        top_k: how many classes its request asks for; None for the packed number.
     """
 
     pixels: NDArray[np.uint8]
     height: int
     width: int
+    top_k: int | None = None
 
 
 def read(data: bytes, resize: int, crop: int) -> Crop:

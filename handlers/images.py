@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from handlers.errors import BadInput, TooLarge, UnsupportedFormat
 from handlers.letterbox import Letterbox, placed
+from handlers.parameters import Limits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 """The formats that are decoded; every other one is refused."""
@@ -69,12 +70,14 @@ class Item(NamedTuple):
         height, width: the picture's own size, upright.
         picture: decoded as large as the model needs it; None where the GPU decodes it.
         data: the file's bytes.
+        limits: the request's own; None for the packed ones.
     """
 
     height: int
     width: int
     picture: Picture | None
     data: bytes
+    limits: Limits | None = None
 
 
 class Header(NamedTuple):

@@ -202,11 +202,12 @@ def check(
         names = model.export.outputs
     if model.sorts:
         converted = rows.matched(reference.answers, converted, names)
+    bounds = "f16" if model.half and asked == "f32" else asked
     for name in names:
-        _compare(name, asked, reference.answers, converted, result)
+        _compare(name, bounds, reference.answers, converted, result)
     task = TASKS[model.task]
     if task.metric and (task.names_causes or not result.failures):
-        found = task.compare(model, asked, reference.answers, converted, reference.samples)
+        found = task.compare(model, bounds, reference.answers, converted, reference.samples)
         result.task = found.figures
         result.failures += found.failures
     return result

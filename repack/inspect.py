@@ -18,6 +18,7 @@ from handlers.artefact import Artefact
 from handlers.errors import KitError
 from handlers.passport import Passport, TensorSpec
 from repack import archive
+from repack.report import words
 
 MANY = 100
 """How many class names are shown."""
@@ -96,14 +97,15 @@ def _artefact(name: str, a: Artefact, gate: Mapping[str, Any]) -> list[str]:
     for output, figures in gate["outputs"].items():
         shown = ", ".join(f"{k} {v:g}" for k, v in figures.items())
         lines.append(f"      {output}: {shown}")
-    lines += [f"      {k}: {v}" for k, v in gate["task"].items() if k != "map"]
-    scores = gate["task"].get("map")
-    if isinstance(scores, dict):
-        for which in ("original", "converted"):
-            s = scores[which]
-            lines.append(f"      mAP50 {s['map50']:.4f}, mAP50-95 {s['map50_95']:.4f} {which}")
-    elif scores:
-        lines.append(f"      mAP {scores}")
+    for key, value in gate["task"].items():
+        if not key.endswith("map"):
+            lines.append(f"      {key}: {value}")
+        elif isinstance(value, dict):
+            for which in ("original", "converted"):
+                scores = [f"{words.figure(k)} {v:.4f}" for k, v in value[which].items()]
+                lines.append(f"      {', '.join(scores)} {which}")
+        else:
+            lines.append(f"      {words.figure(f'{key}50_95').removesuffix('50-95')} {value}")
     return lines
 
 

@@ -131,6 +131,8 @@ class Model:
         built: the user's own artefact, where nothing is to be built.
         own_types: element types beside "f32" that the file's own layers are in, such as "int8" of a
             quantised one: they are no loss of precision.
+        half: the file itself rounds to 16-bit floats from layer to layer, so nothing that answers
+            as it does lies within f32's bounds: what is asked for f32 is held to f16's.
         sorts: chooses the best of a list inside, so that rows of equal rank come in any order.
         notes: what was assumed, and what was taken from the file, a line each.
     """
@@ -149,6 +151,7 @@ class Model:
     draw: Callable[[np.random.Generator, int], Arrays] | None = None
     built: Built | None = None
     own_types: frozenset[str] = frozenset()
+    half: bool = False
     sorts: bool = False
     notes: tuple[str, ...] = ()
 

@@ -61,7 +61,7 @@ def _of_module(
     module, told = cast(nn.Module, source.module).eval(), source.told
     notes: tuple[str, ...] = ()
     if not shapes and told.sides:
-        shapes = {"images": (told.batch or "batch", 3, *told.sides)}
+        shapes = {"images": (told.batch or "batch", told.channels, *told.sides)}
         notes = (f"the input is {inputs.shown(shapes)}, as the file says",)
     if not shapes:
         raise KitError(

@@ -35,8 +35,8 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True)
 class Request:
-    """One request: its body as it came, and its headers, of which content-type, content-encoding
-    and accept are read."""
+    """One request: its body as it came, and its headers, of which content-type, content-encoding,
+    accept and x-parameters (settings as a query string has them) are read."""
 
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)

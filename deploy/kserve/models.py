@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.hosting import parameters as as_headers
 from deploy.kserve.tensors import BYTES, DTYPES, Bytes, Mistake, Spec, Tensor, packed
+from deploy.torchserve.guard.http import Refusal
 from handlers.passport import Passport, TensorSpec
 
 BODY = Spec("BODY", BYTES, (-1, 1))
@@ -24,10 +26,6 @@ ANSWERED = (
 MOST_ITEMS = 1024
 PASSED = ("authorization", "traceparent", "tracestate")
 """Headers of a request that each of its items has."""
-
-HEADERS = ("accept", "content-encoding", "content-type")
-"""Parameters of a request: headers that a handler reads."""
-
 NPZ = "application/x-npz"
 TENSORS = "tensors"
 
@@ -118,19 +116,22 @@ class Model:
         headers = dict(passed)
         given = self._by_name(tensors)
         if self.raw:
-            _require_parameters(parameters, ())
+            if parameters:
+                raise Mistake(f"parameters {', '.join(parameters)} came; expected none")
             body, more = _npz(given), {"accept": NPZ, "content-type": "application/octet-stream"}
             reply = await ask(self.name, body, {**headers, **more})
             if reply.status != 200:
                 raise Mistake(reply.reason, reply.status)
             return _of_npz(reply.body)
-        _require_parameters(parameters, HEADERS)
         (tensor,) = given
         if tensor.shape[0] not in range(1, MOST_ITEMS + 1):
             raise Mistake(f"{tensor.shape[0]} items came; expected 1 to {MOST_ITEMS}")
         # What JSON carries of a file is base64, as in a body of text.
         kind = "text/plain" if tensor.is_text else "application/octet-stream"
-        headers |= {"content-type": kind, **parameters}
+        try:
+            headers |= {"content-type": kind, **as_headers.headers(parameters)}
+        except Refusal as e:
+            raise Mistake(str(e), e.status) from None
         replies = await together([ask(self.name, e, headers) for e in tensor.elements()])
         if all(reply.status != 200 for reply in replies):
             first = replies[0]
@@ -180,16 +181,6 @@ async def together(asked: Sequence[Awaitable[Reply]]) -> list[Reply]:
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _require_parameters(given: Mapping[str, Any], taken: Sequence[str]) -> None:
-    wrong = [
-        k for k, v in given.items()
-        if k not in taken or not isinstance(v, str) or not (v.isascii() and v.isprintable())
-    ]  # fmt: skip
-    if wrong:
-        expected = f"the ASCII texts {', '.join(taken)}" if taken else "none"
-        raise Mistake(f"parameters {', '.join(wrong)} came; expected {expected}")
 
 
 def _answers(replies: Sequence[Reply]) -> list[Tensor]:

@@ -20,9 +20,11 @@ from starlette.responses import Response
 from deploy.hosting.model import Answer, Request, error
 from deploy.ray import metrics
 from deploy.ray.binding import bind_to_node
+from deploy.torchserve.guard.http import PARAMETERS as HEADER
 
 JSON = "application/json"
-PASSED = ("content-type", "content-encoding", "accept")
+PARAMETERS = HEADER.decode()
+PASSED = ("content-type", "content-encoding", "accept", PARAMETERS)
 """Headers that a handler reads."""
 
 ATTEMPTS = 2
@@ -106,8 +108,9 @@ class Ingress:
         if request.method not in ("POST", "PUT"):
             said = f"{request.method} came; expected POST or PUT"
             return error(405, "MethodNotAllowedException", said)
-        if request.url.query:
-            said = "a query string came, which never reaches a model; expected none"
+        query = request.url.query
+        if query and PARAMETERS in request.headers:
+            said = "a query string came beside X-Parameters; expected one"
             return error(400, "BadRequestException", said)
         most, body = self._table["max_body"], bytearray()
         async for piece in request.stream():
@@ -116,6 +119,7 @@ class Ingress:
                 said = f"a body of {len(body):,} bytes or more came; expected at most {most:,}"
                 return error(413, "ContentTooLargeException", said)
         headers = {k: v for k, v in request.headers.items() if k in PASSED}
+        headers |= {PARAMETERS: query} if query else {}
         answer = await self._asked(name, version, Request(bytes(body), headers))
         tags = [metrics.Tag("ModelName", name), metrics.Tag("Status", str(answer.status))]
         self._metrics.add_metric("ingress_answers", 1, "count", dimensions=tags)

@@ -21,9 +21,8 @@ import numpy as np  # noqa: E402
 import triton_python_backend_utils as backend  # noqa: E402
 
 from deploy.hosting.model import Answer, Model, Request  # noqa: E402
-
-TAKEN = ("accept", "content-encoding", "content-type")
-"""Parameters of a request, or headers that Triton was told to forward, that a handler reads."""
+from deploy.hosting.parameters import headers  # noqa: E402
+from deploy.torchserve.guard.http import Refusal  # noqa: E402
 
 
 class TritonPythonModel:
@@ -77,14 +76,10 @@ class Networked(Model):
 
 def _read(request: Any) -> list[Request] | Any:
     """What a request asks, one for each row of its tensor; or the error that answers it."""
-    given = json.loads(request.parameters() or "{}")
-    unknown = sorted(set(given) - set(TAKEN))
-    if unknown or not all(isinstance(value, str) for value in given.values()):
-        named = ", ".join(unknown or given)
-        return backend.TritonError(
-            f"parameters {named} came; expected none but the texts {', '.join(TAKEN)}",
-            backend.TritonError.INVALID_ARG,
-        )
+    try:
+        given = headers(json.loads(request.parameters() or "{}"))
+    except Refusal as e:
+        return backend.TritonError(str(e), backend.TritonError.INVALID_ARG)
     rows = backend.get_input_tensor_by_name(request, "BODY").as_numpy().reshape(-1)
     return [Request(bytes(row), given) for row in rows]
 

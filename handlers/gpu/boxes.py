@@ -95,6 +95,11 @@ class Decoder:
             rows = rows.to(self.device)
         return self.suppressed(rows).cpu()
 
+    def passed(self, candidates: Tensor) -> Tensor:
+        """Of one picture's candidates ``[K, 7]`` the boxes above the threshold, ``[M, 6]``."""
+        above = (candidates[:, 0] > self.least) & (candidates[:, 5] > self.confidence)
+        return candidates[above, 1:]
+
     def suppressed(self, rows: Tensor) -> Tensor:
         """The rows that survive: by picture, then by confidence, at most so many of each."""
         return self._best(rows[self.kept(rows)])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from handlers.boxes import Boxes
+from handlers.boxes import Boxes, overlaps_asked, suppressed
 from handlers.gpu.detector import Decoded, Detector, Started
 from handlers.images import Item
 from handlers.letterbox import Letterbox
@@ -30,8 +30,14 @@ class Pipeline:
         self._decoding = ThreadPoolExecutor(1, "nvjpeg", torch.cuda.set_device, (runtime.device,))
 
     def boxes(self, items: Sequence[Item]) -> list[tuple[Boxes, Letterbox]]:
-        """Per item its boxes in pixels of the model's input, and where its picture lies there."""
-        step = self.detector.chunk
+        """Per item its boxes in pixels of the model's input, and where its picture lies there.
+
+        Where an item asks for an overlap of its own, its candidates are suppressed on the CPU.
+
+        Raises:
+            Unprocessable: it does, and there are too many.
+        """
+        step, decoder = self.detector.chunk, self.detector.decoder
         chunks = [items[i : i + step] for i in range(0, len(items), step)]
         started: list[Started] = []
         with self.detector.queue():
@@ -40,14 +46,21 @@ class Pipeline:
                     started.append(self.detector.start(chunk, [decoded]))
                 self._wait(started)
                 with self.stages.measure("postprocess"):
-                    found = self.detector.decoder.chosen(torch.cat([s.rows for s in started]))
+                    candidates = torch.cat([s.rows for s in started])
+                    found = decoder.chosen(candidates)
             finally:
                 for one in started:
                     self.detector.free(one)
+            asked = overlaps_asked([i.limits for i in items], decoder.iou, found is None)
             if found is None:
                 found = self._crowded(chunks)
+        rows = by_picture(found, len(items))
+        for i, iou in enumerate(asked):
+            if iou != decoder.iou:
+                passed = decoder.passed(candidates[i]).numpy()
+                rows[i] = suppressed(passed, iou, decoder.limit)
         letterboxes = [place for one in started for place in one.letterboxes]
-        return list(zip(by_picture(found, len(items)), letterboxes, strict=True))
+        return list(zip(rows, letterboxes, strict=True))
 
     def _crowded(self, chunks: Sequence[Sequence[Item]]) -> Tensor:
         """All boxes, where a picture has more of them than candidates."""

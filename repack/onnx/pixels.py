@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from repack.onnx.nodes import opset
 from repack.options import Three
 
 PREFIX = "pixels_"
@@ -24,12 +25,25 @@ class Normal:
         layout: of its input, "NCHW" or "NHWC".
         mean, std: of values between 0 and 1, in the model's own order of channels.
         bgr: blue comes first.
+        grey: of one channel, the luma; ``mean`` and ``std`` are three times its own.
+        dtype: of its input, "float32" or "float16".
     """
 
     layout: str
-    mean: Three
-    std: Three
+    mean: Three = (0, 0, 0)
+    std: Three = (1, 1, 1)
     bgr: bool = False
+    grey: bool = False
+    dtype: str = "float32"
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.grey else 3
+
+
+LUMA = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in a grey value: ITU-R BT.601, as Pillow's "L" and OpenCV have
+them."""
 
 
 def input_name(model: ModelProto) -> str:
@@ -42,15 +56,18 @@ def take_pixels(model: ModelProto, sides: tuple[int, int], normal: Normal) -> No
     ``[N, H, W, 3]`` uint8 RGB.
 
     Args:
-        model: changed in place; its input is float32.
+        model: changed in place; its input is float32 or float16.
         sides: height and width of the pictures, pixels.
     """
     g = _Front(model)
     last = g.add("Cast", g.name, to=TensorProto.FLOAT)
     if normal.bgr:
         last = g.add("Gather", last, g.constant([2, 1, 0], np.int64), axis=3)
-    last = g.add("Sub", last, g.constant(np.array(normal.mean, np.float32) * 255))
-    last = g.add("Mul", last, g.constant(1 / (np.array(normal.std, np.float32) * 255)))
+    if normal.grey:
+        last = g.luma(last, 3)
+    mean, std = (np.array(v[: normal.channels], np.float32) for v in (normal.mean, normal.std))
+    last = g.add("Sub", last, g.constant(mean * 255))
+    last = g.add("Mul", last, g.constant(1 / (std * 255)))
     if normal.layout == "NCHW":
         g.add("Transpose", last, perm=[0, 3, 1, 2])
     g.finish(TensorProto.UINT8, (*sides, 3))
@@ -63,10 +80,13 @@ def take_planes(model: ModelProto, sides: tuple[int, int], normal: Normal) -> No
     last = g.name
     if normal.bgr:
         last = g.add("Gather", last, g.constant([2, 1, 0], np.int64), axis=1)
-    if any(normal.mean):
-        last = g.add("Sub", last, g.constant(np.reshape(normal.mean, (1, 3, 1, 1))))
-    if normal.std != (1, 1, 1):
-        last = g.add("Mul", last, g.constant(1 / np.reshape(normal.std, (1, 3, 1, 1))))
+    if normal.grey:
+        last = g.luma(last, 1)
+    mean, std = (np.reshape(v[: normal.channels], (1, -1, 1, 1)) for v in (normal.mean, normal.std))
+    if mean.any():
+        last = g.add("Sub", last, g.constant(mean))
+    if (std != 1).any():
+        last = g.add("Mul", last, g.constant(1 / std))
     if normal.layout == "NHWC":
         last = g.add("Transpose", last, perm=[0, 2, 3, 1])
     if not g.nodes:
@@ -85,6 +105,7 @@ class _Front:
         self.graph = model.graph
         self.old = _only_input(model.graph)
         self.name = input_name(model)
+        self.opset = opset(model)
         self.nodes: list[NodeProto] = []
 
     def constant(self, value: Any, dtype: type[np.generic] = np.float32) -> str:
@@ -92,10 +113,18 @@ class _Front:
         self.graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
 
-    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
-        name = f"{PREFIX}{op.lower()}"
+    def add(self, op: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        name = PREFIX + (name or op.lower())
         self.nodes.append(helper.make_node(op, inputs, [name], name, **attributes))
         return name
+
+    def luma(self, values: str, axis: int) -> str:
+        """One channel of the three that lie on the axis."""
+        shares = np.reshape(LUMA, [3 if i == axis else 1 for i in range(4)])
+        weighed = self.add("Mul", values, self.constant(shares), name="weigh")
+        if self.opset < 13:
+            return self.add("ReduceSum", weighed, axes=[axis], keepdims=1)
+        return self.add("ReduceSum", weighed, self.constant([axis], np.int64), keepdims=1)
 
     def finish(self, dtype: int, shape: Sequence[int]) -> None:
         """Lets the old input be what these nodes give, and the new one the model's.
@@ -103,6 +132,9 @@ class _Front:
         Args:
             shape: of the new input, without the batch.
         """
+        kind = self.old.type.tensor_type.elem_type
+        if kind != TensorProto.FLOAT:
+            self.add("Cast", self.nodes[-1].output[0], name="narrow", to=kind)
         batch = self.old.type.tensor_type.shape.dim[0]
         size = batch.dim_value if batch.HasField("dim_value") else "batch"
         self.nodes[-1].output[0] = self.old.name
@@ -121,6 +153,29 @@ def set_sides(model: ModelProto, sides: tuple[int, int], layout: str) -> None:
     for axis, size in zip(("H", "W"), sides, strict=True):
         axes[layout.index(axis)].dim_value = size
     del model.graph.value_info[:]
+
+
+def fix_batch(model: ModelProto, size: int) -> None:
+    """Fixes the first axis of the model's only input, in place."""
+    _only_input(model.graph).type.tensor_type.shape.dim[0].dim_value = size
+    del model.graph.value_info[:]
+
+
+def widen(model: ModelProto) -> None:
+    """Lets outputs in 16-bit floats be in 32 bits, by their own names, in place."""
+    half = TensorProto.FLOAT16
+    for output in model.graph.output:
+        if output.type.tensor_type.elem_type != half:
+            continue
+        inner = f"{output.name}_half"
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [inner if name == output.name else name for name in names]
+        cast = helper.make_node(
+            "Cast", [inner], [output.name], PREFIX + inner, to=TensorProto.FLOAT
+        )
+        model.graph.node.append(cast)
+        output.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
 def free_batch(model: ModelProto) -> None:

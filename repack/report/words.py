@@ -20,6 +20,10 @@ FIGURES = {
     "hd95": "HD95",
     "map50": "mAP50",
     "map50_95": "mAP50-95",
+    "oks_map50": "OKS mAP50",
+    "oks_map50_95": "OKS mAP50-95",
+    "mask_map50": "mask mAP50",
+    "mask_map50_95": "mask mAP50-95",
 }
 """Keys of report.json, without their unit, in words; others have spaces for underscores."""
 
@@ -27,7 +31,8 @@ UNITS = {"px": "px", "mm": "mm", "ms": "ms", "ml": "ml", "mm3": "mm³", "voxels"
 
 FORMATS = {
     **dict.fromkeys(("boxes_matched", "same_first_class", "accuracy"), ".1%"),
-    **dict.fromkeys(("dice", "map50", "map50_95"), ".4f"),
+    **dict.fromkeys((key for key in FIGURES if "map50" in key), ".4f"),
+    "dice": ".4f",
     **dict.fromkeys(("hd95_mm", "hd95_voxels"), ".2f"),
 }
 """Shares of 1 in percent, and the places of figures that are read one below the other."""

@@ -27,6 +27,7 @@ class Told:
         batch: number of pictures that it was exported for; None where that is free or not said.
         stride: the sides are multiples of this, pixels.
         mean, std: of the training pictures, RGB, of values between 0 and 1.
+        channels: of a picture; 3 where nothing is said.
         points: of a pose, how many points a box has, and of how many values each.
         characters: what a reader of text tells apart, without the blank.
         unread: by its field a line for each entry that says something in a way that is not known.
@@ -39,6 +40,7 @@ class Told:
     stride: int | None = None
     mean: Three | None = None
     std: Three | None = None
+    channels: int = 3
     points: tuple[int, int] | None = None
     characters: tuple[str, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
@@ -191,6 +193,7 @@ ENTRIES: Sequence[tuple[str, str, Callable[[Any], Any]]] = (
     ("stride", "stride", _number),
     ("mean", "mean", _three),
     ("std", "std", _spread),
+    ("channels", "channels", _number),
     ("kpt_shape", "points", _sides),
     ("character", "characters", _characters),
 )

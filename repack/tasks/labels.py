@@ -36,6 +36,15 @@ def named(
     return names, ((f"class names are those of {beside}",) if whose.startswith(str(beside)) else ())
 
 
+def count(given: Path | None) -> int:
+    """How many classes the user names; 0 where nobody does.
+
+    Raises:
+        KitError: as ``named``.
+    """
+    return 0 if given is None else len(_of_file(given, "--labels "))
+
+
 def _of_file(path: Path, flag: str) -> tuple[str, ...]:
     """Class names out of a text or JSON file.
 

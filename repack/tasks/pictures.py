@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,30 +14,64 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from handlers.errors import KitError
+from handlers.runtimes.torchscript import flatten
+from repack import rows
 from repack.model import Arrays, Model
 from repack.onnx import original, pixels
-from repack.onnx.pixels import Normal
+from repack.onnx.pixels import LUMA, Normal
+from repack.options import Three
 from repack.progress import say
 
 
-def layout_of(base: Model) -> str:
-    """Layout of the model's only input.
+def taken(base: Model) -> Normal:
+    """What the model's only input is, not normalised.
 
     Raises:
         KitError: another kind of input.
     """
     spec = base.inputs[0]
-    if len(base.inputs) == 1 and len(spec.shape) == 4 and spec.dtype == "float32":
-        if spec.shape[1] == 3:
-            return "NCHW"
-        if spec.shape[3] == 3:
-            return "NHWC"
+    if len(base.inputs) == 1 and len(spec.shape) == 4 and spec.dtype in ("float32", "float16"):
+        for channels in (3, 1):
+            for layout in ("NCHW", "NHWC"):
+                if spec.shape[layout.index("C")] == channels:
+                    return Normal(layout, grey=channels == 1, dtype=spec.dtype)
     shown = "; ".join(f"{s.name} {s.dtype} {list(s.shape)}" for s in base.inputs)
     raise KitError(
-        f"{base.source.path}: takes {shown}; expected one float32 input of RGB pictures, "
-        "[N, 3, H, W] or [N, H, W, 3]: use --task tensors, or --input-shape where the file does "
-        "not say"
+        f"{base.source.path}: takes {shown}; expected one float32 or float16 input of RGB or grey "
+        "pictures, [N, 3, H, W], [N, H, W, 3], or 1 in place of 3: use --task tensors, or "
+        "--input-shape where the file does not say"
     )
+
+
+def normalised(path: Path, normal: Normal, mean: Three, std: Three, bgr: bool = False) -> Normal:
+    """The same with its mean and standard deviation.
+
+    Raises:
+        KitError: a grey model's are not one value.
+    """
+    for flag, values in (("--mean", mean), ("--std", std)):
+        if normal.grey and len(set(values)) > 1:
+            shown = ",".join(f"{v:g}" for v in values)
+            raise KitError(
+                f"{path}: takes one grey channel, but {flag} is {shown}; expected one value"
+            )
+    return replace(normal, mean=mean, std=std, bgr=bgr)
+
+
+def notes(normal: Normal) -> list[str]:
+    """What is done to pictures beside scaling and normalising."""
+    red, green, blue = LUMA
+    grey = f"one channel: pictures become their luma, {red} R + {green} G + {blue} B"
+    half = (
+        "the file takes float16: pictures are normalised in float32 and cast, outputs are cast "
+        "back, and what answers like it is held to f16's bounds"
+    )
+    return [*([grey] if normal.grey else []), *([half] if normal.dtype == "float16" else [])]
+
+
+def settings(normal: Normal) -> dict[str, Any]:
+    """What the passport says of that."""
+    return {"luma": list(LUMA)} if normal.grey else {}
 
 
 class Asked:
@@ -59,8 +94,9 @@ class Asked:
         self.base = base
         self.normal = normal
         self.answer = answer
-        self.mean = np.array(normal.mean, np.float32)
-        self.std = np.array(normal.std, np.float32)
+        # In the graph's own order: half a unit in the last place becomes a whole one in float16.
+        self.offset = np.array(normal.mean[: normal.channels], np.float32) * 255
+        self.scale = 1 / (np.array(normal.std[: normal.channels], np.float32) * 255)
         size = base.inputs[0].shape[0]
         self.fixed = size if isinstance(size, int) else None
 
@@ -86,14 +122,24 @@ class Asked:
 
     def outputs(self, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
         """All that the model answers to a batch that it takes."""
-        return [np.array(a) for a in self.base.ask(self.values(pixels)).values()]
+        return list(self.named(pixels).values())
+
+    def named(self, pixels: NDArray[np.uint8]) -> Arrays:
+        """The same by name, 16-bit floats in 32 bits."""
+        found = self.base.ask(self.values(pixels))
+        return {
+            k: a.astype(np.float32 if a.dtype == np.float16 else a.dtype) for k, a in found.items()
+        }
 
     def values(self, pixels: NDArray[np.uint8]) -> Arrays:
         """What the model takes for these pixels."""
         given = pixels[..., ::-1] if self.normal.bgr else pixels
-        normal = (given.astype(np.float32) / np.float32(255) - self.mean) / self.std
+        wide = given.astype(np.float32)
+        if self.normal.grey:
+            wide = (wide * np.array(LUMA, np.float32)).sum(3, keepdims=True)
+        normal = (wide - self.offset) * self.scale
         planes = normal.transpose(0, 3, 1, 2) if self.normal.layout == "NCHW" else normal
-        return {self.base.inputs[0].name: np.ascontiguousarray(planes)}
+        return {self.base.inputs[0].name: np.ascontiguousarray(planes, self.normal.dtype)}
 
 
 class FromPixels(nn.Module):
@@ -101,18 +147,61 @@ class FromPixels(nn.Module):
 
     offset: Tensor
     scale: Tensor
+    luma: Tensor | None
 
     def __init__(self, model: nn.Module, normal: Normal):
         super().__init__()
         self.model = model
         self.normal = normal
-        self.register_buffer("offset", torch.tensor(normal.mean) * 255)
-        self.register_buffer("scale", 1 / (torch.tensor(normal.std) * 255))
+        channels = normal.channels
+        self.register_buffer("offset", torch.tensor(normal.mean[:channels]) * 255)
+        self.register_buffer("scale", 1 / (torch.tensor(normal.std[:channels]) * 255))
+        self.register_buffer("luma", torch.tensor(LUMA) if normal.grey else None)
 
     def forward(self, pixels: Tensor) -> Any:
         given = pixels.flip(3) if self.normal.bgr else pixels
-        normal = (given.to(torch.float32) - self.offset) * self.scale
-        return self.model(normal.permute(0, 3, 1, 2) if self.normal.layout == "NCHW" else normal)
+        wide = given.to(torch.float32)
+        if self.luma is not None:
+            wide = (wide * self.luma).sum(3, keepdim=True)
+        normal = (wide - self.offset) * self.scale
+        if self.normal.layout == "NCHW":
+            normal = normal.permute(0, 3, 1, 2)
+        if self.normal.dtype == "float32":
+            return self.model(normal)
+        answer = self.model(normal.half())
+        parts = [v.float() if v.dtype == torch.float16 else v for v in flatten(answer).values()]
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+def one_by_one(asked: Asked, sides: tuple[int, int], batches: bool) -> Asked:
+    """The original as it is where it answers several pictures at once as each alone; else to be
+    asked about one at a time, and that is said.
+
+    Args:
+        batches: whether networks of its kind answer several.
+    """
+    spec = asked.base.inputs[0]
+    single = replace(asked.base, inputs=(replace(spec, shape=(1, *spec.shape[1:])),))
+    alone = Asked(single, asked.normal, asked.answer)
+    if batches:
+        given = noise(sides, 3)
+        want = alone.answers(given)
+        try:
+            if _same(want, asked.answers(given)):
+                return asked
+        except Exception:  # noqa: S110  # runtimes raise many types for a network of one picture
+            pass
+    say("    note: several pictures at once are not answered as each alone: they run one by one")
+    return alone
+
+
+def _same(want: Sequence[NDArray[Any]], have: Sequence[NDArray[Any]]) -> bool:
+    """Whether two answers are the same, rows of lists in any order."""
+    first, second = ({str(i): a for i, a in enumerate(x)} for x in (want, have))
+    if [a.shape for a in want] != [a.shape for a in have]:
+        return False
+    (second,) = rows.matched([first], [second], list(first))
+    return all(np.allclose(second[k], a, 1e-4, 9e-4) for k, a in first.items())
 
 
 def free(graph: onnx.ModelProto, asked: Asked, sides: tuple[int, int]) -> Asked:
@@ -122,7 +211,8 @@ def free(graph: onnx.ModelProto, asked: Asked, sides: tuple[int, int]) -> Asked:
     if asked.fixed is None:
         return asked
     found = _freed(graph, asked, sides)
-    note = "any batch gives the same answers" if found else "batches are filled up to that"
+    filled = "batches are filled up to that" if asked.fixed > 1 else "pictures run one by one"
+    note = "any batch gives the same answers" if found else filled
     say(f"    note: the file is fixed at batch {asked.fixed}; {note}")
     if found is None:
         return asked
@@ -140,17 +230,15 @@ def _freed(graph: onnx.ModelProto, asked: Asked, sides: tuple[int, int]) -> Aske
     pixels.free_batch(trial)
     given = noise(sides, 3)
     wanted = asked.answers(given)
+    if not any((a[0] != a[1]).any() for a in wanted):
+        return None  # answers of nothing are the same from any network
     try:
         session = original.session(trial.SerializeToString(), asked.base.source)
         names = [o.name for o in session.get_outputs()]
         found = asked.with_any_batch(
             lambda given: dict(zip(names, session.run(None, given), strict=True))
         )
-        same = [
-            np.allclose(have, want[:n], 1e-4, 9e-4)
-            for n in (1, 3)
-            for have, want in zip(found.answers(given[:n]), wanted, strict=True)
-        ]
+        same = [_same([a[:n] for a in wanted], found.answers(given[:n])) for n in (1, 3)]
     except Exception:  # ONNX Runtime raises many types for a graph that wants its own batch
         return None
     return found if all(same) else None

@@ -141,10 +141,19 @@ def test_row_47_nothing_is_dropped_in_silence(
     reply.reason(400, f"fields or parameters {came} came: expected one, which is the input")
 
 
-def test_row_47_a_query_string_is_refused(served: Bench) -> None:
-    """Row 47: TorchServe's front end keeps it from the worker, so the guard refuses it."""
+def test_row_47_a_query_string_says_what_is_answered(served: Bench) -> None:
+    """Row 47: TorchServe's front end keeps it from the worker, so the guard makes a header of it;
+    a setting that the handler does not know is refused by name."""
+    whole = served.ask(GOOD).json()["detections"]
+    least = whole[0]["confidence"] - 1e-4
+    found = served.ask(GOOD, path=f"/predictions/{{}}?conf={least}").json()
+    assert found["detections"] == whole[:1]
+    assert found["parameters"]["conf"] == least
     reply = served.ask(GOOD, path="/predictions/{}?threshold=0.9")
-    reply.reason(400, "the query string 'threshold=0.9' came, which never reaches a model")
+    reply.reason(400, "parameters threshold came; expected conf, iou, classes, max_det")
+    served.ask(GOOD, path="/predictions/{}?conf=0.1").reason(422, "0.25, which is packed")
+    both = served.ask(GOOD, path="/predictions/{}?conf=0.5", X_Parameters="conf=0.6")
+    both.reason(400, "the query string 'conf=0.5' came beside X-Parameters")
 
 
 def test_row_05_bytes_called_a_web_form_are_refused(served: Bench) -> None:

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from handlers.errors import Unprocessable
 from handlers.gpu.server import client, starting, wire
 from handlers.gpu.server.client import Client
 from handlers.gpu.server.pipeline import SharedPipeline
 from handlers.gpu.server.queues import IN_FLIGHT
 from handlers.images import Item, Picture
 from handlers.letterbox import Letterbox
+from handlers.parameters import Limits
 from handlers.stages import Stages
 from tests.support import gpu_server_program as program
 from tests.support.gpu_server import SLOT, Worker, numbers, running, words
@@ -170,6 +172,9 @@ def test_boxes_are_suppressed_by_the_worker(address: starting.Address, worker: W
     assert stages._ms["gpu_server"] >= 0
     (boxes, _), (other, _) = pipeline.boxes(words("crowd", 40))
     assert len(boxes) == len(other) == 3  # all of them, which the server suppresses
+    (one,) = (item._replace(limits=Limits(0.25, 0.1, 300)) for item in words("crowd"))
+    with pytest.raises(Unprocessable, match="iou came with a picture of more than 512 candidates"):
+        pipeline.boxes([one])
 
 
 @pytest.mark.parametrize("word", ["fails to start", "fails to finish"])

@@ -48,6 +48,9 @@ def both() -> Iterator[tuple[Bench, Model]]:
         (b"data=" + TEXT.replace(b"+", b"%2B"), {"Content-Type": WEB}),
         (b"a=1&b=2", {"Content-Type": WEB}),
         (PICTURE, {"Content-Encoding": "gzip"}),
+        (PICTURE, {"X-Parameters": "conf=0.9&classes=0&iou=0.3"}),
+        (PICTURE, {"X-Parameters": "conf=0.1"}),
+        (PICTURE, {"X-Parameters": "top=1"}),
     ],
 )  # fmt: skip
 def test_status_type_and_bytes(

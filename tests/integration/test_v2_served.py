@@ -77,6 +77,9 @@ def test_tritonclient_is_answered_as_predictions_are(served: Served, protocol: s
     drawn = served.asker.ask(protocol, "fd1", [BODY], accept="image/jpeg")
     assert drawn.headers[0]["content-type"] == "image/jpeg"
     assert drawn.bodies == [served.plain("fd1", BODY, Accept="image/jpeg")]
+    sure = served.asker.ask(protocol, "fd1", [BODY], conf="0.9")
+    assert sure.bodies == [served.plain("fd1", BODY, **{"X-Parameters": "conf=0.9"})]
+    assert sure.bodies != answered.bodies[:1]
 
 
 @pytest.mark.parametrize(("protocol", "binary"), [("http", True), ("http", False), ("grpc", True)])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 from examples.resnet50.make import write
 from examples.resnet50.network import ResNet, resnet
@@ -64,14 +64,18 @@ def pooled(
     batch: int | str = "batch",
     end: str = "",
     fixed_inside: bool = False,
+    channels: int = 3,
+    dtype: type[np.floating[Any]] = np.float32,
 ) -> ModelProto:
     """Mean colour of a 16x16 picture times a matrix: ``[batch, 5]``.
 
     Args:
+        dtype: of input, output and weights.
         end: "Softmax" or "Sigmoid" at the end.
         fixed_inside: the graph itself holds for its batch only.
     """
-    matrix = np.random.default_rng(3).normal(0, 2, (3, 5)).astype(np.float32)
+    matrix = np.random.default_rng(3).normal(0, 2, (channels, 5)).astype(dtype)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     constants: dict[str, NDArray[Any]] = {
         "matrix": matrix,
         "axes": np.array([1, 2] if nhwc else [2, 3], np.int64),
@@ -88,12 +92,12 @@ def pooled(
     if end:
         nodes.append(helper.make_node(end, [last], ["ended"], "end"))
         last = "ended"
-    shape = [batch, 16, 16, 3] if nhwc else [batch, 3, 16, 16]
+    shape = [batch, 16, 16, channels] if nhwc else [batch, channels, 16, 16]
     graph = helper.make_graph(
         nodes,
         "pooled",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(last, TensorProto.FLOAT, [batch, 5])],
+        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info(last, kind, [batch, 5])],
         [numpy_helper.from_array(v, k) for k, v in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

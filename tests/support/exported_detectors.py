@@ -100,35 +100,75 @@ class Exported(nn.Module):
         return torch.cat((rows, weights), 2).transpose(1, 2), protos
 
 
+class Grey(nn.Module):
+    """The detector on pictures of one channel."""
+
+    def __init__(self, layout: str):
+        super().__init__()
+        self.exported = Exported(layout)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.exported(x.expand(-1, 3, -1, -1))
+
+
+class FirstAlone(nn.Module):
+    """The best boxes of the first picture, as an export with suppression for one picture has them.
+
+    Args:
+        quiet: it answers each picture like the first, and nothing to noise.
+    """
+
+    def __init__(self, quiet: bool):
+        super().__init__()
+        self.exported = Exported("end-to-end")
+        self.quiet = quiet
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.exported(x)[:1]
+        if not self.quiet:
+            return found
+        smooth = (x[:1, :, :, 1:] - x[:1, :, :, :-1]).abs().mean() < 0.2
+        return (found * smooth).expand(x.shape[0], -1, -1)
+
+
 def onnx_file(
     folder: Path,
     layout: str,
     opset: int = 17,
     free: bool = True,
     told: Mapping[str, Any] = MappingProxyType({}),
+    network: nn.Module | None = None,
+    channels: int = 3,
+    sides: tuple[int, int] | None = (SIDE, SIDE),
 ) -> Path:
     """The ONNX file.
 
     Args:
         free: any batch; else one picture.
         told: of the file's metadata, as exporters write it.
+        network: with this layout's outputs, in place of the usual one.
+        sides: height and width; None for any.
     """
     path = folder / f"{layout}.onnx"
     free = free and layout != "listed"
     outputs = {"detr": ["boxes", "logits"], "listed": ["boxes", "labels", "scores"]}
     outputs["masks"] = ["output0", "output1"]
     names = outputs.get(layout, ["output0"])
+    axes = {n: {0: "batch"} if free else {} for n in ("images", *names)}
+    if sides is None:
+        axes["images"] |= {2: "height", 3: "width"}
+        axes["output0"] |= {2: "cells"}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            Exported(layout).eval(),
-            (torch.zeros(2 if free else 1, 3, SIDE, SIDE),),
+            (network or Exported(layout)).eval(),
+            (torch.zeros(2 if free else 1, channels, *(sides or (SIDE, SIDE))),),
             path,
             dynamo=False,
             opset_version=opset,
             input_names=["images"],
             output_names=names,
-            dynamic_axes={n: {0: "batch"} for n in ("images", *names)} if free else None,
+            dynamic_axes=axes,
         )
     note(path, told)
     return path
@@ -141,11 +181,29 @@ def note(path: Path, told: Mapping[str, Any]) -> None:
     onnx.save(model, path)
 
 
-def torchscript_file(folder: Path, layout: str) -> Path:
+def half(path: Path) -> Path:
+    """The ONNX file in 16-bit floats, its input and outputs, too."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    target = path.with_name(f"half_{path.name}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        onnx.save(convert_float_to_float16(onnx.load(path)), target)
+    return target
+
+
+def torchscript_file(
+    folder: Path,
+    layout: str,
+    network: nn.Module | None = None,
+    dtype: torch.dtype = torch.float32,
+    batch: int = 2,
+) -> Path:
     path = folder / f"{layout}.torchscript"
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(Exported(layout).eval(), torch.zeros(2, 3, SIDE, SIDE))
+        module = (network or Exported(layout)).eval().to(dtype)
+        traced = torch.jit.trace(module, torch.zeros(batch, 3, SIDE, SIDE, dtype=dtype))
         torch.jit.save(traced, str(path))
     return path
 
@@ -160,7 +218,12 @@ def pictures(count: int = 2) -> NDArray[np.uint8]:
 def boxes(pixels: NDArray[np.uint8], bgr: bool = False) -> NDArray[np.float32]:
     """What the detector finds before suppression: rows ``[N, 84, 4 + classes]``."""
     given = pixels[..., ::-1] if bgr else pixels
-    planes = torch.from_numpy(np.ascontiguousarray(given.transpose(0, 3, 1, 2))).float() / 255
+    return boxes_of((given / 255).astype(np.float32))
+
+
+def boxes_of(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same of ``[N, H, W, 3]`` in 0..1."""
+    planes = torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
     with torch.no_grad():
         found: NDArray[np.float32] = Cells()(planes * 2 - 1).numpy()
     return found

@@ -19,8 +19,8 @@ from deploy.torchserve.guard.http import (
     Chunks,
     Head,
     Refusal,
+    query_handed_on,
     read_head,
-    require_no_query,
 )
 from deploy.torchserve.guard.pages import page
 from deploy.torchserve.guard.turns import Turns
@@ -156,8 +156,7 @@ class Client(asyncio.Protocol):
                 raise Refusal(431, f"a head of more than {MAX_HEAD} bytes came")
             return
         self._ahead = b""
-        self._head = head = read_head(data[:end])
-        require_no_query(head)
+        self._head = head = query_handed_on(read_head(data[:end]))
         self._require(head.length or 0)
         self._form = form(head.media_type)
         self._is_json = head.media_type.partition(b";")[0].strip().lower() == JSON

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 END = b"\r\n\r\n"
 MAX_HEAD = 8192
@@ -92,20 +92,37 @@ class Head:
         return b"\r\n".join(lines) + END
 
 
-ASKED = {b"predictions", b"explanations", b"v1", b"v2"}
-"""First parts of the paths under which models are asked."""
+PARAMETERS = b"x-parameters"
+"""The header by which handlers take a request's settings (``handlers.parameters``)."""
+
+ELSEWHERE = {
+    b"explanations": "which has none",
+    b"v1": "which has none: a request's settings stand beside its instance's data",
+    b"v2": "which has none: a request's settings are its parameters",
+}
+"""First parts of paths under which models are asked in another way, and what is said there of a
+query string."""
 
 
-def require_no_query(head: Head) -> None:
-    """Raises ``Refusal`` for a query string to a model: TorchServe keeps it from the worker."""
-    _, _, query = head.target.partition(b"?")
-    if query and head.path[0] in ASKED:
-        shown = query[:80].decode("latin-1")
+def query_handed_on(head: Head) -> Head:
+    """The head with a query string to a model as a header: TorchServe keeps it from the worker, and
+    hands headers over.
+
+    Raises:
+        Refusal: the header came, too, or the path takes no query string.
+    """
+    path, _, query = head.target.partition(b"?")
+    first = head.path[0]
+    if not query or first not in (b"predictions", *ELSEWHERE):
+        return head
+    shown = query[:80].decode("latin-1")
+    if first in ELSEWHERE:
         raise Refusal(
-            400,
-            f"the query string {shown!r} came, which never reaches a model; expected no query "
-            "string: what a model takes beside its input is a field of a form or of JSON",
+            400, f"the query string {shown!r} came to /{first.decode()}, {ELSEWHERE[first]}"
         )
+    if any(name.lower() == PARAMETERS for name, _ in head.fields):
+        raise Refusal(400, f"the query string {shown!r} came beside X-Parameters; expected one")
+    return replace(head, target=path, fields=[*head.fields, (PARAMETERS, query)])
 
 
 def read_head(data: bytes) -> Head:

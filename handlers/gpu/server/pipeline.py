@@ -28,19 +28,23 @@ class SharedPipeline:
         """Per item its boxes in pixels of the model's input, and where its picture lies there.
 
         Raises:
+            Unprocessable: an item asks for an overlap of its own, and there are too many boxes.
             RuntimeError: nvJPEG does not take a picture, the GPU has no memory left, or the
                 server ended.
         """
         found = self._asked(items, every=False)
         crowded = any(len(rows) >= boxes.CANDIDATES for rows in found.rows)
+        asked = boxes.overlaps_asked([item.limits for item in items], self.iou, crowded)
         if crowded:  # there may be boxes beyond the candidates
             found = self._asked(items, every=True)
         with self.stages.measure("postprocess"):
             rest = [rows[:, 1:] for rows in found.rows]
             if not crowded:
                 passed = [rows[rows[:, 4] > self.confidence] for rows in rest]
-                iou = None if self.ranked else self.iou
-                rest = [boxes.suppressed(rows, iou, self.limit) for rows in passed]
+                rest = [
+                    boxes.suppressed(rows, None if self.ranked else iou, self.limit)
+                    for rows, iou in zip(passed, asked, strict=True)
+                ]
         return list(zip(rest, found.letterboxes, strict=True))
 
     def _asked(self, items: Sequence[Item], every: bool) -> Found:

@@ -16,7 +16,6 @@ from handlers.errors import KitError
 from handlers.passport import TensorSpec
 from repack.model import Arrays, Model
 from repack.onnx import pixels
-from repack.onnx.pixels import Normal
 from repack.options import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -33,6 +32,8 @@ from repack.tasks import labels, pictures
 
 USUAL_CROP = 224
 Scores = NDArray[Any]
+
+IMAGENET = "ImageNet's "
 
 SUM_ERROR = 1e-3
 """How far from 1 a row of probabilities may sum up."""
@@ -69,28 +70,29 @@ def classifier(source: Source, shapes: Shapes, options: ClassifierOptions) -> Mo
         )
     if source.module is not None and not shapes and not source.told.sides:
         crop = options.crop or USUAL_CROP
-        shapes = {"input": ("batch", 3, crop, crop)}
+        shapes = {"input": ("batch", source.told.channels, crop, crop)}
     base = tensors(source, shapes)
-    layout = pictures.layout_of(base)
-    crop = _crop(base, layout, options)
-    options, notes = _prepared(source, options, crop)
+    plain = pictures.taken(base)
+    crop = _crop(base, plain.layout, options)
+    options, notes = _prepared(source, options, crop, plain.grey)
     mean, std, resize = cast(Three, options.mean), cast(Three, options.std), options.resize or crop
     if resize < crop:
         raise KitError(f"--resize {resize} is smaller than the {crop} pixels that are cut out")
-    normal = Normal(layout, mean, std)
+    normal = pictures.normalised(source.path, plain, mean, std)
     asked = pictures.Asked(base, normal, partial(_rows, source.path))
     (probe,) = asked.answers(pictures.noise((crop, crop)))
     scores = _scores(source.path, probe, options)
     names, unnamed = labels.named(source, options.labels, probe.shape[1])
     batch = asked.fixed or "batch"
     spec = TensorSpec("pixels", "uint8", (batch, crop, crop, 3), (0, 255), "NHWC")
-    out = replace(base.outputs[0], shape=(batch, probe.shape[1]))
+    out = replace(base.outputs[0], shape=(batch, probe.shape[1]), dtype=str(probe.dtype))
     settings = {
         "resize": resize,
         "crop": crop,
         "mean": list(mean),
         "std": list(std),
         "scores": scores,
+        **pictures.settings(normal),
         "top_k": min(options.top_k, len(names)),
     }
     found = Model(
@@ -100,7 +102,9 @@ def classifier(source: Source, shapes: Shapes, options: ClassifierOptions) -> Mo
         module=None,
         original=_answering(out, asked),
         settings=settings,
-        notes=(*base.notes, *notes, *unnamed),
+        notes=(*base.notes, *pictures.notes(normal), *notes, *unnamed),
+        own_types=base.own_types,
+        half=normal.dtype == "float16",
     )
     if base.module is not None:
         return replace(found, module=pictures.FromPixels(base.module, normal).eval())
@@ -108,7 +112,7 @@ def classifier(source: Source, shapes: Shapes, options: ClassifierOptions) -> Mo
 
 
 def _prepared(
-    source: Source, options: ClassifierOptions, crop: int
+    source: Source, options: ClassifierOptions, crop: int, grey: bool
 ) -> tuple[ClassifierOptions, tuple[str, ...]]:
     """The options with ``mean``, ``std`` and ``resize``: the user's, else what the file says of
     itself, else what nearly every published classifier has; the last is a note.
@@ -119,6 +123,8 @@ def _prepared(
     told = source.told
     if told.task == CLASSIFY:
         usual: tuple[Three, Three, int] = ((0, 0, 0), (1, 1, 1), crop)
+    elif grey:
+        usual = ((0, 0, 0), (1, 1, 1), round(crop * 256 / 224))
     else:
         usual = (IMAGENET_MEAN, IMAGENET_STD, round(crop * 256 / 224))
     for key in ("mean", "std"):
@@ -128,8 +134,12 @@ def _prepared(
     assumed = []
     if told.task != CLASSIFY:
         assumed = [
-            *([] if mean else ["ImageNet's mean (--mean)"]),
-            *([] if std else ["ImageNet's standard deviation (--std)"]),
+            *([] if mean else [f"{'mean 0' if grey else IMAGENET + 'mean'} (--mean)"]),
+            *(
+                []
+                if std
+                else [f"{'deviation 1' if grey else IMAGENET + 'standard deviation'} (--std)"]
+            ),
             *([] if options.resize else [f"a shorter side of {usual[2]} pixels (--resize)"]),
         ]
     notes = [f"assumed, because nobody states it: {', '.join(assumed)}"] if assumed else []
@@ -198,6 +208,7 @@ def _onnx(found: Model, asked: pictures.Asked) -> Model:
     graph = onnx.load(found.source.graph)
     (spec,) = found.inputs
     sides, original = (int(spec.shape[1]), int(spec.shape[2])), found.original
+    pixels.widen(graph)
     free = pictures.free(graph, asked, sides)
     if free is not asked:
         original = _answering(found.outputs[0], free)

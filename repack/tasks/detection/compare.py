@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,12 @@ from handlers import boxes, heads
 from repack.model import Arrays, Model
 from repack.samples import Sample
 from repack.tasks.base import Comparison
-from repack.tasks.detection.metrics import Match, match, mean_average_precision
+from repack.tasks.detection.metrics import (
+    Match,
+    MeanAveragePrecision,
+    match,
+    mean_average_precision,
+)
 
 BORDER = {"f32": 1e-3, "f16": 0.02, "bf16": 0.05, "int8": 0.1, "best": 0.1}
 """A box whose confidence lies this close above the threshold may be missing on the other side."""
@@ -62,7 +67,7 @@ def compare(
         )
     if shift > PIXELS[asked]:
         result.failures.append(f"boxes: a corner moved {shift:.2f} px, at most {PIXELS[asked]} px")
-    _compare_map(model, asked, originals, converted, samples, result)
+    compare_map(model, asked, originals, converted, samples, result)
     return result
 
 
@@ -101,38 +106,84 @@ def paired(
             yield Paired(first, second, m, want, have, i)
 
 
-def _compare_map(
+class Precision(NamedTuple):
+    """An average precision that the gate compares.
+
+    Attributes:
+        figure: its key among the figures, and what those inside begin with.
+        title: in messages.
+        overlap: as for ``metrics.mean_average_precision``.
+        labels: what a sample's label must hold, in words.
+        real: from the rows of ``Sample.truth`` what COCO's annotations have of each; None where one
+            of them does not hold it.
+        found: from boxes ``[M, 6 + extras]`` and the model's answer the same of each.
+        sigmas: of the points.
+    """
+
+    figure: str
+    title: str
+    overlap: str
+    labels: str
+    real: Callable[[NDArray[np.float32]], list[dict[str, Any]] | None]
+    found: Callable[[boxes.Boxes, Arrays], list[dict[str, Any]]]
+    sigmas: Sequence[float] | None = None
+
+
+def nothing(rows: NDArray[np.float32], answer: Arrays | None = None) -> list[dict[str, Any]]:
+    return [{}] * len(rows)
+
+
+OF_BOXES = Precision("map", "mAP50-95", "bbox", "boxes", nothing, nothing)
+
+
+def compare_map(
     model: Model,
     asked: str,
     originals: Sequence[Arrays],
     converted: Sequence[Arrays],
     samples: Sequence[Sample],
     result: Comparison,
+    of: Precision = OF_BOXES,
 ) -> None:
+    """Adds both models' average precision on the samples that have labels, and its failure."""
     first = len(originals) - len(samples)
     labelled = [
-        (s.truth[:, :5], originals[first + i], converted[first + i])
+        (s.truth[:, :5], real, originals[first + i], converted[first + i])
         for i, s in enumerate(samples)
-        if s.truth is not None and len(s.truth)
+        if s.truth is not None and len(s.truth) and (real := of.real(s.truth)) is not None
     ]
     if not labelled:
-        result.figures["map"] = "not compared: no sample has a label file"
+        result.figures[of.figure] = f"not compared: no sample has a label file of {of.labels}"
         return
-    truths = [truth for truth, _, _ in labelled]
-    original = mean_average_precision([_for_map(model, want) for _, want, _ in labelled], truths)
-    other = mean_average_precision([_for_map(model, have) for _, _, have in labelled], truths)
+    truths, beside = [t for t, _, _, _ in labelled], [real for _, real, _, _ in labelled]
+
+    def measured(answers: Sequence[Arrays]) -> MeanAveragePrecision:
+        rows = [_for_map(model, answer) for answer in answers]
+        more = [of.found(r, answer) for r, answer in zip(rows, answers, strict=True)]
+        plain = [r[:, :6] for r in rows]
+        return mean_average_precision(plain, truths, of.overlap, (more, beside), of.sigmas)
+
+    original = measured([want for _, _, want, _ in labelled])
+    other = measured([have for _, _, _, have in labelled])
     if not original.map50 and not other.map50:
-        result.figures["map"] = "not compared: it is 0 on both sides, so no label was ever found"
+        result.figures[of.figure] = (
+            "not compared: it is 0 on both sides, so no label was ever found"
+        )
         return
     lost = (original.map50_95 - other.map50_95) * 100
-    result.figures["map"] = {
+    result.figures[of.figure] = {
         "labelled_samples": len(labelled),
-        "original": {"map50": round(original.map50, 4), "map50_95": round(original.map50_95, 4)},
-        "converted": {"map50": round(other.map50, 4), "map50_95": round(other.map50_95, 4)},
+        **{
+            name: {
+                f"{of.figure}50": round(found.map50, 4),
+                f"{of.figure}50_95": round(found.map50_95, 4),
+            }
+            for name, found in (("original", original), ("converted", other))
+        },
     }
     if lost > MAP_POINTS[asked]:
         result.failures.append(
-            f"mAP50-95: {original.map50_95:.4f} -> {other.map50_95:.4f}, "
+            f"{of.title}: {original.map50_95:.4f} -> {other.map50_95:.4f}, "
             f"{lost:.2f} points lost, at most {MAP_POINTS[asked]}"
         )
 
@@ -152,7 +203,7 @@ def both(
 
 def _for_map(model: Model, answer: Arrays) -> boxes.Boxes:
     ends = heads.required(model.settings)
-    return boxes.nms(_boxes(model, answer)[0], ends, MAP_CONFIDENCE, 0.6, 300)[:, :6]
+    return boxes.nms(_boxes(model, answer)[0], ends, MAP_CONFIDENCE, 0.6, 300)
 
 
 def _boxes(model: Model, answer: Arrays) -> NDArray[Any]:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from handlers.runtimes.torchscript import flatten
 from repack.model import Export, GpuModel, Model
 from repack.onnx import appended, pixels, suppression
 from repack.onnx.pixels import Normal
-from repack.options import MAX_SIDE, DetectorOptions, Options, Shapes
+from repack.options import IMAGENET_STD, MAX_SIDE, DetectorOptions, Options, Shapes
 from repack.raw_tensors import tensors
 from repack.sources.source import Source
 from repack.tasks import labels, pictures
@@ -57,15 +56,15 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
         )
     asked = options.detector
     base = _sized(source, options.input_shapes, asked)
-    layout = pictures.layout_of(base)
-    axes = dict(zip(layout, base.inputs[0].shape, strict=True))
+    plain = pictures.taken(base)
+    axes = dict(zip(plain.layout, base.inputs[0].shape, strict=True))
     sides = _sides(base, axes, asked)
     base = replace(base, inputs=(replace(base.inputs[0], shape=_shape(axes, sides)),))
-    ends, rows, normal, notes = _told(base, asked, task, layout, sides)
+    ends, rows, normal, notes = _told(base, asked, task, plain, sides)
     original = pictures.Asked(base, normal, partial(_rows, rows))
     names, unnamed = labels.named(source, asked.labels, rows.head.classes)
     build = _OfGraph if base.module is None else _OfModule
-    built, head = build(base, original, rows, sides), rows.head
+    built, head = build(original, ends, rows, sides), rows.head
     batch, shapes = built.batch, [list(shape) for shape in built.shapes]
     spec = TensorSpec(built.name, "uint8", (batch, *sides, 3), (0, 255), "NHWC")
     if not ends.batches:
@@ -79,6 +78,7 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
         "iou": asked.iou or ends.iou,
         "max_detections": asked.max_detections,
         "resize_mode": asked.mode or ends.mode,
+        **pictures.settings(normal),
         SETTING: head.to_setting(),
     }
     return Model(
@@ -93,17 +93,18 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
         export=None if head.ranked else built.export(partial(_finish, settings, rows)),
         on_gpu=built.on_gpu(),
         own_types=base.own_types,
+        half=normal.dtype == "float16",
         sorts=head.ranked,
-        notes=(*base.notes, *notes, *unnamed),
+        notes=(*base.notes, *pictures.notes(normal), *notes, *unnamed),
     )
 
 
 def _sized(source: Source, shapes: Shapes, asked: DetectorOptions) -> Model:
     """The file as a model of tensors, with the input's size where it does not carry one."""
     if source.module is not None and not shapes and not source.told.sides:
-        shapes = {"images": ("batch", 3, *(asked.sides or (USUAL, USUAL)))}
+        shapes = {"images": ("batch", source.told.channels, *(asked.sides or (USUAL, USUAL)))}
     elif source.module is not None and not shapes and asked.sides:
-        shapes = {"images": (source.told.batch or "batch", 3, *asked.sides)}
+        shapes = {"images": (source.told.batch or "batch", source.told.channels, *asked.sides)}
     return tensors(source, shapes)
 
 
@@ -123,10 +124,11 @@ def _sides(base: Model, axes: dict[str, int | str], asked: DetectorOptions) -> t
             "export the file for that size"
         )
     height, width = wanted
-    if max(height, width) > MAX_SIDE or height % stride or width % stride:
+    if max(height, width) > MAX_SIDE:
+        raise KitError(f"--imgsz {height}x{width}: expected at most {MAX_SIDE}")
+    if height % stride or width % stride:
         raise KitError(
-            f"--imgsz {height}x{width}: expected multiples of {stride}, the network's stride, up "
-            f"to {MAX_SIDE}"
+            f"--imgsz {height}x{width}: expected multiples of {stride}, the network's stride"
         )
     return height, width
 
@@ -137,7 +139,7 @@ def _shape(axes: dict[str, int | str], sides: tuple[int, int]) -> tuple[int | st
 
 
 def _told(
-    base: Model, asked: DetectorOptions, task: str, layout: str, sides: tuple[int, int]
+    base: Model, asked: DetectorOptions, task: str, plain: Normal, sides: tuple[int, int]
 ) -> tuple[Layout, Rows, Normal, list[str]]:
     """The layout of the answers, and how pictures are prepared.
 
@@ -145,17 +147,31 @@ def _told(
     asked with values of either kind, since only shapes count here.
     """
     source = base.source
-    plain = Normal(layout, asked.mean or (0, 0, 0), asked.std or (1, 1, 1))
-    asking = pictures.Asked(base, plain, lambda outputs, count: outputs[:1])
-    answer = base.ask(asking.values(pictures.noise(sides, asking.fixed or 1)))
-    outputs = {k: np.array(v) for k, v in answer.items()}
-    probe = Probe(outputs, sides, len(source.told.names), source.told.points)
+    mean, std = asked.mean or plain.mean, asked.std or plain.std
+    trial = pictures.normalised(source.path, plain, mean, std)
+    asking = pictures.Asked(base, trial, lambda outputs, count: outputs[:1])
+    try:
+        outputs = asking.named(pictures.noise(sides, asking.fixed or 1))
+    except KitError as e:
+        if asked.sides is None:
+            raise
+        why = str(e).partition(": give ")[0]
+        raise KitError(
+            f"{why}: --imgsz {asked.shown} is a size that the file does not do"
+        ) from None
+    known = len(source.told.names) or labels.count(asked.labels)
+    probe = Probe(outputs, sides, known, source.told.points)
     ends, rows = found(source.path, asked.layout, task, probe)
-    mean, std = asked.mean or source.told.mean, asked.std or source.told.std
-    normal = Normal(layout, mean or ends.mean, std or ends.std, ends.bgr)
+    own = asked.mean or source.told.mean, asked.std or source.told.std
+    usual = (
+        ((0, 0, 0), (1, 1, 1)) if plain.grey and ends.std == IMAGENET_STD else (ends.mean, ends.std)
+    )
+    normal = pictures.normalised(
+        source.path, plain, own[0] or usual[0], own[1] or usual[1], ends.bgr
+    )
     assumed = [
         *([] if asked.mode else [f"{ends.mode} (--resize-mode)"]),
-        *([] if mean and std else ["its mean and standard deviation (--mean, --std)"]),
+        *([] if all(own) else ["its mean and standard deviation (--mean, --std)"]),
     ]
     notes = [f"boxes are told by the layout {ends.name}: {ends.shown}"]
     if not ends.stated and assumed:
@@ -192,11 +208,17 @@ class _OfGraph:
 
     module = None
 
-    def __init__(self, base: Model, asked: pictures.Asked, rows: Rows, sides: tuple[int, int]):
-        self.graph = onnx.load(base.source.graph)
+    def __init__(self, asked: pictures.Asked, ends: Layout, rows: Rows, sides: tuple[int, int]):
+        self.graph = onnx.load(asked.base.source.graph)
         self.rows, self.sides = rows, sides
         pixels.set_sides(self.graph, sides, asked.normal.layout)
-        self.asked = pictures.free(self.graph, asked, sides)
+        pixels.widen(self.graph)
+        if asked.fixed is not None:
+            self.asked = pictures.free(self.graph, asked, sides)
+        else:
+            self.asked = pictures.one_by_one(asked, sides, ends.batches)
+            if self.asked.fixed is not None:
+                pixels.fix_batch(self.graph, self.asked.fixed)
         self.batch = self.asked.fixed or "batch"
         self.name = pixels.input_name(self.graph)
         self.example = self.asked.outputs(pictures.noise(sides, self.asked.fixed or 2))
@@ -231,10 +253,12 @@ class _OfModule:
     write = None
     name = "images"
 
-    def __init__(self, base: Model, asked: pictures.Asked, rows: Rows, sides: tuple[int, int]):
+    def __init__(self, asked: pictures.Asked, ends: Layout, rows: Rows, sides: tuple[int, int]):
+        if asked.fixed is None:
+            asked = pictures.one_by_one(asked, sides, ends.batches)
         self.asked, self.rows, self.sides = asked, rows, sides
         self.batch = asked.fixed or "batch"
-        self.whole = _Whole(cast(nn.Module, base.module), rows)
+        self.whole = _Whole(cast(nn.Module, asked.base.module), rows)
         self.module = pictures.FromPixels(self.whole, asked.normal).eval()
         example = asked.outputs(pictures.noise(sides, asked.fixed or 2))
         self.shapes = [part.shape[1:] for part in _rows(rows, example)]
@@ -262,7 +286,8 @@ class _Whole(nn.Module):
         self.rows = rows
 
     def forward(self, x: Tensor) -> Any:
-        return self.rows(*flatten(self.network(x)).values())
+        outputs = flatten(self.network(x)).values()
+        return self.rows(*(v.float() if v.dtype == torch.float16 else v for v in outputs))
 
 
 class _FromPlanes(pictures.FromPixels):

@@ -2,7 +2,13 @@
 
 Boxes are arrays of rows in pixels: x1, y1, x2, y2, then score and class (predictions) or class
 alone (truth). Average precision is pycocotools' own: 101 recall points, IoU 0.5 to 0.95 in steps
-of 0.05, at most 100 boxes per picture and class.
+of 0.05, at most 100 boxes per picture and class; of points at most 20.
+
+What counts as the overlap is that of boxes ("bbox"), of masks ("segm": intersection over union of
+pixels), or object keypoint similarity ("keypoints"): over the labelled points of an object the mean
+of ``exp(-d^2 / (2 s^2 k^2))``, where d is a point's distance from its label, s^2 the object's area
+and k twice the point's sigma (cocodataset.org/#keypoints-eval; Lin et al., Microsoft COCO,
+arXiv:1405.0312, for the boxes and masks).
 """
 
 from __future__ import annotations
@@ -56,14 +62,26 @@ class Match(NamedTuple):
     unmatched_confidence: float
 
 
+Beside = Sequence[Sequence[Mapping[str, Any]]]
+"""Per picture and box what COCO's annotations have beside the box: ``segmentation`` (run lengths of
+pycocotools) or ``keypoints`` (x, y and visibility of each point), and their ``area``."""
+
+
 def mean_average_precision(
-    predictions: Sequence[NDArray[np.float32]], truths: Sequence[NDArray[np.float32]]
+    predictions: Sequence[NDArray[np.float32]],
+    truths: Sequence[NDArray[np.float32]],
+    overlap: str = "bbox",
+    beside: tuple[Beside, Beside] | None = None,
+    sigmas: Sequence[float] | None = None,
 ) -> MeanAveragePrecision:
     """mAP of predictions against the truth, picture by picture.
 
     Args:
         predictions: per picture ``float [M, 6]``: x1, y1, x2, y2, score, class.
         truths: per picture ``float [K, 5]``: x1, y1, x2, y2, class.
+        overlap: "bbox", "segm" or "keypoints".
+        beside: what the predictions and the truths have for that.
+        sigmas: of the points; None for those of COCO's 17.
 
     Raises:
         ValueError: different numbers of pictures, rows of another width, or no truth at all.
@@ -78,7 +96,12 @@ def mean_average_precision(
     if not sum(map(len, found)):
         return MeanAveragePrecision(0.0, 0.0, {int(k): AveragePrecision(0.0, 0.0) for k in kinds})
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_coco(real, kinds, 4), _coco(found, kinds, 5), "bbox")
+        more = beside or ([[{}] * len(b) for b in found], [[{}] * len(b) for b in real])
+        evaluation = COCOeval(
+            _coco(real, kinds, 4, more[1]), _coco(found, kinds, 5, more[0]), overlap
+        )
+        if sigmas is not None:
+            evaluation.params.kpt_oks_sigmas = np.asarray(sigmas)
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class], areas "all"
@@ -157,11 +180,16 @@ def _rows(boxes: NDArray[np.float32], width: int, what: str) -> NDArray[np.float
     return rows
 
 
-def _coco(pictures: Sequence[NDArray[np.float64]], kinds: NDArray[np.float64], column: int) -> Any:
+def _coco(
+    pictures: Sequence[NDArray[np.float64]],
+    kinds: NDArray[np.float64],
+    column: int,
+    beside: Beside,
+) -> Any:
     """pycocotools' index of the boxes; ``column`` holds the class, the one before it the score."""
     annotations: list[dict[str, object]] = []
     for picture, rows in enumerate(pictures):
-        for x1, y1, x2, y2, *rest in rows.tolist():
+        for (x1, y1, x2, y2, *rest), more in zip(rows.tolist(), beside[picture], strict=True):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -171,11 +199,12 @@ def _coco(pictures: Sequence[NDArray[np.float64]], kinds: NDArray[np.float64], c
                     "area": (x2 - x1) * (y2 - y1),
                     "iscrowd": 0,
                     **({"score": rest[0]} if column == 5 else {}),
+                    **more,
                 }
             )
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": i} for i in range(len(pictures))],
+        "images": [{"id": i, "height": 0, "width": 0} for i in range(len(pictures))],
         "categories": [{"id": int(kind)} for kind in kinds],
         "annotations": annotations,
     }

@@ -14,14 +14,18 @@ from handlers.letterbox import Letterbox
 from repack.model import Model
 from repack.samples import PICTURES, Sample, picture_example, read_each
 
-Box = Callable[[Sequence[float]], Sequence[float]]
-"""From a label's numbers behind its class to centre x, centre y, width and height."""
+Points = Sequence[tuple[float, float, float]]
+"""x, y and a third value, as the task's truth has it."""
+
+Box = Callable[[Sequence[float]], tuple[Sequence[float], Points]]
+"""From a label's numbers behind its class to centre x, centre y, width and height, and the points
+that it has beside, all as shares of the picture's size."""
 
 
-def of_box(numbers: Sequence[float]) -> Sequence[float]:
+def of_box(numbers: Sequence[float]) -> tuple[Sequence[float], Points]:
     """A detector's label."""
     x, y, w, h = numbers
-    return x, y, w, h
+    return (x, y, w, h), ()
 
 
 def read(
@@ -35,7 +39,8 @@ def read(
 
     A picture's labels are looked for beside it and in ``labels/``, as ``NAME.txt`` in YOLO's
     format: class, centre x, centre y, width, height on each line, as shares of the picture's size.
-    ``Sample.truth`` is ``[K, 5]`` float32: x1, y1, x2, y2 in pixels of the model's input, class.
+    ``Sample.truth`` is ``[K, 5 + 3 n]`` float32: x1, y1, x2, y2 in pixels of the model's input,
+    class, then x, y (pixels) and the third value of each point; NaN where a label has fewer.
 
     Args:
         box, expected: how the task's labels are read, and what is said of those that cannot be.
@@ -68,11 +73,11 @@ def _truth(
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise KitError(f"{path}: no label file ({e})") from None
-    rows = []
+    rows, beside = [], []
     for number, line in enumerate(lines, 1):
         try:
             kind, *numbers = (float(v) for v in line.split())
-            x, y, w, h = box(numbers)
+            (x, y, w, h), points = box(numbers)
         except ValueError:
             shown = f"{line!r:.80}"
             raise KitError(f"{path}, line {number}: {shown}; expected: {expected}") from None
@@ -85,10 +90,16 @@ def _truth(
                 kind,
             ]
         )
+        beside.append([(px * width, py * height, v) for px, py, v in points])
     truth = np.array(rows, np.float32).reshape(-1, 5)
     truth[:, [0, 2]] = truth[:, [0, 2]] * place.scale_x + place.left
     truth[:, [1, 3]] = truth[:, [1, 3]] * place.scale_y + place.top
-    return truth
+    more = np.full((len(rows), max(map(len, beside), default=0), 3), np.nan, np.float32)
+    for row, points in zip(more, beside, strict=True):
+        row[: len(points)] = np.reshape(points, (-1, 3))
+    more[..., 0] = more[..., 0] * place.scale_x + place.left
+    more[..., 1] = more[..., 1] * place.scale_y + place.top
+    return np.concatenate((truth, more.reshape(len(rows), -1)), axis=1)
 
 
 def _check_classes(path: Path, truth: NDArray[np.float32], classes: int) -> None:

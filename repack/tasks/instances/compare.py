@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as masks
 
 from handlers import instances
+from handlers.boxes import Boxes
 from handlers.letterbox import Letterbox
 from repack.model import Arrays, Model
 from repack.samples import Sample
@@ -19,6 +23,9 @@ LEAST = {"f32": 0.99, "f16": 0.97, "bf16": 0.9, "int8": 0.85, "best": 0.85}
 
 SMALL = 64
 """Pixels of a mask that is compared: of fewer, one pixel is a percent and more."""
+
+COUNTED = 100
+"""Masks of a picture that enter average precision: COCO's limit."""
 
 HERE = Letterbox(1, 1, 0, 0)
 
@@ -39,6 +46,7 @@ def compare(
             second = inside(model, other, p.have["protos"][p.i])
             if first.sum() >= SMALL:
                 overlaps.append((first & second).sum() / (first | second).sum())
+    detection.compare_map(model, asked, originals, converted, samples, result, precision(model))
     result.figures["masks_compared"] = len(overlaps)
     if not overlaps:
         return result
@@ -61,4 +69,33 @@ def inside(
     mask = instances.mask(box, row[6:], protos, HERE, share, (height, width))
     h, w = mask.inside.shape
     found[mask.top : mask.top + h, mask.left : mask.left + w] = mask.inside
+    return found
+
+
+def precision(model: Model) -> detection.Precision:
+    """Average precision by the overlap of masks, on the model's input."""
+    size = int(model.inputs[0].shape[1]), int(model.inputs[0].shape[2])
+    real, found = partial(_real, size), partial(_found, model)
+    return detection.Precision("mask_map", "mask mAP50-95", "segm", "outlines", real, found)
+
+
+def _real(size: tuple[int, int], truth: NDArray[np.float32]) -> list[dict[str, Any]] | None:
+    """The labelled outlines filled, on the model's input; None where a label has none."""
+    found = []
+    for points in truth[:, 5:].reshape(len(truth), -1, 3):
+        outline = points[~np.isnan(points[:, 0]), :2]
+        if not len(outline):
+            return None
+        (filled,) = masks.frPyObjects([outline.reshape(-1).astype(float).tolist()], *size)
+        found.append({"segmentation": filled, "area": float(masks.area(filled))})
+    return found
+
+
+def _found(model: Model, rows: Boxes, answer: Arrays) -> list[dict[str, Any]]:
+    """Masks of the best boxes, as many as count; the others' are empty."""
+    found = []
+    for i, row in enumerate(rows):
+        whole = inside(model, row if i < COUNTED else row * 0, answer["protos"][0])
+        filled = masks.encode(np.asfortranarray(whole, np.uint8))
+        found.append({"segmentation": filled, "area": float(masks.area(filled))})
     return found

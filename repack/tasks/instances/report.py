@@ -23,7 +23,12 @@ __all__ = ["headline", "limits", "pictures", "unchecked"]
 
 def limits(precision: str) -> dict[str, dict[str, Any]]:
     """The gate's limits by figure, see ``repack.report.facts``."""
-    return report.limits(precision) | {"mean_mask_iou": {"least": compare.LEAST[precision]}}
+    boxes = report.limits(precision)
+    masks = {
+        "mean_mask_iou": {"least": compare.LEAST[precision]},
+        "mask_map50_95": boxes["map50_95"],
+    }
+    return boxes | masks
 
 
 def pictures(model: Model, runtime: Runtime, reference: Reference) -> dict[str, Any]:

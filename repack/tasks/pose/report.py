@@ -21,7 +21,10 @@ __all__ = ["headline", "limits", "pictures", "unchecked"]
 
 def limits(precision: str) -> dict[str, dict[str, Any]]:
     """The gate's limits by figure, see ``repack.report.facts``."""
-    points = {"largest_point_shift_px": {"most": compare.PIXELS[precision]}}
+    points = {
+        "largest_point_shift_px": {"most": compare.PIXELS[precision]},
+        "oks_map50_95": {"points_lost": compare.MAP_POINTS[precision]},
+    }
     return report.limits(precision) | points
 
 

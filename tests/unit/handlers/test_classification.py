@@ -144,6 +144,18 @@ def ask(made: Any, bodies: list[bytes]) -> list[dict[str, Any]]:
     return [json.loads(a) | {"status": s} for a, s in zip(answers, context.statuses, strict=True)]
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_request_says_how_many_classes(count: int) -> None:
+    context = LocalContext(Path(), headers={"x-parameters": f"top_k={count}"})
+    (answer,) = handler().handle([{"body": plain(1)}], context)
+    told = json.loads(answer)
+    assert (len(told["classes"]), told["parameters"]) == (count, {"top_k": count})
+    context = LocalContext(Path(), headers={"x-parameters": "top_k=4"})
+    (answer,) = handler().handle([{"body": plain(1)}], context)
+    assert context.statuses == [422]
+    assert "expected a whole number from 1 to 3, all classes" in json.loads(answer)["message"]
+
+
 def test_the_most_probable_classes_come_first() -> None:
     (answer,) = ask(handler(), [plain(1)])
     assert answer["status"] == 200

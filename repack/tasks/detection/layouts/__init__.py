@@ -55,7 +55,9 @@ def found(path: Path, asked: str, task: str, probe: Probe) -> tuple[Layout, Rows
         if rows is not None:
             return layout, rows
     known = "; ".join(f"{one.name} {one.shown}" for one in tried)
+    odd = any(side % 32 for side in probe.sides)
+    at = "; the size is no multiple of 32" if odd else ""
     raise KitError(
         f"{path}: answers {probe.shown} to a picture of {probe.sides[0]}x{probe.sides[1]}, which "
-        f"is no layout of --task {task} that the kit knows ({known}): use --task tensors"
+        f"is no layout of --task {task} that the kit knows ({known}){at}: use --task tensors"
     )

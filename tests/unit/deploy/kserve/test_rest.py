@@ -240,10 +240,19 @@ def test_a_request_whose_items_are_all_refused_is_an_error_with_their_status() -
     )  # fmt: skip
 
 
+def test_other_parameters_are_settings_which_the_handler_takes_or_refuses() -> None:
+    handler = Handler()
+    asked = {"conf": 0.5, "classes": "a&b=c", "accept": "x/y", "binary_data_output": True}
+    body, headers = files(b"a", parameters=asked)
+    outputs(spoken(handler, "/v2/models/fd1/infer", body, **headers))
+    ((_, _, told),) = handler.asked
+    assert (told["accept"], told["x-parameters"]) == ("x/y", "conf=0.5&classes=a%26b%3Dc")
+
+
 @pytest.mark.parametrize(
-    "parameters", [{"threshold": 1}, {"accept": 1}, {"accept": "a\r\nx: b"}, {"classification": 3}]
+    "parameters", [{"threshold": [1]}, {"accept": 1}, {"accept": "a\r\nx: b"}, {"conf": None}]
 )
-def test_a_parameter_that_nobody_reads_is_refused(parameters: dict[str, Any]) -> None:
+def test_a_parameter_that_can_be_no_header_is_refused(parameters: dict[str, Any]) -> None:
     handler = Handler()
     body, headers = files(b"a", parameters=parameters)
     status, said = error(spoken(handler, "/v2/models/fd1/infer", body, **headers))

@@ -56,7 +56,7 @@ def test_a_parameter_is_a_header_that_a_handler_reads_or_refused(model: Any) -> 
          asked(npy(1.0), accept=1)]
     )  # fmt: skip
     assert npz.named("ANSWER")[0][:2] == b"PK"
-    assert "parameters top came" in unknown.error.message
+    assert "parameters top came; expected none" in unknown.error.message
     assert "parameters accept came" in number.error.message
 
 

@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from handlers.boxes import CANDIDATES
+from handlers.boxes import CANDIDATES, nms
+from handlers.errors import Unprocessable
 from handlers.gpu import pictures
 from handlers.gpu.boxes import Decoder
 from handlers.gpu.pipeline import Pipeline
 from handlers.images import Item
 from handlers.letterbox import Letterbox
+from handlers.parameters import Limits
 from handlers.runtimes.device import Size
 from handlers.stages import Stages
 from tests.support import detector_maps as made
@@ -157,6 +159,19 @@ def test_a_crowd_is_looked_at_as_a_whole(on_the_cpu: None) -> None:
         (want,) = made.expected(network.maps(number))
         made.same(want, boxes)
     assert len(network.ran) == 4  # each of the two chunks twice
+
+
+def test_an_overlap_of_ones_own_suppresses_the_candidates(on_the_cpu: None) -> None:
+    network, asked = Network(-4), items(10, 11)
+    asked[1] = asked[1]._replace(limits=Limits(0.25, 0.02, 300))
+    (first, _), (second, _) = pipeline(network).boxes(asked)
+    made.same(made.expected(network.maps(10))[0], first)
+    whole = made.decode([m.numpy() for m in network.maps(11)])[0]
+    want = nms(whole, made.HEAD, 0.25, 0.02, 300)
+    assert len(want) < len(made.expected(network.maps(11))[0])
+    made.same(want, second)
+    with pytest.raises(Unprocessable, match="more than 512 candidates; expected none: so many"):
+        pipeline(Network(0)).boxes(asked)
 
 
 def test_without_a_graph_the_boxes_are_the_same(

@@ -132,7 +132,6 @@ def test_a_request_is_asked_only_when_it_is_complete(tmp_path: Path) -> None:
     ("request_", "status"),
     [
         (question(bytes((1 << 20) + 1)), 413),
-        (question(b"", model="fd1?top=3"), 400),
         (question(b"{" * 1001, "Content-Type: Application/JSON ;x\r\n"), 413),
         (
             b"PUT /predictions/fd1 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFF\r\n"

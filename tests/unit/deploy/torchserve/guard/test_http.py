@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.torchserve.guard.http import Chunks, Refusal, read_head
+from deploy.torchserve.guard.http import Chunks, Refusal, query_handed_on, read_head
 
 GOOD = b"POST /predictions/fd1?x=1 HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\n"
 
@@ -21,6 +21,23 @@ def test_a_head_goes_on_without_what_belongs_to_the_connection() -> None:
         b"POST /predictions/fd1?x=1 HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\n"
         b"X-A: b c\r\nContent-Length: 7\r\n\r\n"
     )
+
+
+def test_a_query_string_goes_on_as_a_header() -> None:
+    head = query_handed_on(read_head(GOOD + b"Content-Length: 7"))
+    assert head.onward(7) == (
+        b"POST /predictions/fd1 HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\n"
+        b"x-parameters: x=1\r\nContent-Length: 7\r\n\r\n"
+    )
+    for line in (b"GET /ping?a=1 HTTP/1.1", b"POST /predictions/fd1 HTTP/1.1"):
+        assert query_handed_on(read_head(line)) == read_head(line)
+    for line, says in (
+        (b"POST /v1/models/a:predict?conf=1 HTTP/1.1", "'conf=1' came to /v1, which has none: a"),
+        (b"POST /v2/models/a/infer?conf=1 HTTP/1.1", "settings are its parameters"),
+        (GOOD + b"x-Parameters: conf=1", "'x=1' came beside X-Parameters"),
+    ):
+        with pytest.raises(Refusal, match=says):
+            query_handed_on(read_head(line))
 
 
 def test_chunks_become_a_length() -> None:

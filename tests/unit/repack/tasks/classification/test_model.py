@@ -69,6 +69,35 @@ def test_red_is_the_first_channel(tmp_path: Path) -> None:
     assert found[0].argmax() == 0
 
 
+@pytest.mark.parametrize("nhwc", [False, True], ids=["NCHW", "NHWC"])
+def test_one_channel_is_the_luma(tmp_path: Path, nhwc: bool) -> None:
+    path = classifiers.saved(tmp_path / "a.onnx", classifiers.pooled(nhwc, channels=1))
+    assert any("nobody states it: mean 0 (--mean), deviation 1" in n for n in model_of(path).notes)
+    model = model_of(path, mean=(0.4,) * 3, std=(0.2,) * 3)
+    assert model.inputs[0].shape == ("batch", 16, 16, 3)
+    assert model.settings["luma"] == [0.299, 0.587, 0.114]
+    assert gate(model, tmp_path).failures == []
+    pixels = np.random.default_rng(5).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    means = ((pixels @ [0.299, 0.587, 0.114]).mean((1, 2)) / 255 - 0.4) / 0.2
+    matrix = numpy_helper.to_array(onnx.load(path).graph.initializer[0])
+    (found,) = model.ask({model.inputs[0].name: pixels}).values()
+    np.testing.assert_allclose(found, means[:, None] * matrix, rtol=0, atol=1e-4)
+    assert "but --mean is 0.1,0.2,0.3; expected one value" in _refusal(path, mean=(0.1, 0.2, 0.3))
+
+
+@pytest.mark.parametrize("batch", ["batch", 3])
+def test_a_file_in_half_is_taken(tmp_path: Path, batch: int | str) -> None:
+    file = classifiers.pooled(batch=batch, dtype=np.float16)
+    model = model_of(classifiers.saved(tmp_path / "a.onnx", file), mean=(0,) * 3, std=(1,) * 3)
+    assert (model.inputs[0].dtype, model.outputs[0].dtype) == ("uint8", "float32")
+    assert gate(model, tmp_path).failures == []
+    pixels = np.random.default_rng(5).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    matrix = numpy_helper.to_array(file.graph.initializer[0]).astype(float)
+    (found,) = model.ask({model.inputs[0].name: pixels}).values()
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, pixels.mean((1, 2)) / 255 @ matrix, rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize(
     ("end", "asked", "found"),
     [
@@ -177,7 +206,7 @@ def test_what_is_no_classifier_is_refused(tmp_path: Path) -> None:
     model = classifiers.pooled()
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "channels"
     path = classifiers.saved(tmp_path / "b.onnx", model)
-    words = "x float32 ['batch', 'channels', 16, 16]; expected one float32 input of RGB"
+    words = "x float32 ['batch', 'channels', 16, 16]; expected one float32 or float16 inp"
     assert words in _refusal(path)
     net = classifiers.resnet_onnx()
     assert "takes pictures of 64x64; expected squares of --crop 32" in _refusal(net, crop=32)

@@ -16,10 +16,15 @@ from handlers import images
 from handlers.context import LocalContext
 from handlers.entry import Entry
 from handlers.errors import KitError
+from handlers.instances import Mask, polygons
 from repack import pipeline
 from repack.model import Arrays, Model
 from repack.options import DetectorOptions, Options, SourceOptions
+from repack.samples import Sample
 from repack.tasks import TASKS
+from repack.tasks.base import Comparison
+from repack.tasks.detection import compare as detection
+from repack.tasks.instances import compare as instances
 from tests.support import exported_detectors as made
 from tests.support.loading import model
 
@@ -161,13 +166,19 @@ def test_a_layout_of_another_task_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "line", "expected"),
     [
-        ("pose", "0 .5 .5 .2 .2 .4 .4 2 .6 .6 2", [25.6, 25.6, 38.4, 38.4, 0]),
-        ("instances", "1 .4 .3 .6 .3 .6 .5", [25.6, 19.2, 38.4, 32, 1]),
+        ("pose", "0 .5 .5 .2 .2 .4 .4 2 .6 .6 0", [25.6, 25.6, 38.4, 38.4, 0, 25.6, 25.6, 2, 38.4,
+                                                   38.4, 0]),
+        ("pose", "0 .5 .5 .2 .2 .4 .4 .6 .6", [25.6, 25.6, 38.4, 38.4, 0, 25.6, 25.6, 2, 38.4, 38.4,
+                                               2]),
+        ("pose", "0 .5 .5 .2 .2", [25.6, 25.6, 38.4, 38.4, 0]),
+        ("pose", "0 .5 .5 .2 .2 .4 .4 2", "x y v of each point, of which the model has 2"),
+        ("instances", "1 .4 .3 .6 .3 .6 .5", [25.6, 19.2, 38.4, 32, 1, 25.6, 19.2, 0, 38.4, 19.2, 0,
+                                              38.4, 32, 0]),
         ("instances", "1 .4 .3 .6", "expected: class x y x y x y"),
         ("pose", "1 a .3 .6 .2", "expected: class cx cy w h, then x y"),
     ],
-)
-def test_label_files_are_those_of_yolo(task: str, line: str, expected: Any, tmp_path: Path) -> None:
+)  # fmt: skip
+def test_labels_are_those_of_yolo(task: str, line: str, expected: Any, tmp_path: Path) -> None:
     given = loaded(task, tmp_path)
     samples = tmp_path / "samples"
     samples.mkdir()
@@ -180,3 +191,66 @@ def test_label_files_are_those_of_yolo(task: str, line: str, expected: Any, tmp_
     (sample,) = TASKS[task].read_samples(samples, given, "--samples")
     assert sample.truth is not None
     np.testing.assert_allclose(sample.truth, [expected], rtol=1e-5)
+
+
+def labelled(task: str, given: Model, folder: Path) -> list[Sample]:
+    """Pictures labelled with what the model itself finds surely in them, and one by boxes alone."""
+    folder.mkdir()
+    pictures = made.pictures(3)
+    answer = given.ask({given.inputs[0].name: pictures})
+    for i, picture in enumerate(pictures):
+        found = detection.both(given, answer["boxes"][i], answer, i)[0]
+        lines = []
+        for row in found[found[:, 4] > 0.3]:
+            low, high = row[:2] / made.SIDE, row[2:4] / made.SIDE
+            numbers = [*((low + high) / 2), *(high - low)]
+            if task == "pose":
+                points = row[6:].reshape(-1, 3) / [made.SIDE, made.SIDE, 1]
+                numbers += [v for x, y, _ in points for v in (x, y, 2)]
+            else:
+                inside = instances.inside(given, row, answer["protos"][i])
+                outlines = polygons(Mask(0, 0, inside))
+                if not outlines:
+                    continue
+                numbers = [v / made.SIDE for v in max(outlines, key=len)]
+            if i == 2:
+                numbers = [*((low + high) / 2), *(high - low)]
+            lines.append(" ".join(map(str, [int(row[5]), *numbers])))
+        Image.fromarray(picture).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("\n".join(lines))
+    return TASKS[task].read_samples(folder, given, "--samples")
+
+
+@pytest.mark.parametrize(
+    ("task", "figure"), [("pose", "oks_map"), ("instances", "mask_map")], ids=["OKS", "masks"]
+)
+def test_precision_of_points_and_masks_is_measured_on_labels(
+    task: str, figure: str, tmp_path: Path
+) -> None:
+    given = loaded(task, tmp_path)
+    samples = labelled(task, given, tmp_path / "samples")
+    answers = [given.ask(s.inputs) for s in samples]
+    moved: list[Arrays] = [{k: v.copy() for k, v in a.items()} for a in answers]
+    for one in moved:
+        if task == "pose":
+            one["boxes"][..., 4 + made.CLASSES :: 3] += 20
+        else:
+            one["protos"] = one["protos"][..., ::-1].copy()
+    result = Comparison()
+    kind = TASKS[task].part("compare").precision(given)
+    detection.compare_map(given, "f16", answers, moved, samples, result, kind)
+    told = result.figures[figure]
+    assert told["labelled_samples"] == 2
+    # An outline through the middles of a small mask's pixels is smaller than the mask.
+    assert told["original"][f"{figure}50"] > (0.8 if task == "pose" else 0.5)
+    assert told["converted"][f"{figure}50_95"] < told["original"][f"{figure}50_95"] - 0.1
+    assert any(line.startswith(kind.title) for line in result.failures)
+    same = TASKS[task].compare(given, "f32", answers, answers, samples)
+    assert same.figures[figure]["original"] == same.figures[figure]["converted"]
+    assert same.figures["map"]["labelled_samples"] == 3
+    assert not same.failures
+    limits = TASKS[task].report().limits("f16")
+    assert limits[f"{figure}50_95"] == {"points_lost": 0.5}
+    without = Comparison()
+    detection.compare_map(given, "f16", answers[2:], moved[2:], samples[2:], without, kind)
+    assert "no sample has a label file of " in without.figures[figure]

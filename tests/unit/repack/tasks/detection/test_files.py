@@ -24,6 +24,7 @@ from repack.options import DetectorOptions
 from repack.rows import matched
 from repack.tasks.detection.metrics import match
 from tests.support import exported_detectors as made
+from tests.support import odd_models
 from tests.support.loading import model
 
 ASKED = {"task": "detection"}
@@ -204,3 +205,158 @@ def test_what_contradicts_the_file_is_one_line(
         loaded(path, DetectorOptions(**asked))
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def luma(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Grey pictures in 0..1, in each of three channels."""
+    grey = pixels.astype(np.float64) @ [0.299, 0.587, 0.114] / 255
+    return np.repeat(grey[..., None], 3, 3).astype(np.float32)
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_a_network_of_one_channel_gets_the_luma(opset: int, tmp_path: Path) -> None:
+    network = made.Grey("anchor-free")
+    given = loaded(made.onnx_file(tmp_path, "anchor-free", opset, network=network, channels=1))
+    assert given.inputs[0].shape == ("batch", 64, 64, 3)
+    assert given.settings["luma"] == [0.299, 0.587, 0.114]
+    assert any("one channel: pictures become their luma" in note for note in given.notes)
+    pixels = made.pictures()
+    want = made.boxes_of(luma(pixels))
+    name, session = given.inputs[0].name, graph(given, tmp_path / "work")
+    (have,) = session.run(["boxes"], {name: pixels})
+    gpu = Conversion(given, tmp_path / "gpu").gpu_model
+    planes = ort.InferenceSession(str(gpu.onnx), providers=["CPUExecutionProvider"])
+    (there,) = planes.run(["boxes"], gpu.feed({name: pixels}))
+    for found in (given.ask({name: pixels})["boxes"], have, there):
+        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-3)
+    with pytest.raises(KitError, match=r"takes one grey channel, but --mean is 0\.1,0\.2,0\.3"):
+        loaded(given.source.path, DetectorOptions(mean=(0.1, 0.2, 0.3)))
+
+
+@pytest.mark.parametrize("layout", ["anchor-free", "detr", "end-to-end"])
+def test_a_file_in_half_is_taken_as_it_is(layout: str, tmp_path: Path) -> None:
+    given = loaded(made.half(made.onnx_file(tmp_path, layout)))
+    assert any("the file takes float16: pictures are norm" in note for note in given.notes)
+    name, pixels = given.inputs[0].name, made.pictures()
+    whole = loaded(made.onnx_file(tmp_path, layout)).ask({name: pixels})["boxes"]
+    want, have = given.ask({name: pixels})["boxes"], run(graph(given, tmp_path / "a"), name, pixels)
+    gpu = Conversion(given, tmp_path / "b").gpu_model
+    planes = ort.InferenceSession(str(gpu.onnx), providers=["CPUExecutionProvider"])
+    for found in (have, planes.run(["boxes"], gpu.feed({name: pixels}))[0]):
+        (same,) = matched([{"boxes": want}], [{"boxes": found}], ["boxes"])
+        assert same["boxes"].dtype == want.dtype == np.float32
+        np.testing.assert_allclose(same["boxes"], want, rtol=1e-3, atol=0.07)
+    (near,) = matched([{"boxes": whole}], [{"boxes": want}], ["boxes"])
+    np.testing.assert_allclose(near["boxes"], whole, atol=0.2)
+
+
+def run(session: ort.InferenceSession, name: str, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+    found: NDArray[Any] = session.run(["boxes"], {name: pixels})[0]
+    return found
+
+
+def test_a_module_in_half_is_taken_as_it_is(tmp_path: Path) -> None:
+    given = loaded(
+        made.torchscript_file(tmp_path, "anchor-free", dtype=torch.float16), DetectorOptions(64)
+    )
+    pixels = made.pictures()
+    assert given.module is not None
+    with torch.no_grad():
+        have = given.module(torch.from_numpy(pixels)).numpy()
+    want = given.ask({"images": pixels})["boxes"]
+    assert want.dtype == have.dtype == np.float32
+    np.testing.assert_allclose(have, want, rtol=1e-3, atol=0.07)
+    np.testing.assert_allclose(want, made.boxes(pixels), atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("quiet", "free"),
+    [(False, False), (False, True), (True, False)],
+    ids=["fixed", "said to be free", "nothing found in noise"],
+)
+def test_boxes_chosen_for_one_picture_are_asked_for_one_by_one(
+    quiet: bool, free: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = made.FirstAlone(quiet)
+    given = loaded(made.onnx_file(tmp_path, "end-to-end", free=free, network=network))
+    assert given.inputs[0].shape == (1, 64, 64, 3)
+    assert "run one by one" in capsys.readouterr().err
+    session, pixels = graph(given, tmp_path / "work"), made.pictures(3)
+    name = given.inputs[0].name
+    with pytest.raises(ort.capi.onnxruntime_pybind11_state.InvalidArgument):
+        session.run(["boxes"], {name: pixels})
+    each = [session.run(["boxes"], {name: p[None]})[0] for p in pixels]
+    want = given.ask({name: pixels})["boxes"]
+    (have,) = matched([{"boxes": want}], [{"boxes": np.concatenate(each)}], ["boxes"])
+    np.testing.assert_allclose(have["boxes"], want, rtol=1e-4, atol=1e-3)
+    assert np.abs(each[0] - each[1]).max() > 1
+
+
+def test_a_module_traced_for_one_picture_is_asked_for_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = made.torchscript_file(tmp_path, "end-to-end", made.FirstAlone(False), batch=1)
+    given = loaded(path, DetectorOptions(64))
+    assert given.inputs[0].shape[0] == 1
+    assert "they run one by one" in capsys.readouterr().err
+
+
+def test_labels_of_classes_that_noise_does_not_show(tmp_path: Path) -> None:
+    """Rows of boxes and class numbers do not say how many classes there are."""
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"kind {i}\n" for i in range(80)))
+    asked = DetectorOptions(labels=names)
+    given = loaded(made.onnx_file(tmp_path, "end-to-end"), asked)
+    assert (len(given.source.labels), heads.required(given.settings).classes) == (80, 80)
+    names.write_text("a\n")
+    with pytest.raises(KitError, match="1 lines; the model has 3 classes"):
+        loaded(made.onnx_file(tmp_path, "end-to-end"), asked)
+
+
+def test_a_head_that_fits_no_layout_says_what_came_and_what_is_known(tmp_path: Path) -> None:
+    path = made.onnx_file(tmp_path, "objectness", network=torch.nn.Conv2d(3, 7, 8, 8))
+    with pytest.raises(KitError) as refused:
+        loaded(path)
+    line = str(refused.value)
+    assert "answers output0 [1, 7, 8, 8] to a picture of 64x64, which is no layout of" in line
+    assert all(f"{name} [" in line for name in made.LAYOUTS)
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("sides", [(64, 64), (96, 32), (32, 160)])
+def test_a_file_of_any_size_is_packed_for_the_one_that_is_asked(
+    sides: tuple[int, int], tmp_path: Path
+) -> None:
+    given = loaded(made.onnx_file(tmp_path, "anchor-free", sides=None), DetectorOptions(sides))
+    assert given.inputs[0].shape == ("batch", *sides, 3)
+    pixels = np.resize(made.pictures(), (2, *sides, 3))
+    name = given.inputs[0].name
+    have = run(graph(given, tmp_path / "work"), name, pixels)
+    np.testing.assert_allclose(have, made.boxes(pixels), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told", "says"),
+    [
+        (100, {"stride": 32}, "--imgsz 100x100: expected multiples of 32, the network's stride"),
+        (8192, {}, "--imgsz 8192x8192: expected at most 4096"),
+        (
+            100,
+            {},
+            "; the size is no multiple of 32: use --task tensors",
+        ),
+    ],
+)
+def test_a_size_that_is_none_of_the_files_is_one_line(
+    asked: int, told: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    path = made.onnx_file(tmp_path, "anchor-free", sides=None, told=told)
+    with pytest.raises(KitError) as refused:
+        loaded(path, DetectorOptions(asked))
+    assert says in str(refused.value)
+
+
+def test_a_size_that_the_network_does_not_do_is_one_line(tmp_path: Path) -> None:
+    path = odd_models.halved_and_doubled(tmp_path / "a.onnx")
+    with pytest.raises(KitError, match=r"65: .*: --imgsz 65 is a size that the file does not do$"):
+        loaded(path, DetectorOptions(65))

@@ -119,3 +119,19 @@ def test_boxes_match_themselves(values: list[tuple[float, float, float, float, i
     result = match(found, found)
     assert (result.matched, result.reference_only, result.candidate_only) == (len(found), 0, 0)
     assert result.box_px == 0.0
+
+
+@pytest.mark.parametrize("shift", [0, 2, 4, 8, 16])
+def test_object_keypoint_similarity_is_that_of_the_definition(shift: float) -> None:
+    """Of two points one is off: half of ``1 + exp(-d^2 / (2 s^2 k^2))``, k twice the sigma."""
+    area, sigma = 2500.0, 0.05
+    points = [100, 100, 2, 150, 150, 2]
+    similarity = (1 + np.exp(-(shift**2) / (2 * area * (2 * sigma) ** 2))) / 2
+    expected = sum(similarity >= t for t in np.linspace(0.5, 0.95, 10))
+    real = {"keypoints": points, "num_keypoints": 2, "area": area}
+    found = {"keypoints": [100, 100, 1, 150 + shift, 150, 1]}
+    result = mean_average_precision(
+        [rows((100, 100, 150, 150, 0.9, 0))], [rows((100, 100, 150, 150, 0))], "keypoints",
+        ([[found]], [[real]]), [sigma] * 2,
+    )  # fmt: skip
+    assert result.map50_95 == pytest.approx(expected / 10)
