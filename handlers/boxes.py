@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers import rectangles
 from handlers.heads import Head
 from handlers.letterbox import Letterbox
 
@@ -32,7 +33,8 @@ CLASS_OFFSET = 7680.0
 def nms(
     prediction: NDArray[np.float32], head: Head, confidence: float, iou: float, max_detections: int
 ) -> Boxes:
-    """Greedy non-maximum suppression within each class, best class per box.
+    """Non-maximum suppression within each class, best class per box: greedy, or that of rectangles
+    (``handlers.rectangles.distinct``) where the head is angled.
 
     Args:
         prediction: ``[B, head.values]`` float32, decoded: centre x and y, width and height in
@@ -56,7 +58,10 @@ def nms(
     found: Boxes = np.concatenate(
         (centre - half, centre + half, best[keep, None], classes[keep, None], more), axis=1
     ).astype(np.float32)
-    return suppressed(found, iou, max_detections)
+    if not head.angled:
+        return suppressed(found, iou, max_detections)
+    found = suppressed(found, None, MAX_CANDIDATES)
+    return found[rectangles.distinct(found[:, 6:], found[:, 5], iou, max_detections)]
 
 
 def suppressed(found: Boxes, iou: float | None, max_detections: int) -> Boxes:

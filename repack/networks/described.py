@@ -1,4 +1,4 @@
-"""Networks by their own description: YOLOv8, YOLO11 and YOLOv5u, of any size.
+"""Networks by their own description: YOLOv8, YOLO11 and YOLOv5u, of any size and head.
 
 Checkpoints of these families carry the configuration that they were built from: one row a layer,
 with where it reads, how often it repeats, its kind and its numbers. It is data; nothing of it runs.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from repack.networks import blocks, box_heads
+from repack.networks import blocks, box_heads, class_heads
 
 MOST_LAYERS, MOST_REPEATS, MOST_CHANNELS, MOST_EXTRAS = 200, 100, 8192, 512
 """Beyond what any of these networks has; a description could claim anything."""
@@ -31,10 +31,10 @@ class Concat(nn.Module):
 
 
 class Described(nn.Module):
-    """A network of boxes.
+    """A network of boxes or classes.
 
     Input: ``[N, 3, H, W]`` float, RGB, 0..1, H and W multiples of the largest stride.
-    Output: as its head's, a class of ``box_heads``.
+    Output: as its head's, a class of ``box_heads`` or ``class_heads``.
 
     Args:
         told: "backbone" and "head" with their rows, "scales" and "scale", or "depth_multiple" and
@@ -69,8 +69,8 @@ class Described(nn.Module):
             self.model.append(layer)
             self.reads.append(froms)
             channels.append(out)
-        if not isinstance(self.model[-1], box_heads.Detect):
-            raise Unknown(f"a last layer {rows[-1][2]!r}, no head of boxes")
+        if rows[-1][2] not in HEADS:
+            raise Unknown(f"a last layer {rows[-1][2]!r}, no head")
 
     def _layer(
         self,
@@ -109,12 +109,16 @@ class Described(nn.Module):
 
     def _head(
         self, kind: str, given: list[int], numbers: list[Any], width: float, most: int
-    ) -> box_heads.Detect:
+    ) -> nn.Module:
         wide = not any(isinstance(layer, blocks.C3k2) for layer in self.model)
         parts = (self.classes, tuple(given), wide)
         whole = numbers[1:]
         if kind == "Detect" and not whole:
             return box_heads.Detect(*parts)
+        if kind == "OBB" and whole == [1]:
+            return box_heads.OBB(*parts)
+        if kind == "Classify" and not whole and len(given) == 1:
+            return class_heads.Classify(self.classes, given[0])
         if kind == "Segment" and [type(n) for n in whole] == [int, int]:
             prototypes, hidden = whole[0], _wide(whole[1], width, most)
             if 0 < prototypes <= MOST_EXTRAS:
@@ -125,10 +129,6 @@ class Described(nn.Module):
                 return box_heads.Pose(*parts, (count, values))
         raise Unknown(f"a head {kind!r} with {numbers}")
 
-    @property
-    def detect(self) -> box_heads.Detect:
-        return cast(box_heads.Detect, self.model[-1])
-
     def forward(self, x: Tensor) -> Tensor:
         kept: list[Tensor] = []
         for layer, froms in zip(self.model, self.reads, strict=True):
@@ -138,8 +138,17 @@ class Described(nn.Module):
         return kept[-1]
 
 
-HEADS = {"Detect": "detect", "Segment": "segment", "Pose": "pose"}
+HEADS = {
+    "Detect": "detect",
+    "Segment": "segment",
+    "Pose": "pose",
+    "OBB": "obb",
+    "Classify": "classify",
+}
 """Kinds of last layers, and the task of each in Ultralytics' word."""
+
+COUNTED = "cv3.0.2.bias", "linear.bias"
+"""Tensors of a head that have a value for each class."""
 
 ROWS: Mapping[str, tuple[Any, Sequence[tuple[type, ...]], bool]] = {
     "Conv": (blocks.Conv, ((int,), (int,), (int, type(None))), False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -58,18 +58,32 @@ def check_settings(path: Path, weights: Weights, module: nn.Module, read: str) -
     Raises:
         UnsupportedLayout: the pickled network computes something else than ours would.
     """
+    for name, ours, other in _both(path, weights, module):
+        for what, expected, found in _differences(ours, other):
+            raise UnsupportedLayout(
+                path, f"{name} has {what} {printable(found, 60)}, expected {expected}; {read}"
+            )
+
+
+def take_norms(path: Path, weights: Weights, module: nn.Module) -> None:
+    """Gives batch norms the epsilon of a whole module's: it differs from task to task."""
+    for _, ours, other in _both(path, weights, module):
+        eps = other.state.get("eps")
+        if isinstance(ours, nn.BatchNorm2d) and type(eps) is float and 0 < eps < 1:
+            ours.eps = eps
+
+
+def _both(
+    path: Path, weights: Weights, module: nn.Module
+) -> Iterator[tuple[str, nn.Module, Inert]]:
+    """Our modules and those of the same name in a pickled network, where it holds one."""
     if weights.root is None:
         return
     theirs = dict(modules_of(path, weights.root))
     before = next((p[: -len("model.0.")] for p in theirs if p.endswith("model.0.")), "")
     for name, ours in module.named_modules():
-        other = theirs.get(f"{before}{name}.")
-        if other is None:
-            continue
-        for what, expected, found in _differences(ours, other):
-            raise UnsupportedLayout(
-                path, f"{name} has {what} {printable(found, 60)}, expected {expected}; {read}"
-            )
+        if (other := theirs.get(f"{before}{name}.")) is not None:
+            yield name, ours, other
 
 
 def _differences(ours: nn.Module, other: Inert) -> Iterable[tuple[str, object, object]]:

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 
-from repack.networks.described import HEADS, Described, Unknown, points_of
+from repack.networks.box_heads import Detect
+from repack.networks.described import COUNTED, HEADS, Described, Unknown, points_of
 from repack.sources import told
-from repack.sources.checks import check_settings, check_tensors
+from repack.sources.checks import check_settings, check_tensors, take_norms
 from repack.sources.errors import UnsupportedLayout, printable
 from repack.sources.source import Source, sha256_of
 from repack.sources.weights import Weights
 from repack.sources.yolov5_layout import canonical
 
-READ = "the kit reads YOLOv8, YOLO11 and YOLOv5u: detect, segment and pose"
+READ = "the kit reads YOLOv8, YOLO11 and YOLOv5u: detect, segment, pose, obb and classify"
 EXPORT = "export it, 'yolo export model={} format=onnx', and pack the ONNX file"
 MODULE = "ultralytics."
 """How the classes of such a checkpoint's pickle begin."""
@@ -32,7 +33,7 @@ def description(weights: Weights) -> Mapping[str, Any] | None:
 
 
 def load(path: Path, weights: Weights, built_from: Mapping[str, Any]) -> Source:
-    """A detector from the tensors of a checkpoint.
+    """A network of boxes or classes from the tensors of a checkpoint.
 
     Args:
         built_from: as ``description`` gives it.
@@ -67,16 +68,19 @@ def _name(built_from: Mapping[str, Any], path: Path) -> str:
 def _build(path: Path, weights: Weights, built_from: Mapping[str, Any]) -> Described:
     tensors = canonical(weights.tensors)
     last = max((int(n.split(".")[1]) for n in tensors if n.startswith("model.")), default=0)
-    bias = tensors.get(f"model.{last}.cv3.0.2.bias")
+    counted = (tensors.get(f"model.{last}.{name}") for name in COUNTED)
+    bias = next((found for found in counted if found is not None), None)
     if bias is None or bias.ndim != 1:
         rows = built_from.get("head")
         kind = rows[-1][2] if isinstance(rows, list) and rows and len(rows[-1]) > 2 else "?"
         raise Unknown(f"a head {kind!r}")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         module = Described(built_from, len(bias))
-    module.detect.strides = _strides(weights)
+    if isinstance(head := module.model[-1], Detect):
+        head.strides = _strides(weights)
     own = module.state_dict()
     check_tensors(path, f"its own description, with {len(bias)} classes", own, tensors)
+    take_norms(path, weights, module)
     check_settings(path, weights, module, READ)
     module.load_state_dict({n: tensors[n] for n in own}, strict=True)
     module.eval().requires_grad_(False)
@@ -102,7 +106,8 @@ def _says(weights: Weights, built_from: Mapping[str, Any]) -> told.Told:
     imgsz = arguments.get("imgsz") if isinstance(arguments, dict) else None
     if imgsz is None and isinstance(given := weights.around.get("train_args"), dict):
         imgsz = given.get("imgsz")
-    entries = {"names": state.get("names"), "imgsz": imgsz, "stride": max(_strides(weights))}
+    task = HEADS[built_from["head"][-1][2]]
+    stride = None if task == told.CLASSIFY else max(_strides(weights))
+    entries = {"names": state.get("names"), "imgsz": imgsz, "stride": stride}
     found = told.read({k: v for k, v in entries.items() if v is not None})
-    kind = built_from["head"][-1][2]
-    return replace(found, task=HEADS[kind], points=points_of(built_from))
+    return replace(found, task=task, points=points_of(built_from))

@@ -59,7 +59,7 @@ class Exported(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         rows = self.cells(x * 2 - 1) if self.layout != "yolox" else self.cells(x / 127.5 - 1)
-        if self.layout in ("anchor-free", "points", "masks"):
+        if self.layout in ("anchor-free", "points", "masks", "angle"):
             return self.columns(x, rows)
         best, kind = rows[..., 4:].max(2, keepdim=True)
         half = rows[..., 2:4] / 2
@@ -86,8 +86,8 @@ class Exported(nn.Module):
         return corners[0, chosen], kind[0, chosen, 0], best[0, chosen, 0]
 
     def columns(self, x: Tensor, rows: Tensor) -> Any:
-        """A column a cell; a box's corners as its points, or the weights of prototypes made of
-        the picture."""
+        """A column a cell; a box's corners as its points, an angle, or the weights of prototypes
+        made of the picture."""
         if self.layout == "anchor-free":
             return rows.transpose(1, 2)
         half = rows[..., 2:4] / 2
@@ -95,6 +95,8 @@ class Exported(nn.Module):
             seen = rows[..., 4:5]
             points = (rows[..., :2] - half, seen, rows[..., :2] + half, 1 - seen)
             return torch.cat((rows, *points), 2).transpose(1, 2)
+        if self.layout == "angle":
+            return torch.cat((rows, rows[..., 4:5] * 3 - 0.7), 2).transpose(1, 2)
         weights = torch.cat((rows[..., 4:], -rows[..., 4:]), 2) - 0.1
         protos = nn.functional.avg_pool2d(torch.cat((x, 1 - x), 1), 4) - 0.45
         return torch.cat((rows, weights), 2).transpose(1, 2), protos

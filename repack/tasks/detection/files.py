@@ -25,16 +25,13 @@ from repack.options import MAX_SIDE, DetectorOptions, Options, Shapes
 from repack.raw_tensors import tensors
 from repack.sources.source import Source
 from repack.tasks import labels, pictures
-from repack.tasks.detection.layouts import found
+from repack.tasks.detection import layouts
 from repack.tasks.detection.layouts.base import Layout, Probe, Rows
 
 USUAL = 640
 """Side of the pictures where neither the file nor the user says."""
 
 BOXES = "boxes"
-
-LIKE = ("detection", "pose", "instances")
-"""Tasks whose answers begin with boxes."""
 
 
 def make(source: Source, options: Options, task: str = "detection") -> Model:
@@ -46,7 +43,7 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
     """
     if source.engine is not None:
         raise KitError(f"{source.path}: {source.called} holds no detector: use --task tensors")
-    if source.task not in ("tensors", *LIKE):
+    if source.task not in {"tensors", *layouts.tasks()}:
         raise KitError(
             f"{source.path}: {source.network} is made for {source.task}: leave --task out"
         )
@@ -90,7 +87,9 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
         settings=settings,
         output=BOXES,
         write_onnx=built.write,
-        export=None if head.ranked else built.export(partial(_finish, settings, rows)),
+        export=built.export(partial(_finish, settings, rows))
+        if head.name in suppression.TAILS
+        else None,
         on_gpu=built.on_gpu(),
         own_types=base.own_types,
         sorts=head.ranked,
@@ -150,7 +149,7 @@ def _told(
     answer = base.ask(asking.values(pictures.noise(sides, asking.fixed or 1)))
     outputs = {k: np.array(v) for k, v in answer.items()}
     probe = Probe(outputs, sides, len(source.told.names), source.told.points)
-    ends, rows = found(source.path, asked.layout, task, probe)
+    ends, rows = layouts.found(source.path, asked.layout, task, probe)
     mean, std = asked.mean or source.told.mean, asked.std or source.told.std
     normal = Normal(layout, mean or ends.mean, std or ends.std, ends.bgr)
     assumed = [
