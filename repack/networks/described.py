@@ -1,4 +1,4 @@
-"""Networks by their own description: YOLOv8, YOLO11 and YOLOv5u, of any size and head.
+"""Networks by their own description: YOLOv8, YOLO11, YOLOv5 and YOLOv5u, of any size and head.
 
 Checkpoints of these families carry the configuration that they were built from: one row a layer,
 with where it reads, how often it repeats, its kind and its numbers. It is data; nothing of it runs.
@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repack.networks import blocks, box_heads, class_heads
+from repack.networks import blocks, box_heads, class_heads, yolov5
 
 MOST_LAYERS, MOST_REPEATS, MOST_CHANNELS, MOST_EXTRAS = 200, 100, 8192, 512
+MOST_ANCHORS = 64
 """Beyond what any of these networks has; a description could claim anything."""
 
 
@@ -49,14 +50,13 @@ class Described(nn.Module):
         super().__init__()
         rows = _rows(told)
         depth, width, most = _scale(told)
-        if told.get("activation"):
-            raise Unknown(f"activation {told['activation']!r}")
         if told.get("channels", told.get("ch", 3)) != 3:
             raise Unknown(f"{told.get('channels', told.get('ch'))} channels of input")
         if told.get("end2end"):
             raise Unknown("a head that chooses its boxes itself (end2end)")
         self.classes = classes
         self.points = points_of(told)
+        self.per_cell = _anchors_of(told)
         self.model = nn.ModuleList()
         self.reads: list[tuple[int, ...]] = []
         channels: list[int] = []
@@ -113,6 +113,8 @@ class Described(nn.Module):
         wide = not any(isinstance(layer, blocks.C3k2) for layer in self.model)
         parts = (self.classes, tuple(given), wide)
         whole = numbers[1:]
+        if self.per_cell and whole[:1] == ["anchors"]:
+            return self._anchored(kind, tuple(given), whole[1:], width, most)
         if kind == "Detect" and not whole:
             return box_heads.Detect(*parts)
         if kind == "OBB" and whole == [1]:
@@ -129,11 +131,23 @@ class Described(nn.Module):
                 return box_heads.Pose(*parts, (count, values))
         raise Unknown(f"a head {kind!r} with {numbers}")
 
+    def _anchored(
+        self, kind: str, given: tuple[int, ...], numbers: list[Any], width: float, most: int
+    ) -> nn.Module:
+        """A head of YOLOv5."""
+        if kind == "Detect" and not numbers:
+            return yolov5.Detect(self.classes, given, self.per_cell)
+        if kind == "Segment" and [type(n) for n in numbers] == [int, int]:
+            prototypes, hidden = numbers[0], _wide(numbers[1], width, most)
+            if 0 < prototypes <= MOST_EXTRAS:
+                return yolov5.Segment(self.classes, given, self.per_cell, prototypes, hidden)
+        raise Unknown(f"a head {kind!r} with anchors and {numbers}")
+
     def forward(self, x: Tensor) -> Tensor:
         kept: list[Tensor] = []
         for layer, froms in zip(self.model, self.reads, strict=True):
             given = [x if not kept else kept[i] for i in froms]
-            joins = isinstance(layer, (Concat, box_heads.Detect))
+            joins = isinstance(layer, (Concat, box_heads.Detect, yolov5.Detect))
             kept.append(layer(given) if joins else layer(given[0]))
         return kept[-1]
 
@@ -150,12 +164,22 @@ HEADS = {
 COUNTED = "cv3.0.2.bias", "linear.bias"
 """Tensors of a head that have a value for each class."""
 
+
+def _spp(c_in: int, c_out: int, kernels: Sequence[Any] = (5, 9, 13)) -> nn.Module:
+    if not 0 < len(kernels) < 9 or any(type(k) is not int or not 0 < k < 64 for k in kernels):
+        raise Unknown(f"pooling by {kernels}")
+    return blocks.SPP(c_in, c_out, kernels)
+
+
 ROWS: Mapping[str, tuple[Any, Sequence[tuple[type, ...]], bool]] = {
     "Conv": (blocks.Conv, ((int,), (int,), (int, type(None))), False),
     "C3": (blocks.C3, ((bool,),), True),
     "C2f": (blocks.C2f, ((bool,),), True),
     "C3k2": (blocks.C3k2, ((bool,), (float,)), True),
     "SPPF": (blocks.SPPF, ((int,),), False),
+    "SPP": (_spp, ((list, tuple),), False),
+    "Focus": (blocks.Focus, ((int,),), False),
+    "BottleneckCSP": (blocks.BottleneckCSP, ((bool,),), True),
     "C2PSA": (blocks.C2PSA, (), True),
 }
 """Kinds of layers: what builds one, types of its numbers after the channels, whether it takes how
@@ -168,6 +192,34 @@ def _wide(channels: int, width: float, most: int) -> int:
     if not 0 < found <= MOST_CHANNELS:
         raise Unknown(f"a layer of {found} channels")
     return found
+
+
+def classes_of(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
+    """How many classes a network's tensors tell apart.
+
+    Raises:
+        Unknown: a head that does not show it.
+    """
+    rows = _rows(told)
+    last, (*_, kind, numbers) = len(rows) - 1, rows[-1]
+    for name in COUNTED:
+        if (found := tensors.get(f"model.{last}.{name}")) is not None and found.ndim == 1:
+            return len(found)
+    bias, per_cell = tensors.get(f"model.{last}.m.0.bias"), _anchors_of(told)
+    if bias is not None and bias.ndim == 1 and per_cell:
+        more = [n for n in numbers[2:3] if type(n) is int]
+        found_values = len(bias) // per_cell - sum(more) - 5
+        if found_values > 0:
+            return found_values
+    raise Unknown(f"a head {kind!r}")
+
+
+def _anchors_of(told: Mapping[str, Any]) -> int:
+    """Anchors a cell; 0 where the network has none."""
+    given = told.get("anchors")
+    if isinstance(given, (list, tuple)) and given and isinstance(given[0], (list, tuple)):
+        given = len(given[0]) // 2
+    return given if type(given) is int and 0 < given <= MOST_ANCHORS else 0
 
 
 def points_of(told: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -65,12 +65,24 @@ def check_settings(path: Path, weights: Weights, module: nn.Module, read: str) -
             )
 
 
-def take_norms(path: Path, weights: Weights, module: nn.Module) -> None:
-    """Gives batch norms the epsilon of a whole module's: it differs from task to task."""
-    for _, ours, other in _both(path, weights, module):
-        eps = other.state.get("eps")
+ACTIVATIONS = ("Hardswish", "LeakyReLU", "ReLU")
+"""That stand in SiLU's place in some of these networks."""
+
+
+def take_settings(path: Path, weights: Weights, module: nn.Module) -> None:
+    """Gives the module what a whole module has besides tensors, where it differs between networks
+    of one description: the epsilon of batch norms, the activations."""
+    for name, ours, other in list(_both(path, weights, module)):
+        eps, kind = other.state.get("eps"), other.kind.short
         if isinstance(ours, nn.BatchNorm2d) and type(eps) is float and 0 < eps < 1:
             ours.eps = eps
+        if isinstance(ours, nn.SiLU) and kind in ACTIVATIONS:
+            made = getattr(nn, kind)()
+            slope = other.state.get("negative_slope")
+            if isinstance(made, nn.LeakyReLU) and isinstance(slope, (int, float)):
+                made.negative_slope = float(slope)
+            before, _, last = name.rpartition(".")
+            setattr(module.get_submodule(before), last, made)
 
 
 def _both(

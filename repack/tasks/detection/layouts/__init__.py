@@ -21,6 +21,7 @@ LAYOUTS = {
     "listed": "listed:Listed",
     "anchor-free-points": "anchor_free:AnchorFreePoints",
     "anchor-free-masks": "anchor_free:AnchorFreeMasks",
+    "objectness-masks": "objectness:ObjectnessMasks",
     "anchor-free-angle": "angles:AnchorFreeAngle",
 }
 """By the value of ``--layout`` its class, in the order in which they are tried."""

@@ -125,7 +125,6 @@ ODD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "wide": (lambda t: changed(t, 2, numbers=[10**9, True]), ""),
     "scale": (lambda t: t.update(scale="q"), "scale 'q'"),
     "width": (lambda t: t.update(scales={"n": [0.3, 1e9, 64]}), "depth 0.3 and width 1000000000.0"),
-    "activation": (lambda t: t.update(activation="nn.ReLU()"), "activation 'nn.ReLU()'"),
     "grey": (lambda t: t.update(channels=1), "1 channels of input"),
     "end to end": (lambda t: t.update(end2end=True), "a head that chooses its boxes itself"),
     "no head": (lambda t: t.pop("head"), "no head"),
@@ -146,7 +145,7 @@ ODD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda t: t["head"][-1].__setitem__(slice(2, 4), ["Classify", ["nc", 3]]),
         "a head 'Classify' with",
     ),
-    "another head": (lambda t: t["head"].pop(), "a last layer 'C2f', no head"),
+    "another head": (lambda t: t["head"].pop(), "a head 'C2f'"),
 }
 
 

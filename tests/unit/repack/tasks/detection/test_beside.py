@@ -163,6 +163,17 @@ def test_points_that_contradict_the_file_are_one_line(tmp_path: Path) -> None:
         loaded("pose", tmp_path, kpt_shape=[5, 3])
 
 
+def test_masks_behind_objectness_are_the_same(tmp_path: Path) -> None:
+    asked = made.pictures()
+    one = loaded("instances", tmp_path)
+    other = model(made.onnx_file(tmp_path, "anchored-masks", told=SEGMENT))
+    assert (one.settings["iou"], other.settings["iou"]) == (0.7, 0.45)
+    assert one.settings["head"] == other.settings["head"]
+    want, have = (m.ask({m.inputs[0].name: asked}) for m in (one, other))
+    np.testing.assert_allclose(have["boxes"], np.tile(want["boxes"], (1, 3, 1)), rtol=1e-6)
+    np.testing.assert_array_equal(have["protos"], want["protos"])
+
+
 def test_a_box_at_an_angle_is_not_stretched(tmp_path: Path) -> None:
     layout, told = FILES["oriented"]
     path = made.onnx_file(tmp_path, layout, told=told)
