@@ -16,8 +16,8 @@ from repack.sources.errors import UnsupportedLayout, printable
 from repack.sources.weights import Weights, modules_of
 
 READ = (
-    "the kit reads YOLOv5 n, s, m, l and x detectors of releases 6 and 7, and other kinds where the "
-    "whole .pt is given"
+    "the kit reads YOLOv5 n, s, m, l and x detectors of releases 6 and 7, and other kinds where "
+    "the whole .pt is given"
 )
 MAX_CLASSES = 100_000
 MAX_ANCHORS = 64
