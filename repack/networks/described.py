@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repack.networks import blocks, box_heads, class_heads, yolov5
+from repack.networks import blocks, box_heads, class_heads, yolov5, yolov5_face
 
 MOST_LAYERS, MOST_REPEATS, MOST_CHANNELS, MOST_EXTRAS = 200, 100, 8192, 512
 MOST_ANCHORS = 64
@@ -57,6 +57,7 @@ class Described(nn.Module):
         self.classes = classes
         self.points = points_of(told)
         self.per_cell = _anchors_of(told)
+        self.landmarks = _landmarks(told)
         self.model = nn.ModuleList()
         self.reads: list[tuple[int, ...]] = []
         channels: list[int] = []
@@ -102,10 +103,11 @@ class Described(nn.Module):
             raise Unknown(f"a layer {kind!r} with {numbers}")
         if kind == "C3k2" and nested:
             rest = [True, *rest[1:]]
-        if not repeated and count != 1:
+        if repeated or count == 1:
+            return build(given[0], out, *([count, *rest] if repeated else rest)), out
+        if given[0] != out:
             raise Unknown(f"a layer {kind!r}, {count} times")
-        more = [count, *rest] if repeated else rest
-        return build(given[0], out, *more), out
+        return nn.Sequential(*(build(out, out, *rest) for _ in range(count))), out
 
     def _head(
         self, kind: str, given: list[int], numbers: list[Any], width: float, most: int
@@ -135,6 +137,8 @@ class Described(nn.Module):
         self, kind: str, given: tuple[int, ...], numbers: list[Any], width: float, most: int
     ) -> nn.Module:
         """A head of YOLOv5."""
+        if kind == "Detect" and not numbers and self.landmarks:
+            return yolov5_face.Landmarks(self.classes, given, self.per_cell)
         if kind == "Detect" and not numbers:
             return yolov5.Detect(self.classes, given, self.per_cell)
         if kind == "Segment" and [type(n) for n in numbers] == [int, int]:
@@ -171,6 +175,12 @@ def _spp(c_in: int, c_out: int, kernels: Sequence[Any] = (5, 9, 13)) -> nn.Modul
     return blocks.SPP(c_in, c_out, kernels)
 
 
+def _shuffled(c_in: int, c_out: int, stride: int = 1) -> nn.Module:
+    if stride not in (1, 2) or (stride == 1 and c_in != c_out):
+        raise Unknown(f"a layer of {c_in} and {c_out} channels with stride {stride}")
+    return yolov5_face.ShuffleV2Block(c_in, c_out, stride)
+
+
 ROWS: Mapping[str, tuple[Any, Sequence[tuple[type, ...]], bool]] = {
     "Conv": (blocks.Conv, ((int,), (int,), (int, type(None))), False),
     "C3": (blocks.C3, ((bool,),), True),
@@ -180,6 +190,8 @@ ROWS: Mapping[str, tuple[Any, Sequence[tuple[type, ...]], bool]] = {
     "SPP": (_spp, ((list, tuple),), False),
     "Focus": (blocks.Focus, ((int,),), False),
     "BottleneckCSP": (blocks.BottleneckCSP, ((bool,),), True),
+    "StemBlock": (yolov5_face.StemBlock, ((int,), (int,)), False),
+    "ShuffleV2Block": (_shuffled, ((int,),), False),
     "C2PSA": (blocks.C2PSA, (), True),
 }
 """Kinds of layers: what builds one, types of its numbers after the channels, whether it takes how
@@ -208,10 +220,16 @@ def classes_of(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
     bias, per_cell = tensors.get(f"model.{last}.m.0.bias"), _anchors_of(told)
     if bias is not None and bias.ndim == 1 and per_cell:
         more = [n for n in numbers[2:3] if type(n) is int]
-        found_values = len(bias) // per_cell - sum(more) - 5
-        if found_values > 0:
-            return found_values
+        points = 2 * yolov5_face.POINTS if _landmarks(told) else 0
+        classes = len(bias) // per_cell - sum(more) - points - 5
+        if classes > 0:
+            return classes
     raise Unknown(f"a head {kind!r}")
+
+
+def _landmarks(told: Mapping[str, Any]) -> bool:
+    """Whether the boxes have a face's points: such networks begin with a block of their own."""
+    return _rows(told)[0][2] == "StemBlock"
 
 
 def _anchors_of(told: Mapping[str, Any]) -> int:

@@ -1,5 +1,5 @@
 """YOLOv5 checkpoints beside the detectors of releases 6 and 7: P6 models, masks, classes, release 5
-and older, other activations. Read by their own description, nothing of them run."""
+and older, other activations, faces with landmarks. Read by their own description, never run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import Any
 from repack.networks.class_heads import Classify
 from repack.networks.described import HEADS, Unknown
 from repack.networks.yolov5 import SIZES
+from repack.networks.yolov5_face import POINTS, Landmarks
 from repack.options import IMAGENET_MEAN, IMAGENET_STD
 from repack.sources import described, told
 from repack.sources.errors import UnsupportedLayout, printable
 from repack.sources.source import Source, sha256_of
 from repack.sources.weights import Weights
-from repack.sources.yolov5_layout import canonical, foreign_layout, fused, size_of
+from repack.sources.yolov5_layout import canonical, foreign_layout, fused, looks_like_yolo, size_of
 
 MODULES = "models.yolo.", "yolov5.models.yolo."
 """How the classes of such a checkpoint's pickle begin."""
 
-READ = "the kit reads YOLOv5 of releases 3 to 7 and its P6, -seg and -cls models"
+READ = "the kit reads YOLOv5 of releases 3 to 7 and its P6, -seg and -cls models, and YOLOv5-face"
 BACKBONE = [
     [-1, 1, "Conv", [64, 6, 2, 2]],
     [-1, 1, "Conv", [128, 3, 2]],
@@ -51,7 +52,8 @@ def description(path: Path, weights: Weights) -> Mapping[str, Any] | None:
     found = root.state.get("yaml")
     if not isinstance(found, dict) or not found.get("anchors"):
         return None
-    return found if foreign_layout(tensors) or found.get("activation") else None
+    plain = looks_like_yolo(tensors) and not foreign_layout(tensors)
+    return None if plain and not found.get("activation") else found
 
 
 def load(path: Path, weights: Weights, built_from: Mapping[str, Any]) -> Source:
@@ -76,5 +78,7 @@ def load(path: Path, weights: Weights, built_from: Mapping[str, Any]) -> Source:
     if isinstance(head := module.model[-1], Classify):
         head.softmax = False
         says = replace(says, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    if isinstance(head, Landmarks):
+        says = replace(says, task=told.POSE, points=(POINTS, 2))
     digest, kind = sha256_of(path), says.kit_task
     return Source(module, "yolov5", "yolov5", says.names, path, digest, kind, told=says)

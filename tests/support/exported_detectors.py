@@ -17,7 +17,7 @@ from torch import Tensor, nn
 SIDE, CLASSES, STRIDES = 64, 3, (8, 16, 32)
 CELLS = sum((SIDE // s) ** 2 for s in STRIDES)
 POINTS, PROTOTYPES = 2, 6
-BESIDE = ("points", "masks", "angle", "anchored-masks")
+BESIDE = ("points", "masks", "angle", "anchored-masks", "faces")
 LAYOUTS = ("anchor-free", "objectness", "yolox", "end-to-end", "queries", "detr", "listed")
 
 
@@ -98,6 +98,11 @@ class Exported(nn.Module):
             return torch.cat((rows, *points), 2).transpose(1, 2)
         if self.layout == "angle":
             return torch.cat((rows, rows[..., 4:5] * 3 - 0.7), 2).transpose(1, 2)
+        if self.layout == "faces":
+            five = [rows[..., :2] + (k - 2) * half / 2 for k in range(5)]
+            two = torch.full_like(rows[..., 4:5], 0.5)
+            whole = torch.cat((rows[..., :4], two, *five, rows[..., 4:] * 2), 2)
+            return torch.cat([whole] * 3, 1)
         weights = torch.cat((rows[..., 4:], -rows[..., 4:]), 2) - 0.1
         protos = nn.functional.avg_pool2d(torch.cat((x, 1 - x), 1), 4) - 0.45
         if self.layout == "anchored-masks":

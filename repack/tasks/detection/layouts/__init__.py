@@ -21,6 +21,7 @@ LAYOUTS = {
     "listed": "listed:Listed",
     "anchor-free-points": "anchor_free:AnchorFreePoints",
     "anchor-free-masks": "anchor_free:AnchorFreeMasks",
+    "objectness-points": "objectness:ObjectnessPoints",
     "objectness-masks": "objectness:ObjectnessMasks",
     "anchor-free-angle": "angles:AnchorFreeAngle",
 }

@@ -1,14 +1,16 @@
-"""YOLOv5 and YOLOv7: three anchors a cell, boxes, objectness and class scores decoded."""
+"""YOLOv5, v7 and YOLOv5-face: three anchors a cell, boxes, objectness and class scores decoded."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from handlers.heads.rows import Masked, Scored
+from handlers.heads.rows import Masked, Posed, Scored
 from repack.tasks.detection.layouts.base import STRIDES, Layout, Probe, Rows, cells
 
 ANCHORS = 3
+POINTS = 5
+"""Landmarks of a face, by YOLOv5-face."""
 
 
 class Multiplied(Rows):
@@ -41,6 +43,30 @@ def anchored(probe: Probe, shape: tuple[int, ...]) -> bool:
     if len(shape) != 3 or shape[2] < 6:
         return False
     return shape[1] in {ANCHORS * cells(probe.sides, s) for s in STRIDES}
+
+
+class MultipliedPoints(Multiplied):
+    """Points stand between objectness and class scores; they get a confidence of 1."""
+
+    def forward(self, *outputs: Tensor) -> Tensor:
+        box, points, scores = outputs[0].split((5, 2 * POINTS, self.head.classes), 2)
+        places = points.unflatten(2, (POINTS, 2))
+        whole = torch.cat((places, torch.ones_like(places[..., :1])), 3).flatten(2)
+        return self.multiplied(torch.cat((box, scores, whole), 2))
+
+
+class ObjectnessPoints(Layout):
+    """The same, with five points, x and y in pixels, between objectness and the classes' scores."""
+
+    name = "objectness-points"
+    shown = "[N, 3 x cells, 5 + 10 + classes]"
+    task = "pose"
+    iou = 0.45
+
+    def fit(self, probe: Probe) -> Rows | None:
+        shape = next(iter(probe.outputs.values())).shape
+        classes = shape[2] - 5 - 2 * POINTS if anchored(probe, shape) else 0
+        return MultipliedPoints(Posed(classes=classes, extras=3 * POINTS)) if classes > 0 else None
 
 
 class MultipliedMasks(Multiplied):

@@ -26,6 +26,7 @@ TASKS = {
     "yolov5n-seg": "instances",
     "yolov5n-cls": "classification",
     "yolov5n-r3": "detection",
+    "yolov5n-face": "pose",
 }
 
 
@@ -45,14 +46,16 @@ def reference(name: str) -> tuple[torch.Tensor, Any]:
 def test_answers_equal_those_of_the_real_package(name: str, tmp_path: Path) -> None:
     source = load(checkpoint(name, tmp_path))
     assert (source.family, source.task) == ("yolov5", TASKS[name])
-    assert source.labels == ("circle", "square", "triangle")
+    faces = name == "yolov5n-face"
+    assert source.labels == (("face",) if faces else ("circle", "square", "triangle"))
+    assert source.told.points == ((5, 2) if faces else None)
     assert source.told.stride == {"yolov5n6": 64, "yolov5n-cls": None}.get(name, 32)
     given, theirs = reference(name)
     assert source.module is not None
     with torch.no_grad():
         found = source.module(given)
     ours = found if isinstance(found, tuple) else (found,)
-    np.testing.assert_allclose(ours[0].numpy(), theirs["answer"], rtol=1e-4, atol=2e-4)
+    np.testing.assert_allclose(ours[0].numpy(), theirs["answer"], rtol=1e-4, atol=1e-3)
     assert theirs["answer"].std() > 0.1
     if len(ours) > 1:
         np.testing.assert_allclose(ours[1][:, ::8].numpy(), theirs["protos"], rtol=1e-4, atol=1e-4)
@@ -65,6 +68,28 @@ def test_activations_are_those_of_the_file(tmp_path: Path) -> None:
     assert found == {nn.Hardswish, nn.LeakyReLU}
     slopes = {m.negative_slope for m in source.module.modules() if isinstance(m, nn.LeakyReLU)}
     assert slopes == {0.1}
+
+
+def test_faces_have_their_points(tmp_path: Path) -> None:
+    """Between objectness and class in the network's rows; behind the class in the answer's."""
+    given = model(checkpoint("yolov5n-face", tmp_path), detector=DetectorOptions(64))
+    assert given.task == "pose"
+    assert given.settings["head"]["extras"] == 15
+    assert given.settings["iou"] == 0.45
+    pixels = given.random_inputs(1)
+    answer = given.ask(pixels)["boxes"]
+    (taken,) = pixels.values()
+    source = load(checkpoint("yolov5n-face", tmp_path))
+    assert source.module is not None
+    with torch.no_grad():
+        planes = torch.from_numpy(taken).permute(0, 3, 1, 2).float() / 255
+        rows = source.module(planes).numpy()
+    np.testing.assert_allclose(answer[..., 4], rows[..., 4] * rows[..., 15], rtol=1e-4)
+    points = answer[..., 5:].reshape(*answer.shape[:2], 5, 3)
+    np.testing.assert_allclose(
+        points[..., :2].reshape(rows[..., 5:15].shape), rows[..., 5:15], rtol=1e-4, atol=1e-3
+    )
+    assert (points[..., 2] == 1).all()
 
 
 @pytest.mark.parametrize("name", ["yolov5n6", "yolov5n-seg"])

@@ -174,6 +174,17 @@ def test_masks_behind_objectness_are_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(have["protos"], want["protos"])
 
 
+def test_points_behind_objectness_are_those_of_the_file(tmp_path: Path) -> None:
+    given = model(made.onnx_file(tmp_path, "faces"), task="pose")
+    answer = given.ask({given.inputs[0].name: made.pictures()})["boxes"]
+    rows = np.tile(made.boxes(made.pictures()), (1, 3, 1))
+    np.testing.assert_allclose(answer[..., : 4 + made.CLASSES], rows, rtol=1e-4, atol=1e-4)
+    points = answer[..., 4 + made.CLASSES :].reshape(*rows.shape[:2], 5, 3)
+    want = rows[..., None, :2] + (np.arange(5)[:, None] - 2) * rows[..., None, 2:4] / 4
+    np.testing.assert_allclose(points[..., :2], want, rtol=1e-4, atol=1e-3)
+    assert (points[..., 2] == 1).all()
+
+
 def test_a_box_at_an_angle_is_not_stretched(tmp_path: Path) -> None:
     layout, told = FILES["oriented"]
     path = made.onnx_file(tmp_path, layout, told=told)
