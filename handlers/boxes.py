@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers import rectangles
 from handlers.errors import Unprocessable
 from handlers.heads import Head
 from handlers.letterbox import Letterbox
@@ -40,7 +41,8 @@ def nms(
     iou: float | None,
     max_detections: int,
 ) -> Boxes:
-    """Greedy non-maximum suppression within each class, best class per box.
+    """Non-maximum suppression within each class, best class per box: greedy, or that of rectangles
+    (``handlers.rectangles.distinct``) where the head is angled.
 
     Args:
         prediction: ``[B, head.values]`` float32, decoded: centre x and y, width and height in
@@ -65,7 +67,10 @@ def nms(
     found: Boxes = np.concatenate(
         (centre - half, centre + half, best[keep, None], classes[keep, None], more), axis=1
     ).astype(np.float32)
-    return suppressed(found, iou, max_detections)
+    if not head.angled or iou is None:
+        return suppressed(found, iou, max_detections)
+    found = suppressed(found, None, MAX_CANDIDATES)
+    return found[rectangles.distinct(found[:, 6:], found[:, 5], iou, max_detections)]
 
 
 def suppressed(found: Boxes, iou: float | None, max_detections: int) -> Boxes:

@@ -30,7 +30,8 @@ def draw(image: NDArray[np.uint8], detections: Sequence[Mapping[str, Any]]) -> N
     Args:
         image: ``[H, W, 3]`` uint8 RGB.
         detections: as in the JSON answer: "class", "class_id", "confidence", "box" (xyxy, pixels),
-            and "polygons" and "points" where there are some.
+            and "polygons", "points" and "corners" where there are some; a rectangle of corners
+            takes the place of its box.
 
     Returns:
         ``[H, W, 3]`` uint8 RGB.
@@ -43,7 +44,11 @@ def draw(image: NDArray[np.uint8], detections: Sequence[Mapping[str, Any]]) -> N
         colour = COLOURS[int(d["class_id"]) % len(COLOURS)]
         _tint(canvas, d.get("polygons", ()), colour)
         x1, y1, x2, y2 = (round(v) for v in d["box"])
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, line, cv2.LINE_AA)
+        if "corners" in d:
+            outline = np.round(d["corners"]).astype(np.int32)
+            cv2.polylines(canvas, [outline], True, colour, line, cv2.LINE_AA)
+        else:
+            cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, line, cv2.LINE_AA)
         text = f"{d['class']} {d['confidence']:.2f}"
         (w, h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, line)
         x = min(max(x1, 0), max(width - w - 4, 0))

@@ -1,5 +1,5 @@
 """What ends a detector. A new family is a module here and a line in ``HEADS``, and its part of an
-ONNX graph in ``repack.onnx.tails``; no other module of the handlers knows a family.
+ONNX graph in ``repack.onnx.suppression``; no other module of the handlers knows a family.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 from handlers.artefact import decoded
 from handlers.errors import ArchiveError
 from handlers.heads.base import Grid, Head
-from handlers.heads.rows import Masked, Posed, Ranked, Scored
+from handlers.heads.rows import Masked, Oriented, Posed, Ranked, Scored
 from handlers.heads.yolov5 import YOLOv5
 
 __all__ = ["HEADS", "SETTING", "Grid", "Head", "before", "of", "required"]
@@ -18,7 +18,9 @@ __all__ = ["HEADS", "SETTING", "Grid", "Head", "before", "of", "required"]
 SETTING = "head"
 """The setting of a passport that holds a detector's head."""
 
-HEADS: dict[str, type[Head]] = {kind.name: kind for kind in (YOLOv5, Scored, Ranked, Posed, Masked)}
+HEADS: dict[str, type[Head]] = {
+    kind.name: kind for kind in (YOLOv5, Scored, Ranked, Posed, Masked, Oriented)
+}
 
 
 def of(settings: Mapping[str, Any]) -> Head | None:

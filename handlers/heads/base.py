@@ -27,6 +27,7 @@ class Head(ABC):
         beside: outputs that the handler reads beside the boxes.
         ranked: the network chooses its best boxes itself: ``values`` are corners, confidence and
             class, and nothing is suppressed.
+        angled: the extras are rectangles, by which boxes are suppressed.
         classes: how many.
         extras: values of a box beyond those of its classes, last; they are handed on as they are.
     """
@@ -35,6 +36,7 @@ class Head(ABC):
     shares: ClassVar[bool] = True
     beside: ClassVar[tuple[str, ...]] = ()
     ranked: ClassVar[bool] = False
+    angled: ClassVar[bool] = False
     classes: int
     extras: int = 0
 

@@ -86,6 +86,16 @@ class Posed(Scored):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Oriented(Scored):
+    """Scored rows of upright boxes, whose extras are the rectangles within: one as in
+    ``handlers.rectangles``, pixels of the input."""
+
+    name = "oriented"
+    shares = False
+    angled = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Masked(Scored):
     """Scored rows whose extras weigh the prototypes that stand beside them: output ``protos``
     ``[N, extras, h, w]`` float32. Their sum is a mask's logit, at a share of the input's size."""

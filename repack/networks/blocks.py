@@ -7,6 +7,7 @@ of their state dicts; the code is this project's own.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -141,6 +142,54 @@ class SPPF(nn.Module):
         for _ in range(3):
             found.append(self.m(found[-1]))
         return cast(Tensor, self.cv2(torch.cat(found, 1)))
+
+
+class SPP(nn.Module):
+    """Max pooling by several kernels, joined with what they take."""
+
+    def __init__(self, c_in: int, c_out: int, kernels: Sequence[int]):
+        super().__init__()
+        hidden = c_in // 2
+        self.cv1 = Conv(c_in, hidden)
+        self.cv2 = Conv(hidden * (len(kernels) + 1), c_out)
+        self.m = nn.ModuleList(nn.MaxPool2d(k, 1, k // 2) for k in kernels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.cv1(x)
+        return cast(Tensor, self.cv2(torch.cat([x, *(m(x) for m in self.m)], 1)))
+
+
+class Focus(nn.Module):
+    """Each square of four pixels as channels, then a convolution."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1):
+        super().__init__()
+        self.conv = Conv(4 * c_in, c_out, kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = x[..., ::2], x[..., 1::2]
+        parts = (left[..., ::2, :], left[..., 1::2, :], right[..., ::2, :], right[..., 1::2, :])
+        return cast(Tensor, self.conv(torch.cat(parts, 1)))
+
+
+class BottleneckCSP(nn.Module):
+    """Half of the channels through bottlenecks, half past them, a norm over both."""
+
+    def __init__(self, c_in: int, c_out: int, repeats: int = 1, shortcut: bool = True):
+        super().__init__()
+        hidden = c_out // 2
+        self.cv1 = Conv(c_in, hidden)
+        self.cv2 = nn.Conv2d(c_in, hidden, 1, bias=False)
+        self.cv3 = nn.Conv2d(hidden, hidden, 1, bias=False)
+        self.cv4 = Conv(2 * hidden, c_out)
+        self.bn = nn.BatchNorm2d(2 * hidden, eps=1e-3, momentum=0.03)
+        self.act = nn.SiLU(inplace=True)
+        inside = (Bottleneck(hidden, shortcut, (1, 3), 1.0) for _ in range(repeats))
+        self.m = nn.Sequential(*inside)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat((self.cv3(self.m(self.cv1(x))), self.cv2(x)), 1)
+        return cast(Tensor, self.cv4(self.act(self.bn(both))))
 
 
 class Attention(nn.Module):

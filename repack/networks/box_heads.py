@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -148,6 +149,25 @@ class Pose(More):
         where = (raw[:, :, :2] * 2 + (places - 0.5)) * strides
         whole = torch.cat((where, raw[:, :, 2:].sigmoid()), 2)
         return torch.cat((self.rows(maps), whole.flatten(1, 2)), 1)
+
+
+class OBB(More):
+    """Boxes at an angle, which stands behind the scores: radians from -pi / 4 to 3 pi / 4, from the
+    x axis to the box's width, clockwise on the screen. Sides are as far as the box's own axes say.
+    """
+
+    def __init__(self, classes: int, channels: tuple[int, ...], wide: bool):
+        super().__init__(classes, channels, wide, 1)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        angle = (self.more(maps).sigmoid() - 0.25) * math.pi
+        rows = self.rows(maps)
+        places, strides = self.cells(maps)
+        own = places * strides
+        x, y = (rows[:, :2] - own).split(1, 1)
+        cos, sin = angle.cos(), angle.sin()
+        centre = torch.cat((x * cos - y * sin, x * sin + y * cos), 1) + own
+        return torch.cat((centre, rows[:, 2:], angle), 1)
 
 
 def _scores(c_in: int, c_out: int, wide: bool) -> tuple[nn.Module, nn.Module]:

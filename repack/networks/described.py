@@ -1,4 +1,4 @@
-"""Networks by their own description: YOLOv8, YOLO11 and YOLOv5u, of any size.
+"""Networks by their own description: YOLOv8, YOLO11, YOLOv5 and YOLOv5u, of any size and head.
 
 Checkpoints of these families carry the configuration that they were built from: one row a layer,
 with where it reads, how often it repeats, its kind and its numbers. It is data; nothing of it runs.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from repack.networks import blocks, box_heads
+from repack.networks import blocks, box_heads, class_heads, yolov5, yolov5_face
 
 MOST_LAYERS, MOST_REPEATS, MOST_CHANNELS, MOST_EXTRAS = 200, 100, 8192, 512
+MOST_ANCHORS = 64
 """Beyond what any of these networks has; a description could claim anything."""
 
 
@@ -31,10 +32,10 @@ class Concat(nn.Module):
 
 
 class Described(nn.Module):
-    """A network of boxes.
+    """A network of boxes or classes.
 
     Input: ``[N, 3, H, W]`` float, RGB, 0..1, H and W multiples of the largest stride.
-    Output: as its head's, a class of ``box_heads``.
+    Output: as its head's, a class of ``box_heads`` or ``class_heads``.
 
     Args:
         told: "backbone" and "head" with their rows, "scales" and "scale", or "depth_multiple" and
@@ -49,14 +50,14 @@ class Described(nn.Module):
         super().__init__()
         rows = _rows(told)
         depth, width, most = _scale(told)
-        if told.get("activation"):
-            raise Unknown(f"activation {told['activation']!r}")
         if told.get("channels", told.get("ch", 3)) != 3:
             raise Unknown(f"{told.get('channels', told.get('ch'))} channels of input")
         if told.get("end2end"):
             raise Unknown("a head that chooses its boxes itself (end2end)")
         self.classes = classes
         self.points = points_of(told)
+        self.per_cell = _anchors_of(told)
+        self.landmarks = _landmarks(told)
         self.model = nn.ModuleList()
         self.reads: list[tuple[int, ...]] = []
         channels: list[int] = []
@@ -69,8 +70,8 @@ class Described(nn.Module):
             self.model.append(layer)
             self.reads.append(froms)
             channels.append(out)
-        if not isinstance(self.model[-1], box_heads.Detect):
-            raise Unknown(f"a last layer {rows[-1][2]!r}, no head of boxes")
+        if rows[-1][2] not in HEADS:
+            raise Unknown(f"a last layer {rows[-1][2]!r}, no head")
 
     def _layer(
         self,
@@ -102,19 +103,26 @@ class Described(nn.Module):
             raise Unknown(f"a layer {kind!r} with {numbers}")
         if kind == "C3k2" and nested:
             rest = [True, *rest[1:]]
-        if not repeated and count != 1:
+        if repeated or count == 1:
+            return build(given[0], out, *([count, *rest] if repeated else rest)), out
+        if given[0] != out:
             raise Unknown(f"a layer {kind!r}, {count} times")
-        more = [count, *rest] if repeated else rest
-        return build(given[0], out, *more), out
+        return nn.Sequential(*(build(out, out, *rest) for _ in range(count))), out
 
     def _head(
         self, kind: str, given: list[int], numbers: list[Any], width: float, most: int
-    ) -> box_heads.Detect:
+    ) -> nn.Module:
         wide = not any(isinstance(layer, blocks.C3k2) for layer in self.model)
         parts = (self.classes, tuple(given), wide)
         whole = numbers[1:]
+        if self.per_cell and whole[:1] == ["anchors"]:
+            return self._anchored(kind, tuple(given), whole[1:], width, most)
         if kind == "Detect" and not whole:
             return box_heads.Detect(*parts)
+        if kind == "OBB" and whole == [1]:
+            return box_heads.OBB(*parts)
+        if kind == "Classify" and not whole and len(given) == 1:
+            return class_heads.Classify(self.classes, given[0])
         if kind == "Segment" and [type(n) for n in whole] == [int, int]:
             prototypes, hidden = whole[0], _wide(whole[1], width, most)
             if 0 < prototypes <= MOST_EXTRAS:
@@ -125,21 +133,53 @@ class Described(nn.Module):
                 return box_heads.Pose(*parts, (count, values))
         raise Unknown(f"a head {kind!r} with {numbers}")
 
-    @property
-    def detect(self) -> box_heads.Detect:
-        return cast(box_heads.Detect, self.model[-1])
+    def _anchored(
+        self, kind: str, given: tuple[int, ...], numbers: list[Any], width: float, most: int
+    ) -> nn.Module:
+        """A head of YOLOv5."""
+        if kind == "Detect" and not numbers and self.landmarks:
+            return yolov5_face.Landmarks(self.classes, given, self.per_cell)
+        if kind == "Detect" and not numbers:
+            return yolov5.Detect(self.classes, given, self.per_cell)
+        if kind == "Segment" and [type(n) for n in numbers] == [int, int]:
+            prototypes, hidden = numbers[0], _wide(numbers[1], width, most)
+            if 0 < prototypes <= MOST_EXTRAS:
+                return yolov5.Segment(self.classes, given, self.per_cell, prototypes, hidden)
+        raise Unknown(f"a head {kind!r} with anchors and {numbers}")
 
     def forward(self, x: Tensor) -> Tensor:
         kept: list[Tensor] = []
         for layer, froms in zip(self.model, self.reads, strict=True):
             given = [x if not kept else kept[i] for i in froms]
-            joins = isinstance(layer, (Concat, box_heads.Detect))
+            joins = isinstance(layer, (Concat, box_heads.Detect, yolov5.Detect))
             kept.append(layer(given) if joins else layer(given[0]))
         return kept[-1]
 
 
-HEADS = {"Detect": "detect", "Segment": "segment", "Pose": "pose"}
+HEADS = {
+    "Detect": "detect",
+    "Segment": "segment",
+    "Pose": "pose",
+    "OBB": "obb",
+    "Classify": "classify",
+}
 """Kinds of last layers, and the task of each in Ultralytics' word."""
+
+COUNTED = "cv3.0.2.bias", "linear.bias"
+"""Tensors of a head that have a value for each class."""
+
+
+def _spp(c_in: int, c_out: int, kernels: Sequence[Any] = (5, 9, 13)) -> nn.Module:
+    if not 0 < len(kernels) < 9 or any(type(k) is not int or not 0 < k < 64 for k in kernels):
+        raise Unknown(f"pooling by {kernels}")
+    return blocks.SPP(c_in, c_out, kernels)
+
+
+def _shuffled(c_in: int, c_out: int, stride: int = 1) -> nn.Module:
+    if stride not in (1, 2) or (stride == 1 and c_in != c_out):
+        raise Unknown(f"a layer of {c_in} and {c_out} channels with stride {stride}")
+    return yolov5_face.ShuffleV2Block(c_in, c_out, stride)
+
 
 ROWS: Mapping[str, tuple[Any, Sequence[tuple[type, ...]], bool]] = {
     "Conv": (blocks.Conv, ((int,), (int,), (int, type(None))), False),
@@ -147,6 +187,11 @@ ROWS: Mapping[str, tuple[Any, Sequence[tuple[type, ...]], bool]] = {
     "C2f": (blocks.C2f, ((bool,),), True),
     "C3k2": (blocks.C3k2, ((bool,), (float,)), True),
     "SPPF": (blocks.SPPF, ((int,),), False),
+    "SPP": (_spp, ((list, tuple),), False),
+    "Focus": (blocks.Focus, ((int,),), False),
+    "BottleneckCSP": (blocks.BottleneckCSP, ((bool,),), True),
+    "StemBlock": (yolov5_face.StemBlock, ((int,), (int,)), False),
+    "ShuffleV2Block": (_shuffled, ((int,),), False),
     "C2PSA": (blocks.C2PSA, (), True),
 }
 """Kinds of layers: what builds one, types of its numbers after the channels, whether it takes how
@@ -159,6 +204,40 @@ def _wide(channels: int, width: float, most: int) -> int:
     if not 0 < found <= MOST_CHANNELS:
         raise Unknown(f"a layer of {found} channels")
     return found
+
+
+def classes_of(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
+    """How many classes a network's tensors tell apart.
+
+    Raises:
+        Unknown: a head that does not show it.
+    """
+    rows = _rows(told)
+    last, (*_, kind, numbers) = len(rows) - 1, rows[-1]
+    for name in COUNTED:
+        if (found := tensors.get(f"model.{last}.{name}")) is not None and found.ndim == 1:
+            return len(found)
+    bias, per_cell = tensors.get(f"model.{last}.m.0.bias"), _anchors_of(told)
+    if bias is not None and bias.ndim == 1 and per_cell:
+        more = [n for n in numbers[2:3] if type(n) is int]
+        points = 2 * yolov5_face.POINTS if _landmarks(told) else 0
+        classes = len(bias) // per_cell - sum(more) - points - 5
+        if classes > 0:
+            return classes
+    raise Unknown(f"a head {kind!r}")
+
+
+def _landmarks(told: Mapping[str, Any]) -> bool:
+    """Whether the boxes have a face's points: such networks begin with a block of their own."""
+    return _rows(told)[0][2] == "StemBlock"
+
+
+def _anchors_of(told: Mapping[str, Any]) -> int:
+    """Anchors a cell; 0 where the network has none."""
+    given = told.get("anchors")
+    if isinstance(given, (list, tuple)) and given and isinstance(given[0], (list, tuple)):
+        given = len(given[0]) // 2
+    return given if type(given) is int and 0 < given <= MOST_ANCHORS else 0
 
 
 def points_of(told: Mapping[str, Any]) -> tuple[int, int] | None:

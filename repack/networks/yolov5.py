@@ -1,4 +1,5 @@
-"""YOLOv5 detectors of releases 6 and 7 (6x6 stem, SPPF), sizes n, s, m, l and x.
+"""YOLOv5 detectors of releases 6 and 7 (6x6 stem, SPPF), sizes n, s, m, l and x, and the heads of
+YOLOv5 networks of other descriptions (``repack.networks.described``).
 
 The modules carry the names of the published checkpoints' state dicts (``model.0.conv.weight`` to
 ``model.24.m.2.bias``), so that such a state dict loads with ``strict=True``. Architecture facts
@@ -9,7 +10,7 @@ configurations; the code is this project's own.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,25 +53,34 @@ class Concat(nn.Module):
 
 
 class Detect(nn.Module):
-    """Turns three feature maps into boxes.
+    """Turns feature maps into boxes.
 
     In training mode ``forward`` returns the raw maps, one ``[N, anchors, H, W, 5 + classes]`` each.
     In evaluation mode it returns ``[N, boxes, 5 + classes]`` float: box centre x and y, width and
     height in input pixels, objectness and class scores in 0..1. Boxes run scale by scale (stride 8
     first), then anchor, row, column, as in the published model.
+
+    Attributes:
+        strides: pixels a cell, map by map.
+        extras: values of a box behind its class scores, left as they are.
     """
 
     anchors: Tensor
 
-    def __init__(self, classes: int, channels: tuple[int, int, int], per_cell: int = 3):
+    def __init__(self, classes: int, channels: tuple[int, ...], per_cell: int = 3, extras: int = 0):
         super().__init__()
-        self.outputs = 5 + classes
+        self.strides: tuple[int, ...] = STRIDES
+        self.extras = extras
+        self.outputs = 5 + classes + extras
         self.per_cell = per_cell
         self.m = nn.ModuleList(nn.Conv2d(c, self.outputs * per_cell, 1) for c in channels)
-        pixels = torch.tensor(COCO_ANCHORS) if per_cell == 3 else torch.ones(3, per_cell, 2)
-        self.register_buffer("anchors", pixels / torch.tensor(STRIDES).view(3, 1, 1))
+        published = torch.tensor(COCO_ANCHORS) / torch.tensor(STRIDES).view(3, 1, 1)
+        shape = len(channels), per_cell, 2
+        self.register_buffer(
+            "anchors", published if published.shape == shape else torch.ones(shape)
+        )
 
-    def forward(self, maps: list[Tensor]) -> list[Tensor] | Tensor:
+    def forward(self, maps: list[Tensor]) -> Any:
         raw = self.raw(maps)
         if self.training:
             return raw
@@ -89,7 +99,7 @@ class Detect(nn.Module):
     def decode(self, raw: Tensor, scale: int) -> Tensor:
         """One scale: ``[N, anchors, H, W, 5 + classes]`` to ``[N, boxes, 5 + classes]``."""
         n, _, height, width, _ = raw.shape
-        stride = STRIDES[scale]
+        stride = self.strides[scale]
         rows, columns = torch.meshgrid(
             torch.arange(height, device=raw.device, dtype=raw.dtype),
             torch.arange(width, device=raw.device, dtype=raw.dtype),
@@ -97,8 +107,42 @@ class Detect(nn.Module):
         )
         cells = torch.stack((columns, rows), 2).view(1, 1, height, width, 2) - 0.5
         anchors = (self.anchors[scale] * stride).to(raw.dtype).view(1, self.per_cell, 1, 1, 2)
-        found = ends.YOLOv5.decoded(raw, cells, stride, anchors)
-        return torch.cat(found, 4).view(n, self.per_cell * height * width, self.outputs)
+        boxes, rest = raw.split((self.outputs - self.extras, self.extras), 4)
+        found = ends.YOLOv5.decoded(boxes, cells, stride, anchors)
+        return torch.cat((*found, rest), 4).view(n, self.per_cell * height * width, self.outputs)
+
+
+class Proto(nn.Module):
+    """Prototypes of masks, at twice the first map's size."""
+
+    def __init__(self, c_in: int, hidden: int, prototypes: int):
+        super().__init__()
+        self.cv1 = Conv(c_in, hidden, 3)
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+        self.cv2 = Conv(hidden, hidden, 3)
+        self.cv3 = Conv(hidden, prototypes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.cv3(self.cv2(self.upsample(self.cv1(x)))))
+
+
+class Segment(Detect):
+    """Boxes, each with the weights of its mask's prototypes behind its scores, and the prototypes
+    ``[N, prototypes, H / 4, W / 4]``."""
+
+    def __init__(
+        self,
+        classes: int,
+        channels: tuple[int, ...],
+        per_cell: int,
+        prototypes: int,
+        hidden: int,
+    ):
+        super().__init__(classes, channels, per_cell, prototypes)
+        self.proto = Proto(channels[0], hidden, prototypes)
+
+    def forward(self, maps: list[Tensor]) -> Any:
+        return super().forward(maps), self.proto(maps[0])
 
 
 class YOLOv5(nn.Module):

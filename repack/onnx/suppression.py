@@ -128,7 +128,8 @@ TAILS: dict[str, type[Tail]] = {
     YOLOv5.name: YOLOv5Tail,
     **dict.fromkeys((Scored.name, Posed.name, Masked.name), ScoredTail),
 }
-"""By the head's name; a ranked head has none."""
+"""By the head's name; none for a ranked one, nor for rectangles, which the operator
+does not suppress."""
 
 
 def append(

@@ -17,6 +17,7 @@ from repack.sources import (
     ultralytics,
     volumes,
     yolov5,
+    yolov5_kinds,
 )
 from repack.sources.bundle import is_bundle
 from repack.sources.checkpoint import read_checkpoint
@@ -93,14 +94,7 @@ def _load_file(path: Path, network: str | None, tensorflow_python: Path | None) 
         return savedmodel.load(path, tensorflow_python)
     kind = sniff(path)
     if kind is Kind.CHECKPOINT:
-        weights = find_weights(path, read_checkpoint(path))
-        if network is not None:
-            return state_dict.load(path, weights, network)
-        nnunet_places.refuse_alone(path, weights.around.keys())
-        if (built_from := ultralytics.description(weights)) is not None:
-            return ultralytics.load(path, weights, built_from)
-        _check_yolo(path, weights)
-        return yolov5.load(path, weights)
+        return _load_checkpoint(path, network)
     if network is not None:
         raise NetworkMismatch(
             path, f"a {kind.value} file, which carries its own network: leave --network out"
@@ -112,6 +106,20 @@ def _load_file(path: Path, network: str | None, tensorflow_python: Path | None) 
     from repack.sources import onnx
 
     return onnx.load(path)
+
+
+def _load_checkpoint(path: Path, network: str | None) -> Source:
+    """What a pickle or a file of tensors holds."""
+    weights = find_weights(path, read_checkpoint(path))
+    if network is not None:
+        return state_dict.load(path, weights, network)
+    nnunet_places.refuse_alone(path, weights.around.keys())
+    if (built_from := ultralytics.description(weights)) is not None:
+        return ultralytics.load(path, weights, built_from)
+    if (built_from := yolov5_kinds.description(path, weights)) is not None:
+        return yolov5_kinds.load(path, weights, built_from)
+    _check_yolo(path, weights)
+    return yolov5.load(path, weights)
 
 
 def _check_yolo(path: Path, weights: Weights) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -58,18 +58,44 @@ def check_settings(path: Path, weights: Weights, module: nn.Module, read: str) -
     Raises:
         UnsupportedLayout: the pickled network computes something else than ours would.
     """
+    for name, ours, other in _both(path, weights, module):
+        for what, expected, found in _differences(ours, other):
+            raise UnsupportedLayout(
+                path, f"{name} has {what} {printable(found, 60)}, expected {expected}; {read}"
+            )
+
+
+ACTIVATIONS = ("Hardswish", "LeakyReLU", "ReLU")
+"""That stand in SiLU's place in some of these networks."""
+
+
+def take_settings(path: Path, weights: Weights, module: nn.Module) -> None:
+    """Gives the module what a whole module has besides tensors, where it differs between networks
+    of one description: the epsilon of batch norms, the activations."""
+    for name, ours, other in list(_both(path, weights, module)):
+        eps, kind = other.state.get("eps"), other.kind.short
+        if isinstance(ours, nn.BatchNorm2d) and type(eps) is float and 0 < eps < 1:
+            ours.eps = eps
+        if isinstance(ours, nn.SiLU) and kind in ACTIVATIONS:
+            made = getattr(nn, kind)()
+            slope = other.state.get("negative_slope")
+            if isinstance(made, nn.LeakyReLU) and isinstance(slope, (int, float)):
+                made.negative_slope = float(slope)
+            before, _, last = name.rpartition(".")
+            setattr(module.get_submodule(before), last, made)
+
+
+def _both(
+    path: Path, weights: Weights, module: nn.Module
+) -> Iterator[tuple[str, nn.Module, Inert]]:
+    """Our modules and those of the same name in a pickled network, where it holds one."""
     if weights.root is None:
         return
     theirs = dict(modules_of(path, weights.root))
     before = next((p[: -len("model.0.")] for p in theirs if p.endswith("model.0.")), "")
     for name, ours in module.named_modules():
-        other = theirs.get(f"{before}{name}.")
-        if other is None:
-            continue
-        for what, expected, found in _differences(ours, other):
-            raise UnsupportedLayout(
-                path, f"{name} has {what} {printable(found, 60)}, expected {expected}; {read}"
-            )
+        if (other := theirs.get(f"{before}{name}.")) is not None:
+            yield name, ours, other
 
 
 def _differences(ours: nn.Module, other: Inert) -> Iterable[tuple[str, object, object]]:

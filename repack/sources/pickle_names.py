@@ -82,6 +82,10 @@ _STORAGE_NAMES = {
 }
 
 
+class Unsafe(Exception):
+    """A call that is on the list, with arguments that it never has; its message says which."""
+
+
 @dataclass(frozen=True, eq=False)
 class InertClass:
     """A class or function that the pickle mentions and that is never looked up."""
@@ -201,6 +205,13 @@ def _size(values: object = ()) -> tuple[int, ...]:
     return _whole(tuple(values) if isinstance(values, list | tuple) else values)
 
 
+def _method(owner: object, name: object) -> InertClass:
+    """A mentioned class's function, by name: YOLOv5's segmentation heads hold one."""
+    if not isinstance(owner, InertClass) or not isinstance(name, str) or not name.isidentifier():
+        raise Unsafe("builtins.getattr for something that is no class of a network")
+    return InertClass(f"{owner.name}.{name}")
+
+
 def checked_key(key: object) -> object:
     """``key``, where it can be hashed without walking a structure of the file's making, and where
     a file cannot choose many that hash alike: a dictionary of those takes hours to fill.
@@ -238,6 +249,7 @@ def _table() -> dict[str, object]:
         "collections.OrderedDict": _ordered,
         "builtins.set": _set,
         "builtins.frozenset": _set,
+        "builtins.getattr": _method,
     }
     return table | {name: Builder(name, build) for name, build in builders.items()}
 

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from repack.sources.errors import SourceError, UnreadableFile, UnsafePickle, printable
-from repack.sources.pickle_names import Builder, Inert, InertClass, checked_key, modern, resolve
+from repack.sources.pickle_names import (
+    Builder,
+    Inert,
+    InertClass,
+    Unsafe,
+    checked_key,
+    modern,
+    resolve,
+)
 
 _LITERALS = (
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -78,6 +86,8 @@ class PickleReader:
                 return self._run(stream)
         except SourceError:
             raise
+        except Unsafe as e:
+            raise UnsafePickle(self.path, f"its pickle calls {e}; refused") from None
         except (ValueError, TypeError, IndexError, KeyError, OverflowError, RuntimeError) as error:
             raise UnreadableFile(
                 self.path, f"its pickle is damaged ({printable(error, 120)}); get the file again"

@@ -68,12 +68,13 @@ CLASSIFY = "classify"
 """Ultralytics' word for a classifier. These are trained on values from 0 to 1 as they are, on the
 centre of pictures whose shorter side is the network's own."""
 
-DETECT, SEGMENT, POSE = "detect", "segment", "pose"
+DETECT, SEGMENT, POSE, OBB = "detect", "segment", "pose", "obb"
 TASKS = {
     CLASSIFY: "classification",
     DETECT: "detection",
     SEGMENT: "instances",
     POSE: "pose",
+    OBB: "oriented",
 }
 """Their word for each of the kit's tasks."""
 

@@ -15,7 +15,10 @@ from repack.sources import checks
 from repack.sources.errors import UnsupportedLayout, printable
 from repack.sources.weights import Weights, modules_of
 
-READ = "the kit reads YOLOv5 n, s, m, l and x detectors of releases 6 and 7"
+READ = (
+    "the kit reads YOLOv5 n, s, m, l and x detectors of releases 6 and 7, and other kinds where "
+    "the whole .pt is given"
+)
 MAX_CLASSES = 100_000
 MAX_ANCHORS = 64
 
@@ -65,11 +68,17 @@ def foreign_layout(tensors: Mapping[str, Tensor]) -> str | None:
             "four output scales, which is a P6 model (1280 pixels)",
         ),
         (
-            any_name(r"^model\.0\.conv\.bias$") and not any_name(r"\.bn\."),
+            fused(tensors),
             "batch norms folded into the convolutions (a fused model): save it before fuse()",
         ),
     )
     return next((meaning for found, meaning in checks if found), None)
+
+
+def fused(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether batch norms are folded into the convolutions."""
+    stems = ("model.0.conv.bias", "model.0.conv.conv.bias")
+    return any(n in tensors for n in stems) and not any(".bn." in n for n in tensors)
 
 
 def looks_like_yolo(tensors: Mapping[str, Tensor]) -> bool:
@@ -86,6 +95,28 @@ def infer(path: Path, tensors: Mapping[str, Tensor]) -> Layout:
     foreign = foreign_layout(tensors)
     if foreign is not None:
         raise UnsupportedLayout(path, f"{foreign}; {READ}")
+    size = size_of(path, tensors)
+    anchors = _tensor(path, tensors, "model.24.anchors", 3)
+    head = _tensor(path, tensors, "model.24.m.0.weight", 4)
+    scales, per_cell, pair = anchors.shape
+    if scales != 3 or pair != 2 or not 1 <= per_cell <= MAX_ANCHORS:
+        raise UnsupportedLayout(path, f"anchors of shape {list(anchors.shape)}, expected [3, n, 2]")
+    classes, rest = divmod(head.shape[0], per_cell)
+    if rest or not 1 <= classes - 5 <= MAX_CLASSES:
+        raise UnsupportedLayout(
+            path,
+            f"a head of {head.shape[0]} channels for {per_cell} anchors, expected "
+            f"{per_cell} x (5 + classes)",
+        )
+    return Layout(size, classes - 5, per_cell)
+
+
+def size_of(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """The key of ``SIZES``, from channels and repeats.
+
+    Raises:
+        UnsupportedLayout: none of them.
+    """
     stem = _tensor(path, tensors, "model.0.conv.weight", 4)
     if tuple(stem.shape[2:]) != (6, 6):
         raise UnsupportedLayout(
@@ -101,19 +132,7 @@ def infer(path: Path, tensors: Mapping[str, Tensor]) -> Layout:
         raise UnsupportedLayout(
             path, f"{width} stem channels and {repeats} repeats in the first C3; {known}"
         )
-    anchors = _tensor(path, tensors, "model.24.anchors", 3)
-    head = _tensor(path, tensors, "model.24.m.0.weight", 4)
-    scales, per_cell, pair = anchors.shape
-    if scales != 3 or pair != 2 or not 1 <= per_cell <= MAX_ANCHORS:
-        raise UnsupportedLayout(path, f"anchors of shape {list(anchors.shape)}, expected [3, n, 2]")
-    classes, rest = divmod(head.shape[0], per_cell)
-    if rest or not 1 <= classes - 5 <= MAX_CLASSES:
-        raise UnsupportedLayout(
-            path,
-            f"a head of {head.shape[0]} channels for {per_cell} anchors, expected "
-            f"{per_cell} x (5 + classes)",
-        )
-    return Layout(sizes[width, repeats], classes - 5, per_cell)
+    return sizes[width, repeats]
 
 
 def _tensor(path: Path, tensors: Mapping[str, Tensor], name: str, dimensions: int) -> Tensor:

@@ -37,6 +37,14 @@ TASKS: dict[str, Task] = {
             server=PICTURES,
         ),
         Task(
+            "oriented",
+            "a detector of boxes at an angle",
+            "handlers.oriented:OrientedHandler",
+            labelled=True,
+            takes_pictures=True,
+            server=PICTURES,
+        ),
+        Task(
             "pose",
             "a pose estimator",
             "handlers.pose:PoseHandler",

@@ -15,7 +15,7 @@ writes the small files of tests/data: a YOLOv8 and a YOLO11 of few channels, as 
 them, and what it answers.
 
 Written for each: ``NAME.pt``, ``NAME.onnx``, ``NAME.torchscript`` and ``NAME.json`` with what
-``predict`` answers: per picture rows x1, y1, x2, y2, confidence, class.
+``predict`` answers: per picture rows x1, y1, x2, y2, confidence, class, and what its task has.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -37,13 +37,22 @@ import numpy as np
 import torch
 from ultralytics import RTDETR, YOLO
 from ultralytics.data.augment import LetterBox
-from ultralytics.nn.tasks import DetectionModel, PoseModel, SegmentationModel, yaml_model_load
+from ultralytics.nn.tasks import (
+    ClassificationModel,
+    DetectionModel,
+    OBBModel,
+    PoseModel,
+    SegmentationModel,
+    yaml_model_load,
+)
 
 TINY = {
     "yolov8n": (0.33, 0.03, 1024),
     "yolov8n-seg": (0.33, 0.03, 1024),
     "yolov8n-pose": (0.33, 0.03, 1024),
     "yolo11n": (0.5, 0.125, 512),
+    "yolov8n-cls": (0.33, 0.03, 1024),
+    "yolov8n-obb": (0.33, 0.03, 1024),
 }
 """Depth, width and most channels; YOLO11's attention has heads of 64 channels."""
 
@@ -60,7 +69,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     given = parser.parse_args()
     if given.tiny:
-        for name in TINY:
+        for name in given.names or TINY:
             tiny(name, given.tiny)
         return
     given.out.mkdir(parents=True, exist_ok=True)
@@ -93,7 +102,12 @@ def tiny(name: str, out: Path) -> None:
     torch.manual_seed(1)
     told = yaml_model_load(f"{name}.yaml")
     told |= {"nc": 3, "scales": {"n": TINY[name]}, "scale": "n"}
-    kinds = {"seg": SegmentationModel, "pose": PoseModel}
+    kinds = {
+        "seg": SegmentationModel,
+        "pose": PoseModel,
+        "cls": ClassificationModel,
+        "obb": OBBModel,
+    }
     network = kinds.get(name.rpartition("-")[2], DetectionModel)(told, ch=3, verbose=False)
     given = np.random.default_rng(2).integers(0, 256, (2, 3, 8, 12), np.uint8)
     given = given.repeat(8, 2).repeat(8, 3)
@@ -111,7 +125,7 @@ def tiny(name: str, out: Path) -> None:
         while isinstance(answer[0], (tuple, list)):
             answer = answer[0]
         protos = answer[1] if name.endswith("seg") else torch.zeros(1, 1)
-        answer = answer[0].numpy()
+        answer = answer[0].numpy()  # probabilities, not logits, of a classifier
         for parameter in network.parameters():
             parameter.requires_grad = False
     with tempfile.TemporaryDirectory() as folder:
@@ -143,6 +157,10 @@ def settle(network: Any, batch: torch.Tensor) -> None:
             network(batch)
     network.eval()
     head = network.model[-1]
+    if isinstance(getattr(head, "linear", None), torch.nn.Linear):
+        torch.nn.init.normal_(head.linear.weight, 0, 0.3)
+    for branch in head.cv4 if type(head).__name__ == "OBB" else ():
+        torch.nn.init.normal_(branch[-1].weight, 0, 0.5)
     for name in ("cv3", "one2one_cv3", "dec_score_head"):
         for branch in getattr(head, name, None) or []:
             last = branch if isinstance(branch, torch.nn.Linear) else branch[-1]
@@ -173,7 +191,9 @@ def predicted(model: Any, pictures: list[Path], side: int) -> dict[str, Any]:
             rows["masks"] = [m.tolist() for m in answer.masks.xy]
         if answer.keypoints is not None:
             rows["points"] = answer.keypoints.data.tolist()
-        if answer.obb is not None:
+        if answer.probs is not None:
+            rows["probabilities"] = answer.probs.data.tolist()
+        if answer.obb is not None:  # rows x, y, w, h, angle, confidence, class
             rows["obb"] = answer.obb.data.tolist()
         found[picture.name] = rows
     return found

@@ -93,10 +93,13 @@ def enliven(model: Any, seed: int, stack: np.ndarray[Any, Any], objectness: floa
         norm.running_var *= 1 + noise(norm.running_var, 0.05).clamp(-0.3, 0.3)
     model.eval()
     head = model.model[-1]
+    if hasattr(head, "linear"):
+        head.linear.weight.copy_(noise(head.linear.weight, 0.3))
+        return
     for conv in head.m:
         conv.weight.copy_(noise(conv.weight, 1))
         conv.bias.zero_()
-    maps = model(as_input(stack))[1]  # [N, anchors, H, W, 5 + classes]
+    maps = model(as_input(stack))[-1]  # [N, anchors, H, W, 5 + classes]
     wanted = torch.tensor([1.0, 1.0, 0.6, 0.6, 1.5] + [1.5] * (maps[0].shape[-1] - 5))
     for conv, logits in zip(head.m, maps, strict=True):
         middle, spread = logits.mean((0, 2, 3)), logits.std((0, 2, 3))
@@ -267,6 +270,83 @@ def make_tiny(out: Path) -> None:
     print(f"yolov5n_official.pt.xz: {len(packed)} bytes, {found['counts'].tolist()} boxes")
 
 
+RELEASE_3 = {
+    "backbone": [
+        [-1, 1, "Focus", [64, 3]],
+        [-1, 1, "Conv", [128, 3, 2]],
+        [-1, 3, "BottleneckCSP", [128]],
+        [-1, 1, "Conv", [256, 3, 2]],
+        [-1, 9, "BottleneckCSP", [256]],
+        [-1, 1, "Conv", [512, 3, 2]],
+        [-1, 9, "BottleneckCSP", [512]],
+        [-1, 1, "Conv", [1024, 3, 2]],
+        [-1, 1, "SPP", [1024, [5, 9, 13]]],
+        [-1, 3, "BottleneckCSP", [1024, False]],
+    ]
+}
+"""That release's backbone; its neck is today's, of other blocks."""
+
+KINDS = {
+    "yolov5n6": "hub/yolov5n6.yaml",
+    "yolov5n-seg": "segment/yolov5n-seg.yaml",
+    "yolov5n-cls": "yolov5n.yaml",
+    "yolov5n-r3": "yolov5n.yaml",
+}
+"""Kinds beside detectors of releases 6 and 7: the package's description that each is made of."""
+
+
+def kind_of(name: str) -> Any:
+    """A network of one of ``KINDS``, of few channels; of a classifier, of few values."""
+    import yaml
+    import yolov5
+    from yolov5.models import yolo
+
+    torch.manual_seed(5)
+    told = yaml.safe_load((Path(yolov5.__file__).parent / "models" / KINDS[name]).read_text())
+    if name == "yolov5n-cls":
+        model = yolo.ClassificationModel(model=yolo.DetectionModel(told, ch=3), nc=3, cutoff=10)
+        make_sparse(model, 5)
+        return model
+    told |= {"nc": 3, "width_multiple": 0.03}
+    if name == "yolov5n-r3":
+        told |= RELEASE_3
+        for row in told["head"]:
+            row[2] = "BottleneckCSP" if row[2] == "C3" else row[2]
+    kind = yolo.SegmentationModel if name.endswith("seg") else yolo.DetectionModel
+    model = kind(told, ch=3)
+    for module in list(model.modules()) if name == "yolov5n-r3" else ():
+        for child, inside in module.named_children():
+            if isinstance(inside, torch.nn.SiLU):
+                norms = type(module).__name__ == "BottleneckCSP"
+                made = torch.nn.LeakyReLU(0.1) if norms else torch.nn.Hardswish()
+                setattr(module, child, made)
+    return model
+
+
+@torch.no_grad()
+def make_tiny_kind(name: str, out: Path) -> None:
+    """``<name>_tiny.pt.xz`` and what the package answers, under tests/data/."""
+    model = kind_of(name)
+    model.names = dict(enumerate(TINY_NAMES))
+    stack = np.stack(pictures(128, 4))
+    enliven(model, 5, stack, objectness=2.0)
+    model = model.half().float().eval()
+    inputs = stack[:2, :, :64]
+    answer = model(as_input(inputs))
+    parts = [p for p in answer if isinstance(p, torch.Tensor)] if name[-3:] != "cls" else [answer]
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "tiny.pt"
+        save(checkpoint(model.half(), None), path, official_names=True)
+        packed = lzma.compress(path.read_bytes(), preset=9 | lzma.PRESET_EXTREME)
+    (out / f"{name}_tiny.pt.xz").write_bytes(packed)
+    named = zip(("answer", "protos"), (p.numpy() for p in parts), strict=False)
+    found: dict[str, Any] = dict(named)
+    if "protos" in found:
+        found["protos"] = found["protos"][:, ::8]
+    np.savez_compressed(out / f"{name}_tiny.npz", inputs=inputs, **found)
+    print(f"{name}_tiny.pt.xz: {len(packed)} bytes, {[list(p.shape) for p in parts]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path, help="folder for the results")
@@ -281,6 +361,8 @@ def main() -> None:
         print("yolov5", importlib.metadata.version("yolov5"), "torch", torch.__version__)
         if options.tiny:
             make_tiny(options.out)
+            for name in KINDS:
+                make_tiny_kind(name, options.out)
             return
         for size in options.sizes.split(","):
             make(size, options.out, options.images)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 SIDE, CLASSES, STRIDES = 64, 3, (8, 16, 32)
 CELLS = sum((SIDE // s) ** 2 for s in STRIDES)
 POINTS, PROTOTYPES = 2, 6
+BESIDE = ("points", "masks", "angle", "anchored-masks", "faces")
 LAYOUTS = ("anchor-free", "objectness", "yolox", "end-to-end", "queries", "detr", "listed")
 
 
@@ -59,7 +60,7 @@ class Exported(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         rows = self.cells(x * 2 - 1) if self.layout != "yolox" else self.cells(x / 127.5 - 1)
-        if self.layout in ("anchor-free", "points", "masks"):
+        if self.layout in ("anchor-free", *BESIDE):
             return self.columns(x, rows)
         best, kind = rows[..., 4:].max(2, keepdim=True)
         half = rows[..., 2:4] / 2
@@ -86,8 +87,8 @@ class Exported(nn.Module):
         return corners[0, chosen], kind[0, chosen, 0], best[0, chosen, 0]
 
     def columns(self, x: Tensor, rows: Tensor) -> Any:
-        """A column a cell; a box's corners as its points, or the weights of prototypes made of
-        the picture."""
+        """A column a cell; a box's corners as its points, an angle, or the weights of prototypes
+        made of the picture."""
         if self.layout == "anchor-free":
             return rows.transpose(1, 2)
         half = rows[..., 2:4] / 2
@@ -95,8 +96,19 @@ class Exported(nn.Module):
             seen = rows[..., 4:5]
             points = (rows[..., :2] - half, seen, rows[..., :2] + half, 1 - seen)
             return torch.cat((rows, *points), 2).transpose(1, 2)
+        if self.layout == "angle":
+            return torch.cat((rows, rows[..., 4:5] * 3 - 0.7), 2).transpose(1, 2)
+        if self.layout == "faces":
+            five = [rows[..., :2] + (k - 2) * half / 2 for k in range(5)]
+            two = torch.full_like(rows[..., 4:5], 0.5)
+            whole = torch.cat((rows[..., :4], two, *five, rows[..., 4:] * 2), 2)
+            return torch.cat([whole] * 3, 1)
         weights = torch.cat((rows[..., 4:], -rows[..., 4:]), 2) - 0.1
         protos = nn.functional.avg_pool2d(torch.cat((x, 1 - x), 1), 4) - 0.45
+        if self.layout == "anchored-masks":
+            half = torch.full_like(weights[..., :1], 0.5)
+            whole = torch.cat((rows[..., :4], half, rows[..., 4:] * 2, weights), 2)
+            return torch.cat([whole] * 3, 1), protos
         return torch.cat((rows, weights), 2).transpose(1, 2), protos
 
 
@@ -152,7 +164,7 @@ def onnx_file(
     path = folder / f"{layout}.onnx"
     free = free and layout != "listed"
     outputs = {"detr": ["boxes", "logits"], "listed": ["boxes", "labels", "scores"]}
-    outputs["masks"] = ["output0", "output1"]
+    outputs["masks"] = outputs["anchored-masks"] = ["output0", "output1"]
     names = outputs.get(layout, ["output0"])
     axes = {n: {0: "batch"} if free else {} for n in ("images", *names)}
     if sides is None:

@@ -50,7 +50,10 @@ def test_the_engine_has_the_types_and_the_shapes_that_were_asked_for(
 
 
 BEHIND = [
-    *((layout, "f16") for layout in (*exported_detectors.LAYOUTS, "points", "masks")),
+    *(
+        (layout, "f16")
+        for layout in (*exported_detectors.LAYOUTS, "points", "masks", "angle", "anchored-masks")
+    ),
     *((layout, "int8") for layout in ("anchor-free", "detr", "masks")),
 ]
 

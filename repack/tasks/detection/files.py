@@ -24,16 +24,13 @@ from repack.options import IMAGENET_STD, MAX_SIDE, DetectorOptions, Options, Sha
 from repack.raw_tensors import tensors
 from repack.sources.source import Source
 from repack.tasks import labels, pictures
-from repack.tasks.detection.layouts import found
+from repack.tasks.detection import layouts
 from repack.tasks.detection.layouts.base import Layout, Probe, Rows
 
 USUAL = 640
 """Side of the pictures where neither the file nor the user says."""
 
 BOXES = "boxes"
-
-LIKE = ("detection", "pose", "instances")
-"""Tasks whose answers begin with boxes."""
 
 
 def make(source: Source, options: Options, task: str = "detection") -> Model:
@@ -45,7 +42,7 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
     """
     if source.engine is not None:
         raise KitError(f"{source.path}: {source.called} holds no detector: use --task tensors")
-    if source.task not in ("tensors", *LIKE):
+    if source.task not in {"tensors", *layouts.tasks()}:
         raise KitError(
             f"{source.path}: {source.network} is made for {source.task}: leave --task out"
         )
@@ -90,7 +87,9 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
         settings=settings,
         output=BOXES,
         write_onnx=built.write,
-        export=None if head.ranked else built.export(partial(_finish, settings, rows)),
+        export=built.export(partial(_finish, settings, rows))
+        if head.name in suppression.TAILS
+        else None,
         on_gpu=built.on_gpu(),
         own_types=base.own_types,
         half=normal.dtype == "float16",
@@ -161,7 +160,7 @@ def _told(
         ) from None
     known = len(source.told.names) or labels.count(asked.labels)
     probe = Probe(outputs, sides, known, source.told.points)
-    ends, rows = found(source.path, asked.layout, task, probe)
+    ends, rows = layouts.found(source.path, asked.layout, task, probe)
     own = asked.mean or source.told.mean, asked.std or source.told.std
     usual = (
         ((0, 0, 0), (1, 1, 1)) if plain.grey and ends.std == IMAGENET_STD else (ends.mean, ends.std)

@@ -66,8 +66,8 @@ def headline(figures: Mapping[str, Any]) -> dict[str, str] | None:
 
 
 More = Callable[[NDArray[np.float32], Arrays], dict[str, Any]]
-"""From a box with its extras and the model's answer to what is drawn beside the box: "polygons" or
-"points" as in the JSON answer, in pixels of the model's input."""
+"""From a box with its extras and the model's answer to what is drawn beside the box: "polygons",
+"points" or "corners" as in the JSON answer, in pixels of the model's input."""
 
 
 def nothing(row: NDArray[np.float32], answer: Arrays) -> dict[str, Any]:
@@ -132,7 +132,10 @@ def _shifted(more: dict[str, Any], left: int, top: int, scale: float) -> dict[st
     """Polygons and points as they lie in the shown picture."""
     outlines = [(np.reshape(p, (-1, 2)) - (left, top)) * scale for p in more.get("polygons", ())]
     points = [((x - left) * scale, (y - top) * scale, c) for x, y, c in more.get("points", ())]
-    return {"polygons": [o.reshape(-1).tolist() for o in outlines], "points": points}
+    found: dict[str, Any] = {"polygons": [o.reshape(-1).tolist() for o in outlines]}
+    if "corners" in more:
+        found["corners"] = (np.asarray(more["corners"]) - (left, top)) * scale
+    return {**found, "points": points}
 
 
 def _without_border(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:

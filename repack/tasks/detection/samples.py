@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,8 @@ def read(
 ) -> list[Sample]:
     """Every picture of a folder, fitted into the model's input.
 
-    A picture's labels are looked for beside it and in ``labels/``, as ``NAME.txt`` in YOLO's
+    A picture's labels are looked for beside it, in ``labels/`` there, and for a picture below
+    ``images/`` in the same place below the ``labels/`` beside that, as ``NAME.txt`` in YOLO's
     format: class, centre x, centre y, width, height on each line, as shares of the picture's size.
     ``Sample.truth`` is ``[K, 5 + 3 n]`` float32: x1, y1, x2, y2 in pixels of the model's input,
     class, then x, y (pixels) and the third value of each point; NaN where a label has fewer.
@@ -59,11 +60,23 @@ def _picture(path: Path, model: Model, box: Box, expected: str) -> Sample:
     size = picture.height, picture.width
     fitted, place = images.letterbox(picture.pixels, *fit, size, mode)
     truth = None
-    for labels in (path.with_suffix(".txt"), path.parent / "labels" / f"{path.stem}.txt"):
+    for labels in _label_files(path):
         if labels.is_file():
             truth = _truth(labels, picture.width, picture.height, place, box, expected)
             _check_classes(labels, truth, len(model.source.labels))
     return Sample(path, {spec.name: fitted[None]}, truth)
+
+
+def _label_files(picture: Path) -> Iterator[Path]:
+    """Where a picture's labels may be: the later one counts."""
+    name = f"{picture.stem}.txt"
+    folder = picture.absolute().parent
+    for above in folder.parents:
+        if folder.relative_to(above).parts[0] == "images":
+            yield above / "labels" / folder.relative_to(above / "images") / name
+            break
+    yield folder / name
+    yield folder / "labels" / name
 
 
 def _truth(

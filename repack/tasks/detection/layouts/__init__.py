@@ -21,8 +21,16 @@ LAYOUTS = {
     "listed": "listed:Listed",
     "anchor-free-points": "anchor_free:AnchorFreePoints",
     "anchor-free-masks": "anchor_free:AnchorFreeMasks",
+    "objectness-points": "objectness:ObjectnessPoints",
+    "objectness-masks": "objectness:ObjectnessMasks",
+    "anchor-free-angle": "angles:AnchorFreeAngle",
 }
 """By the value of ``--layout`` its class, in the order in which they are tried."""
+
+
+def tasks() -> set[str]:
+    """Tasks whose answers begin with boxes."""
+    return {named(name).task for name in LAYOUTS}
 
 
 def named(name: str) -> Layout:

@@ -34,7 +34,7 @@ class Raw(Multiplied):
         rows = outputs[0]
         centre = (rows[..., :2] + self.cell) * self.stride
         size = rows[..., 2:4].exp() * self.stride
-        return super().forward(torch.cat((centre, size, rows[..., 4:]), 2))
+        return self.multiplied(torch.cat((centre, size, rows[..., 4:]), 2))
 
 
 class YOLOX(Layout):

@@ -167,11 +167,11 @@ def test_labels_of_another_form_are_named(tmp_path: Path, text: str) -> None:
 
 
 def test_free_sides_are_those_that_the_file_states(tmp_path: Path) -> None:
-    path = pooled(tmp_path / "m.onnx", CLASSIFY | {"task": "obb"}, free=True)
+    path = pooled(tmp_path / "m.onnx", CLASSIFY | {"task": "depth"}, free=True)
     model = loaded(path)
     assert model.inputs[0].shape == ("batch", 3, 16, 16)
     assert "the input is x=batchx3x16x16, as the file says" in model.notes
-    assert any("its task is 'obb'" in line for line in model.notes)
+    assert any("its task is 'depth'" in line for line in model.notes)
     assert loaded(path, task="classification").settings["crop"] == 16
     shape: tuple[int | str, ...] = ("batch", 3, "height", "width")
     assert loaded(path, input_shapes={"x": shape}).inputs[0].shape == shape

@@ -52,8 +52,11 @@ def test_answers_equal_those_of_the_real_package(name: str, tmp_path: Path) -> N
     assert 0.25 < theirs[:, 4:].max() < 1
 
 
-@pytest.mark.parametrize(("name", "task"), [("yolov8n-seg", "instances"), ("yolov8n-pose", "pose")])
-def test_masks_and_points_equal_those_of_the_real_package(
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("yolov8n-seg", "instances"), ("yolov8n-pose", "pose"), ("yolov8n-obb", "oriented")],
+)
+def test_masks_points_and_angles_equal_those_of_the_real_package(
     name: str, task: str, tmp_path: Path
 ) -> None:
     source = load(checkpoint(name, tmp_path))
@@ -69,6 +72,31 @@ def test_masks_and_points_equal_those_of_the_real_package(
     np.testing.assert_allclose(rows.numpy(), theirs, rtol=1e-4, atol=1e-4)
     if task == "instances":
         np.testing.assert_allclose(found[1][:, ::8].numpy(), protos, rtol=1e-4, atol=1e-4)
+
+
+def test_a_classifier_answers_the_probabilities_of_the_real_package(tmp_path: Path) -> None:
+    path = checkpoint("yolov8n-cls", tmp_path)
+    source = load(path)
+    assert (source.network, source.task) == ("yolov8n-cls", "classification")
+    assert (source.told.sides, source.told.stride) == ((96, 96), None)
+    with np.load(DATA / "yolov8n-cls_tiny.npz") as data:
+        given, theirs = data["inputs"], data["answer"]
+    assert source.module is not None
+    with torch.no_grad():
+        ours = source.module(torch.from_numpy(given).float() / 255).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert 0.34 < theirs.max() < 1
+    served = model(path)  # values 0 to 1 as they are, the centre of a short side of 96 pixels
+    assert served.source.labels == ("circle", "square", "triangle")
+    asked = {k: served.settings[k] for k in ("resize", "crop", "mean", "std", "scores")}
+    want = (96, 96, [0, 0, 0], [1, 1, 1], "probabilities")
+    assert asked == dict(zip(asked, want, strict=True))
+    assert not any("assumed" in note for note in served.notes)
+    pixels = np.tile(given.transpose(0, 2, 3, 1), (1, 2, 1, 1))[:, :96]
+    (answer,) = served.ask({served.inputs[0].name: np.ascontiguousarray(pixels)}).values()
+    with torch.no_grad():
+        whole = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        np.testing.assert_allclose(answer, source.module(whole).numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,7 +125,6 @@ ODD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "wide": (lambda t: changed(t, 2, numbers=[10**9, True]), ""),
     "scale": (lambda t: t.update(scale="q"), "scale 'q'"),
     "width": (lambda t: t.update(scales={"n": [0.3, 1e9, 64]}), "depth 0.3 and width 1000000000.0"),
-    "activation": (lambda t: t.update(activation="nn.ReLU()"), "activation 'nn.ReLU()'"),
     "grey": (lambda t: t.update(channels=1), "1 channels of input"),
     "end to end": (lambda t: t.update(end2end=True), "a head that chooses its boxes itself"),
     "no head": (lambda t: t.pop("head"), "no head"),
@@ -110,7 +137,15 @@ ODD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "a head 'Segment' with",
     ),
     "a row": (lambda t: t["head"].append(5), "a row 5 of the head"),
-    "another head": (lambda t: t["head"].pop(), "a last layer 'C2f', no head of boxes"),
+    "two angles": (
+        lambda t: t["head"][-1].__setitem__(slice(2, 4), ["OBB", ["nc", 2]]),
+        "a head 'OBB' with",
+    ),
+    "no classifier": (
+        lambda t: t["head"][-1].__setitem__(slice(2, 4), ["Classify", ["nc", 3]]),
+        "a head 'Classify' with",
+    ),
+    "another head": (lambda t: t["head"].pop(), "a head 'C2f'"),
 }
 
 
@@ -145,5 +180,5 @@ def test_every_size_is_built(size: str, tmp_path: Path) -> None:
 
 def test_a_network_that_ends_in_something_else_is_named() -> None:
     row = [-1, 1, "Conv", [8, 3, 2]]
-    with pytest.raises(Unknown, match="a last layer 'Conv', no head of boxes"):
+    with pytest.raises(Unknown, match="a last layer 'Conv', no head"):
         Described({"backbone": [row], "head": [row]}, 1)

@@ -1,4 +1,4 @@
-"""Points and masks beside the boxes: from a file to an answer, and what the gate says of them."""
+"""Points, masks and angles beside boxes: from a file to an answer, and what the gate says."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from handlers.context import LocalContext
 from handlers.entry import Entry
 from handlers.errors import KitError
 from handlers.instances import Mask, polygons
+from handlers.rectangles import corners
 from repack import pipeline
 from repack.model import Arrays, Model
 from repack.options import DetectorOptions, Options, SourceOptions
@@ -30,7 +31,8 @@ from tests.support.loading import model
 
 POSE: dict[str, Any] = {"task": "pose", "kpt_shape": [made.POINTS, 3], "names": ["a", "b", "c"]}
 SEGMENT: dict[str, Any] = {"task": "segment", "names": ["a", "b", "c"]}
-FILES = {"pose": ("points", POSE), "instances": ("masks", SEGMENT)}
+OBB: dict[str, Any] = {"task": "obb", "names": ["a", "b", "c"]}
+FILES = {"pose": ("points", POSE), "instances": ("masks", SEGMENT), "oriented": ("angle", OBB)}
 
 
 def loaded(task: str, folder: Path, **told: Any) -> Model:
@@ -73,6 +75,12 @@ def test_an_answer_has_what_stands_beside_its_boxes(answering: Any) -> None:
             assert seen + unseen == pytest.approx(1, abs=2e-4)
             for point, edge in ((px, x1), (py, y1), (qx, x2), (qy, y2)):
                 assert point == pytest.approx(edge, abs=0.02) or edge in (0, made.SIDE)
+            continue
+        if task == "oriented":
+            wanted = np.array([d["corners"]]).clip(0, made.SIDE)
+            low, high = wanted.min((0, 1)), wanted.max((0, 1))
+            np.testing.assert_allclose(d["box"], [*low, *high], atol=0.03)
+            np.testing.assert_allclose(corners(np.array([d["xywhr"]])), [d["corners"]], atol=0.03)
             continue
         assert d["mask"]["size"] == [made.SIDE, made.SIDE]
         assert sum(d["mask"]["counts"]) == made.SIDE**2
@@ -134,6 +142,10 @@ def test_the_gate_notices_what_moved(task: str, tmp_path: Path) -> None:
         assert same.figures["points_compared"] > 5
         moved["boxes"][..., 4 + made.CLASSES + 3] += 3
         says = "points: one moved 3.00 px, at most 0.5 px"
+    elif task == "oriented":
+        assert same.figures["mean_rotated_iou"] == 1
+        moved["boxes"][..., -1] += 0.5
+        says = "rectangles: mean overlap"
     else:
         assert same.figures["mean_mask_iou"] == 1
         moved["protos"] += 0.1
@@ -156,6 +168,35 @@ def test_points_that_contradict_the_file_are_one_line(tmp_path: Path) -> None:
         loaded("pose", tmp_path, kpt_shape=[5, 3])
 
 
+def test_masks_behind_objectness_are_the_same(tmp_path: Path) -> None:
+    asked = made.pictures()
+    one = loaded("instances", tmp_path)
+    other = model(made.onnx_file(tmp_path, "anchored-masks", told=SEGMENT))
+    assert (one.settings["iou"], other.settings["iou"]) == (0.7, 0.45)
+    assert one.settings["head"] == other.settings["head"]
+    want, have = (m.ask({m.inputs[0].name: asked}) for m in (one, other))
+    np.testing.assert_allclose(have["boxes"], np.tile(want["boxes"], (1, 3, 1)), rtol=1e-6)
+    np.testing.assert_array_equal(have["protos"], want["protos"])
+
+
+def test_points_behind_objectness_are_those_of_the_file(tmp_path: Path) -> None:
+    given = model(made.onnx_file(tmp_path, "faces"), task="pose")
+    answer = given.ask({given.inputs[0].name: made.pictures()})["boxes"]
+    rows = np.tile(made.boxes(made.pictures()), (1, 3, 1))
+    np.testing.assert_allclose(answer[..., : 4 + made.CLASSES], rows, rtol=1e-4, atol=1e-4)
+    points = answer[..., 4 + made.CLASSES :].reshape(*rows.shape[:2], 5, 3)
+    want = rows[..., None, :2] + (np.arange(5)[:, None] - 2) * rows[..., None, 2:4] / 4
+    np.testing.assert_allclose(points[..., :2], want, rtol=1e-4, atol=1e-3)
+    assert (points[..., 2] == 1).all()
+
+
+def test_a_box_at_an_angle_is_not_stretched(tmp_path: Path) -> None:
+    layout, told = FILES["oriented"]
+    path = made.onnx_file(tmp_path, layout, told=told)
+    with pytest.raises(KitError, match="--resize-mode stretch: a box at an angle is no rectangle"):
+        model(path, detector=DetectorOptions(mode="stretch"))
+
+
 def test_a_layout_of_another_task_is_named(tmp_path: Path) -> None:
     layout, told = FILES["pose"]
     path = made.onnx_file(tmp_path, layout, told=told)
@@ -176,6 +217,8 @@ def test_a_layout_of_another_task_is_named(tmp_path: Path) -> None:
                                               38.4, 32, 0]),
         ("instances", "1 .4 .3 .6", "expected: class x y x y x y"),
         ("pose", "1 a .3 .6 .2", "expected: class cx cy w h, then x y"),
+        ("oriented", "1 .5 .3 .6 .4 .5 .5 .4 .4", [25.6, 19.2, 38.4, 32, 1]),
+        ("oriented", "1 .5 .3 .6 .4 .5 .5", "expected: class x1 y1 x2 y2 x3 y3 x4 y4"),
     ],
 )  # fmt: skip
 def test_labels_are_those_of_yolo(task: str, line: str, expected: Any, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Oriented detection: a picture in, boxes at an angle out."""
