@@ -104,10 +104,9 @@ MUTATIONS = [
     Mutation(
         11, f"{F}pictures.py -k row_11", "an error is its own item's",
         "handlers/base.py",
-        "            found[i] = item\n",
-        "            found[i] = item\n"
+        "        return found\n\n    def _infer_good",
         "        bad = [d for d in found if isinstance(d, ItemError)]\n"
-        "        found = bad[:1] * len(rows) or found\n",
+        "        return bad[:1] * len(rows) or found\n\n    def _infer_good",
     ),
     Mutation(
         12, "tests/unit/handlers/test_base.py -k row_12", "results are counted",

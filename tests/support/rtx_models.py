@@ -68,9 +68,17 @@ def yolov8n(folder: Path) -> Model:
     return detector(file)
 
 
+TASKS = {
+    "points": "pose",
+    "masks": "instances",
+    "anchored-masks": "instances",
+    "angle": "oriented",
+}
+
+
 def exported(layout: str, folder: Path) -> Model:
     """A small detector's ONNX file, with one project's layout of outputs."""
-    task = {"points": "pose", "masks": "instances"}.get(layout, "detection")
+    task = TASKS.get(layout, "detection")
     told = {"names": ["a", "b", "c"], "kpt_shape": [exported_detectors.POINTS, 3]}
     file = exported_detectors.onnx_file(folder, layout, told=told)
     return pipeline.load(Options(SourceOptions(file), task=task))

@@ -253,7 +253,7 @@ def test_a_loss_of_map_fails() -> None:
 
 
 def test_without_labels_the_gate_says_that_map_is_not_compared() -> None:
-    assert compared(BOXES).figures["map"] == "not compared: no sample has a label file"
+    assert compared(BOXES).figures["map"] == "not compared: no sample has a label file of boxes"
 
 
 def test_a_map_of_nothing_on_both_sides_is_not_compared() -> None:

@@ -236,6 +236,18 @@ def test_labels_are_those_of_yolo(task: str, line: str, expected: Any, tmp_path:
     np.testing.assert_allclose(sample.truth, [expected], rtol=1e-5)
 
 
+@pytest.mark.parametrize("where", [".", "labels", "../../labels/val"])
+def test_labels_lie_where_yolos_data_sets_have_them(where: str, tmp_path: Path) -> None:
+    given = loaded("pose", tmp_path)
+    samples = tmp_path / "data" / "images" / "val"
+    (samples / where).mkdir(parents=True)
+    Image.fromarray(made.pictures(1)[0]).save(samples / "a.png")
+    (samples / where / "a.txt").write_text("0 .5 .5 .2 .2")
+    (sample,) = TASKS["pose"].read_samples(samples, given, "--samples")
+    assert sample.truth is not None
+    np.testing.assert_allclose(sample.truth, [[25.6, 25.6, 38.4, 38.4, 0]], rtol=1e-5)
+
+
 def labelled(task: str, given: Model, folder: Path) -> list[Sample]:
     """Pictures labelled with what the model itself finds surely in them, and one by boxes alone."""
     folder.mkdir()

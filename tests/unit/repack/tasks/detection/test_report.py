@@ -35,7 +35,7 @@ def test_labelled_samples_leave_nothing_open_and_are_the_headline() -> None:
 
 
 def test_without_labels_or_boxes_the_accuracy_is_open() -> None:
-    unlabelled = {**figures(), "map": "not compared: no sample has a label file"}
+    unlabelled = {**figures(), "map": "not compared: no sample has a label file of boxes"}
     (note,) = report.unchecked(unlabelled, 12)
     assert note["what"] == "Accuracy" and note["serious"]
     assert report.unchecked(unlabelled, 0) == [], "that there are no samples is told already"
