@@ -82,6 +82,10 @@ _STORAGE_NAMES = {
 }
 
 
+MAX_NAME = 500
+"""Letters of a name: each of a chain of them would be longer than the last."""
+
+
 class Unsafe(Exception):
     """A call that is on the list, with arguments that it never has; its message says which."""
 
@@ -209,6 +213,8 @@ def _method(owner: object, name: object) -> InertClass:
     """A mentioned class's function, by name: YOLOv5's segmentation heads hold one."""
     if not isinstance(owner, InertClass) or not isinstance(name, str) or not name.isidentifier():
         raise Unsafe("builtins.getattr for something that is no class of a network")
+    if len(owner.name) + len(name) > MAX_NAME:
+        raise Unsafe(f"builtins.getattr for a name of more than {MAX_NAME} letters")
     return InertClass(f"{owner.name}.{name}")
 
 

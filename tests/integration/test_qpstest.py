@@ -176,11 +176,14 @@ def test_timeouts_are_counted(slow_server: Server, tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_noticed(slow_server: Server, tmp_path: Path) -> None:
-    command = [sys.executable, "qpstest", "--url", url_of(slow_server), "--duration", "9",
+    command = [sys.executable, "qpstest", "--url", url_of(slow_server), "--duration", "12",
                "--concurrency", "1", "--warmup", "1",
                "--json", str(tmp_path / "a.json")]  # fmt: skip
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
-        time.sleep(3)
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stderr is not None
+        assert any("served, concurrency 1:" in line for line in running.stderr)  # after 5 s of it
         slow_server.state.workers()[0].kill()
         output, _ = running.communicate(timeout=60)
     assert running.returncode == 0

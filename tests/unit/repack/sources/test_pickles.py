@@ -71,6 +71,18 @@ def test_a_call_is_refused_by_name_and_did_not_run(
     assert not marker.exists()
 
 
+def test_names_of_names_do_not_grow_without_end(tmp_path: Path) -> None:
+    """Each of a chain would hold all before it: some KB of file, some TB of memory."""
+    long = text("a" * 100)
+    chain = b"cbuiltins\ngetattr\n" + b"p0\n0cmodels.yolo\nSegment\n"
+    for _ in range(20):
+        chain += b"p1\n0g0\ng1\n" + long + b"\x86R"
+    path = tmp_path / "long.bin"
+    path.write_bytes(b"\x80\x02" + chain + b".")
+    with pytest.raises(UnsafePickle, match=r"getattr for a name of more than 500 letters"):
+        load(path)
+
+
 def test_the_attacks_do_run_in_a_plain_unpickler(marker: Path) -> None:
     """Without this the tests above could pass because of a harmless attack."""
     pickle.loads(pickled(attacks(marker)["os.system"][0]))  # noqa: S301
