@@ -112,7 +112,7 @@ def _truth(
         row[: len(points)] = np.reshape(points, (-1, 3))
     more[..., 0] = more[..., 0] * place.scale_x + place.left
     more[..., 1] = more[..., 1] * place.scale_y + place.top
-    return np.concatenate((truth, more.reshape(len(rows), -1)), axis=1)
+    return np.concatenate((truth, more.reshape(len(rows), 3 * more.shape[1])), axis=1)
 
 
 def _check_classes(path: Path, truth: NDArray[np.float32], classes: int) -> None:

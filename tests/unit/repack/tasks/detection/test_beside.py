@@ -248,6 +248,18 @@ def test_labels_lie_where_yolos_data_sets_have_them(where: str, tmp_path: Path) 
     np.testing.assert_allclose(sample.truth, [[25.6, 25.6, 38.4, 38.4, 0]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("task", ["pose", "instances", "oriented"])
+def test_a_picture_of_nothing_has_an_empty_label_file(task: str, tmp_path: Path) -> None:
+    given = loaded(task, tmp_path)
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    Image.fromarray(made.pictures(1)[0]).save(samples / "a.png")
+    (samples / "a.txt").write_text("")
+    (sample,) = TASKS[task].read_samples(samples, given, "--samples")
+    assert sample.truth is not None
+    assert sample.truth.shape == (0, 5)
+
+
 def labelled(task: str, given: Model, folder: Path) -> list[Sample]:
     """Pictures labelled with what the model itself finds surely in them, and one by boxes alone."""
     folder.mkdir()
