@@ -21,7 +21,7 @@ from deploy.hosting.context import HostContext
 from deploy.hosting.metrics import Memory, Sink
 from deploy.hosting.rows import row
 from deploy.hosting.unpacking import unpack
-from deploy.torchserve.guard.http import Refusal
+from deploy.torchserve.guard.http import PARAMETERS, READER, Refusal, unread
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ class Model:
                 unpack(archive, folder)
             self.passport = _passport(folder, archive.name)
             self.name = name or str(self.passport["name"])
+            self._reads_settings = READER in self.passport["files"]
             self._artefact = artefact
             with _loading, _threads(threads):
                 code.use(folder, self.passport["files"], archive.name)
@@ -128,6 +129,8 @@ class Model:
         rows: dict[int, Mapping[str, Any]] = {}
         for i, request in enumerate(requests):
             try:
+                if not self._reads_settings and _header(request.headers, PARAMETERS.decode()):
+                    raise unread(self.name)
                 media_type = _header(request.headers, "content-type")
                 rows[i] = row(request.body, media_type, self._require_json)
             except Refusal as e:

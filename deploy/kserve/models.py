@@ -12,7 +12,7 @@ from typing import Any
 
 from deploy.hosting import parameters as as_headers
 from deploy.kserve.tensors import BYTES, DTYPES, Bytes, Mistake, Spec, Tensor, packed
-from deploy.torchserve.guard.http import Refusal
+from deploy.torchserve.guard.http import PARAMETERS, READER, Refusal, unread
 from handlers.passport import Passport, TensorSpec
 
 BODY = Spec("BODY", BYTES, (-1, 1))
@@ -62,6 +62,7 @@ class Model:
 
     Attributes:
         raw: it takes tensors, and no files.
+        settings: its archive reads a request's own settings.
     """
 
     name: str
@@ -69,15 +70,17 @@ class Model:
     raw: bool
     inputs: tuple[Spec, ...]
     outputs: tuple[Spec, ...]
+    settings: bool = True
 
     @classmethod
     def of(cls, name: str, passport: Passport) -> Model:
         """The model of an archive."""
         inputs, outputs = map(_specs, (passport.inputs, passport.outputs))
         known = all(spec.datatype in DTYPES for spec in (*inputs, *outputs))
+        settings = READER in passport.files
         if passport.task != TENSORS or not known:
-            return cls(name, passport.version, False, (BODY,), ANSWERED)
-        return cls(name, passport.version, True, inputs, outputs)
+            return cls(name, passport.version, False, (BODY,), ANSWERED, settings)
+        return cls(name, passport.version, True, inputs, outputs, settings)
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Model:
@@ -86,7 +89,9 @@ class Model:
             key: tuple(Spec(s["name"], s["datatype"], tuple(s["shape"])) for s in record[key])
             for key in ("inputs", "outputs")
         }
-        return cls(record["name"], record["version"], record["raw"], **specs)
+        return cls(
+            record["name"], record["version"], record["raw"], **specs, settings=record["settings"]
+        )
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -129,7 +134,10 @@ class Model:
         # What JSON carries of a file is base64, as in a body of text.
         kind = "text/plain" if tensor.is_text else "application/octet-stream"
         try:
-            headers |= {"content-type": kind, **as_headers.headers(parameters)}
+            told = as_headers.headers(parameters)
+            if PARAMETERS.decode() in told and not self.settings:
+                raise unread(self.name)
+            headers |= {"content-type": kind, **told}
         except Refusal as e:
             raise Mistake(str(e), e.status) from None
         replies = await together([ask(self.name, e, headers) for e in tensor.elements()])

@@ -62,6 +62,11 @@ def files(*media_types: str) -> dict[str, Schema]:
     }
 
 
+def pictures(passport: Passport) -> dict[str, Schema]:
+    """What is taken by every model of pictures."""
+    return files(*PICTURES)
+
+
 def tensor(spec: TensorSpec) -> Schema:
     """Nested lists of a tensor's values."""
     found: Schema = {"type": "boolean" if spec.dtype == "bool" else "number"}

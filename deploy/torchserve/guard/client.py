@@ -157,6 +157,7 @@ class Client(asyncio.Protocol):
             return
         self._ahead = b""
         self._head = head = query_handed_on(read_head(data[:end]))
+        self.house.require_read(head)
         self._require(head.length or 0)
         self._form = form(head.media_type)
         self._is_json = head.media_type.partition(b";")[0].strip().lower() == JSON

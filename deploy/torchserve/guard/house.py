@@ -9,7 +9,7 @@ from typing import Protocol
 
 from deploy.kserve.models import Model
 from deploy.torchserve.guard import limits
-from deploy.torchserve.guard.http import Head, Refusal
+from deploy.torchserve.guard.http import PARAMETERS, Head, Refusal, unread
 from deploy.torchserve.guard.turns import Turns
 from deploy.torchserve.guard.upstream import Pool
 
@@ -97,6 +97,15 @@ class House:
             raise Refusal(404, f"no version {asked} of {name}; served: {', '.join(known)}")
         rest[1] = known[asked].encode()
         return replace(head, target=b"/" + b"/".join((what, *rest)))
+
+    def require_read(self, head: Head) -> None:
+        """Raises ``Refusal`` for settings that a model's archive would drop."""
+        what, *rest = head.path
+        if what == b"predictions" and rest and any(n.lower() == PARAMETERS for n, _ in head.fields):
+            name = rest[0].decode("latin-1")
+            known = self.models.get(name)
+            if name in self.given.models and (known is None or not known.settings):
+                raise unread(name)
 
     def turns_of(self, path: list[bytes]) -> Turns | None:
         """Where a request waits for its turn; None where it asks no model."""

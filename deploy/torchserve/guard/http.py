@@ -95,6 +95,9 @@ class Head:
 PARAMETERS = b"x-parameters"
 """The header by which handlers take a request's settings (``handlers.parameters``)."""
 
+READER = "handlers/parameters.py"
+"""What of an archive reads them: one that an older kit packed, or another program, would not."""
+
 ELSEWHERE = {
     b"explanations": "which has none",
     b"v1": "which has none: a request's settings stand beside its instance's data",
@@ -102,6 +105,15 @@ ELSEWHERE = {
 }
 """First parts of paths under which models are asked in another way, and what is said there of a
 query string."""
+
+
+def unread(name: str) -> Refusal:
+    """Of a request's settings to a model whose archive has no ``READER``."""
+    return Refusal(
+        400,
+        f"settings came, which the archive of {name} does not read; expected none, or repack its"
+        " model",
+    )
 
 
 def query_handed_on(head: Head) -> Head:

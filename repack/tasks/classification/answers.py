@@ -6,22 +6,19 @@ from handlers.passport import Passport
 from repack.tasks.schemas import (
     IMAGE,
     JSON,
-    PICTURES,
     SHARE,
     Schema,
     answer,
     classes,
-    files,
     listed,
+    pictures,
     record,
 )
 
-
-def taken(passport: Passport) -> dict[str, Schema]:
-    return files(*PICTURES)
+taken = pictures
 
 
 def given(passport: Passport) -> dict[str, Schema]:
     one = record(**classes(passport), probability=SHARE)
-    found = listed(one, maxItems=passport.settings["top_k"])
+    found = listed(one, maxItems=len(passport.labels))  # a request may ask for all: ?top_k=
     return {JSON: answer(passport, image=IMAGE, classes=found)}

@@ -7,20 +7,17 @@ from repack.tasks.schemas import (
     DRAWN,
     IMAGE,
     JSON,
-    PICTURES,
     SHARE,
     Schema,
     answer,
     classes,
-    files,
     listed,
+    pictures,
     record,
     row,
 )
 
-
-def taken(passport: Passport) -> dict[str, Schema]:
-    return files(*PICTURES)
+taken = pictures
 
 
 def given(passport: Passport, **more: Schema) -> dict[str, Schema]:

@@ -31,6 +31,12 @@ MATCHED = {"f32": 1.0, "f16": 0.99, "bf16": 0.97, "int8": 0.95, "best": 0.95}
 MAP_POINTS = {"f32": 0.1, "f16": 0.5, "bf16": 0.5, "int8": 1.0, "best": 1.0}
 """Most points (hundredths) of mAP50-95 that may be lost on labelled samples."""
 
+OVERLAP = {"f32": 0.99, "f16": 0.97, "bf16": 0.9, "int8": 0.85, "best": 0.85}
+"""Least mean overlap (intersection over union) of masks or rectangles that belong together."""
+
+SMALL = 64
+"""Area of such a shape that is compared, pixels: of smaller ones a pixel is a percent and more."""
+
 MAP_CONFIDENCE = 0.001
 """Boxes above this enter mean average precision: the usual floor, far below serving's."""
 
@@ -69,6 +75,25 @@ def compare(
         result.failures.append(f"boxes: a corner moved {shift:.2f} px, at most {PIXELS[asked]} px")
     compare_map(model, asked, originals, converted, samples, result)
     return result
+
+
+def compare_overlaps(
+    asked: str, overlaps: Sequence[float], what: str, measure: str, result: Comparison
+) -> None:
+    """Adds what the shapes of boxes that belong together have in common, and its failure.
+
+    Args:
+        overlaps: intersection over union of each pair.
+        what: the shapes, such as "masks"; ``measure`` ends the figures' keys.
+    """
+    result.figures[f"{what}_compared"] = len(overlaps)
+    if not overlaps:
+        return
+    mean = float(np.mean(overlaps))
+    result.figures[f"mean_{measure}"] = round(mean, 4)
+    result.figures[f"least_{measure}"] = round(float(min(overlaps)), 4)
+    if mean < OVERLAP[asked]:
+        result.failures.append(f"{what}: mean overlap {mean:.4f}, at least {OVERLAP[asked]}")
 
 
 class Paired(NamedTuple):

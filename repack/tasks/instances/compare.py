@@ -18,12 +18,6 @@ from repack.samples import Sample
 from repack.tasks.base import Comparison
 from repack.tasks.detection import compare as detection
 
-LEAST = {"f32": 0.99, "f16": 0.97, "bf16": 0.9, "int8": 0.85, "best": 0.85}
-"""Least mean overlap (intersection over union) of masks that belong together."""
-
-SMALL = 64
-"""Pixels of a mask that is compared: of fewer, one pixel is a percent and more."""
-
 COUNTED = 100
 """Masks of a picture that enter average precision: COCO's limit."""
 
@@ -44,17 +38,10 @@ def compare(
         for one, other in p.rows:
             first = inside(model, one, p.want["protos"][p.i])
             second = inside(model, other, p.have["protos"][p.i])
-            if first.sum() >= SMALL:
+            if first.sum() >= detection.SMALL:
                 overlaps.append((first & second).sum() / (first | second).sum())
     detection.compare_map(model, asked, originals, converted, samples, result, precision(model))
-    result.figures["masks_compared"] = len(overlaps)
-    if not overlaps:
-        return result
-    mean = float(np.mean(overlaps))
-    result.figures["mean_mask_iou"] = round(mean, 4)
-    result.figures["least_mask_iou"] = round(float(min(overlaps)), 4)
-    if mean < LEAST[asked]:
-        result.failures.append(f"masks: mean overlap {mean:.4f}, at least {LEAST[asked]}")
+    detection.compare_overlaps(asked, overlaps, "masks", "mask_iou", result)
     return result
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from handlers.instances import Mask, polygons
 from handlers.runtimes.base import Runtime
 from repack.model import Arrays, Model
+from repack.tasks.detection import compare as detection
 from repack.tasks.detection import report
 from repack.tasks.detection.report import headline, unchecked
 from repack.tasks.instances import compare
@@ -25,7 +26,7 @@ def limits(precision: str) -> dict[str, dict[str, Any]]:
     """The gate's limits by figure, see ``repack.report.facts``."""
     boxes = report.limits(precision)
     masks = {
-        "mean_mask_iou": {"least": compare.LEAST[precision]},
+        "mean_mask_iou": {"least": detection.OVERLAP[precision]},
         "mask_map50_95": boxes["map50_95"],
     }
     return boxes | masks

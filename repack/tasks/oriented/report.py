@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from handlers.rectangles import corners
 from handlers.runtimes.base import Runtime
 from repack.model import Arrays, Model
-from repack.tasks.detection import report
+from repack.tasks.detection import compare, report
 from repack.tasks.detection.report import headline, unchecked
-from repack.tasks.oriented import compare
 
 if TYPE_CHECKING:
     from repack.gate import Reference
@@ -22,7 +21,7 @@ __all__ = ["headline", "limits", "pictures", "unchecked"]
 
 def limits(precision: str) -> dict[str, dict[str, Any]]:
     """The gate's limits by figure, see ``repack.report.facts``."""
-    return report.limits(precision) | {"mean_rotated_iou": {"least": compare.LEAST[precision]}}
+    return report.limits(precision) | {"mean_rotated_iou": {"least": compare.OVERLAP[precision]}}
 
 
 def pictures(model: Model, runtime: Runtime, reference: Reference) -> dict[str, Any]:

@@ -46,6 +46,15 @@ def test_raw_tensors_have_their_own_types_and_shapes() -> None:
     assert list(answers[0]["properties"]["outputs"]["properties"]) == ["y"]
 
 
+def test_a_classifiers_answer_may_have_as_many_classes_as_a_request_asks_for() -> None:
+    record = replace(
+        RECORD, task="classification", labels=("a", "b", "c"), settings={"top_k": 1},
+        handler=TASKS["classification"].handler,
+    )  # fmt: skip
+    answers = path_item(record)["post"]["responses"]["200"]["content"]["application/json"]
+    assert answers["schema"]["properties"]["classes"]["maxItems"] == 3
+
+
 def test_of_a_handler_that_is_not_the_kits_nothing_is_claimed() -> None:
     for foreign in (replace(TENSORS, handler="given:Handler"), replace(TENSORS, task="embedding")):
         post = path_item(foreign)["post"]

@@ -57,6 +57,17 @@ def test_a_client_cannot_ask_for_the_description_in_place_of_an_answer(model: Mo
     assert model.describe()["model"] == {"name": "echo", "version": "1.0", "task": "tensors"}
 
 
+def test_settings_for_an_archive_that_does_not_read_them_are_refused_alone(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [Request(b"one", {"X-Parameters": "conf=0.5"}), Request(b"one")]
+    assert "expected none" in json.loads(model.answer(asked)[0].body)["message"]  # by its handler
+    monkeypatch.setattr(model, "_reads_settings", False)
+    refused, answered = model.answer(asked)
+    assert (refused.status, answered.status) == (400, 200)
+    assert "the archive of echo does not read" in json.loads(refused.body)["message"]
+
+
 def test_a_form_that_cannot_be_read_is_refused_alone(model: Model) -> None:
     form = Request(b"--x\r\n", {"content-type": "multipart/form-data; boundary=x"})
     fields = Request(b"a&" * 70, {"content-type": "application/x-www-form-urlencoded"})

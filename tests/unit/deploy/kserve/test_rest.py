@@ -8,6 +8,7 @@ import gzip
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 
 from deploy.kserve.models import ANSWERED, BODY, Model, Reply
 from deploy.kserve.rest import LENGTH, Asked, Speaker
-from deploy.kserve.tensors import Bytes, Mistake, Spec, packed
+from deploy.kserve.tensors import Bytes, Mistake, Spec, Tensor, packed
 from handlers.tensors import npz
 
 FILES = Model("fd1", "1.0", False, (BODY,), ANSWERED)
@@ -247,6 +248,18 @@ def test_other_parameters_are_settings_which_the_handler_takes_or_refuses() -> N
     outputs(spoken(handler, "/v2/models/fd1/infer", body, **headers))
     ((_, _, told),) = handler.asked
     assert (told["accept"], told["x-parameters"]) == ("x/y", "conf=0.5&classes=a%26b%3Dc")
+
+
+def test_settings_for_an_archive_that_does_not_read_them_are_refused() -> None:
+    older = replace(FILES, settings=False)
+    assert Model.read(asdict(older)) == older
+    handler, given = Handler(), [Tensor("BODY", "BYTES", (1, 1), packed([b"a"]))]
+    with pytest.raises(Mistake, match="settings came, which the archive of fd1 does not read"):
+        asyncio.run(older.infer(given, {"conf": 0.5}, {}, handler.ask))
+    assert handler.asked == []
+    asyncio.run(older.infer(given, {"accept": "x/y"}, {}, handler.ask))
+    asyncio.run(FILES.infer(given, {"conf": 0.5}, {}, handler.ask))
+    assert len(handler.asked) == 2
 
 
 @pytest.mark.parametrize(

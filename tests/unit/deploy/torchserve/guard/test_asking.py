@@ -45,6 +45,23 @@ def told(answer: bytes) -> list[object]:
     return [int(answer[9:12]), *outputs[0]["data"]]
 
 
+@pytest.mark.parametrize("known", [None, False, True], ids=["a guest", "an older kit's", "reads"])
+def test_settings_go_only_to_archives_that_read_them(tmp_path: Path, known: bool | None) -> None:
+    model = Model("fd1", "1.0", False, (BODY,), ANSWERED, settings=bool(known))
+    described = {} if known is None else {"fd1": asdict(model)}
+    head = "POST /predictions/fd1{} HTTP/1.1\r\n{}Content-Length: 1\r\n\r\na"
+
+    async def scene() -> None:
+        async with Stage(tmp_path, described=described) as stage:
+            for sent in (("?conf=0.5", ""), ("", "X-Parameters: conf=0.5\r\n")):
+                answer = await stage.ask(head.format(*sent).encode())
+                assert answer.startswith(b"HTTP/1.1 200" if known else b"HTTP/1.1 400"), answer
+                assert known or b"settings came, which the archive of fd1 does not read" in answer
+            assert (await stage.ask(head.format("", "").encode())).startswith(b"HTTP/1.1 200")
+
+    run(scene())
+
+
 def test_items_are_predictions_that_wait_for_their_turn(tmp_path: Path) -> None:
     async def scene() -> None:
         gate = asyncio.Event()

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,13 +18,16 @@ from handlers.entry import Entry
 from handlers.errors import KitError
 from handlers.instances import Mask, polygons
 from handlers.rectangles import corners
+from handlers.runtimes.base import Runtime
 from repack import pipeline
+from repack.gate import Reference
 from repack.model import Arrays, Model
 from repack.options import DetectorOptions, Options, SourceOptions
 from repack.samples import Sample
 from repack.tasks import TASKS
 from repack.tasks.base import Comparison
 from repack.tasks.detection import compare as detection
+from repack.tasks.detection import report
 from repack.tasks.instances import compare as instances
 from tests.support import exported_detectors as made
 from tests.support.loading import model
@@ -258,6 +261,31 @@ def test_a_picture_of_nothing_has_an_empty_label_file(task: str, tmp_path: Path)
     (sample,) = TASKS[task].read_samples(samples, given, "--samples")
     assert sample.truth is not None
     assert sample.truth.shape == (0, 5)
+
+
+class Unconverted:
+    """A runtime that answers as the original."""
+
+    def __init__(self, given: Model):
+        self.given = given
+
+    def infer(self, inputs: Arrays, every: bool = False) -> Arrays:
+        return self.given.ask(inputs)
+
+
+@pytest.mark.parametrize("task", sorted(FILES))
+def test_the_reports_pictures_show_what_stands_beside_the_boxes(task: str, tmp_path: Path) -> None:
+    given = loaded(task, tmp_path)
+    inputs = {given.inputs[0].name: made.pictures(1)}
+    sample = Sample(tmp_path / "a.png", inputs, None)
+    reference = Reference([inputs], [given.ask(inputs)], [sample])
+    runtime = cast(Runtime, Unconverted(given))
+    (shown,) = TASKS[task].report().pictures(given, runtime, reference)["samples"]
+    (plain,) = report.pictures(given, runtime, reference)["samples"]
+    assert shown["note"] == plain["note"]
+    original, converted = (p["uri"] for p in shown["pictures"])
+    assert original == converted
+    assert original != plain["pictures"][0]["uri"]
 
 
 def labelled(task: str, given: Model, folder: Path) -> list[Sample]:
