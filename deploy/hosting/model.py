@@ -102,7 +102,6 @@ class Model:
                 unpack(archive, folder)
             self.passport = _passport(folder, archive.name)
             self.name = name or str(self.passport["name"])
-            self._reads_settings = READER in self.passport["files"]
             self._artefact = artefact
             with _loading, _threads(threads):
                 code.use(folder, self.passport["files"], archive.name)
@@ -127,9 +126,10 @@ class Model:
         """
         answers: dict[int, Answer] = {}
         rows: dict[int, Mapping[str, Any]] = {}
+        reads_settings = READER in self.passport["files"]
         for i, request in enumerate(requests):
             try:
-                if not self._reads_settings and _header(request.headers, PARAMETERS.decode()):
+                if not reads_settings and _header(request.headers, PARAMETERS.decode()):
                     raise unread(self.name)
                 media_type = _header(request.headers, "content-type")
                 rows[i] = row(request.body, media_type, self._require_json)

@@ -51,6 +51,7 @@ def test_row_37_a_new_version_under_load(served: Updated) -> None:
     seen = through(served, requests=300, clients=2)
     assert errors(seen) == []
     assert switched_once(seen, "1.0", "2.0")
+    assert served.described() == ("2.0", ["2.0"])
     assert served.has_workers(1)
     assert served.file.read_bytes() == served.archive("2.0", sleep_ms=5).read_bytes()
 

@@ -60,6 +60,14 @@ class Updated:
         assert found is not None
         return found
 
+    def described(self) -> tuple[str, list[str]]:
+        """The version that the guard's OpenAPI names, and those that the v2 protocol does."""
+        client = servers.Server(self.settings, self.state()).client
+        paths = client.request("predictions", "GET", "/openapi.json").json()["paths"]
+        summary = str(paths["/predictions/echo"]["post"]["summary"])
+        told = client.request("predictions", "GET", "/v2/models/echo").json()
+        return summary.rpartition("version ")[2], list(told["versions"])
+
     def answers(self, version: str = "") -> Any:
         """The version that answers; the status where it is not 200."""
         client = servers.Server(self.settings, self.state()).client

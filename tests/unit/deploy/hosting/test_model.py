@@ -62,7 +62,7 @@ def test_settings_for_an_archive_that_does_not_read_them_are_refused_alone(
 ) -> None:
     asked = [Request(b"one", {"X-Parameters": "conf=0.5"}), Request(b"one")]
     assert "expected none" in json.loads(model.answer(asked)[0].body)["message"]  # by its handler
-    monkeypatch.setattr(model, "_reads_settings", False)
+    monkeypatch.delitem(model.passport["files"], "handlers/parameters.py")
     refused, answered = model.answer(asked)
     assert (refused.status, answered.status) == (400, 200)
     assert "the archive of echo does not read" in json.loads(refused.body)["message"]

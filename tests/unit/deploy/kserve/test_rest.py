@@ -18,6 +18,7 @@ from deploy.kserve.models import ANSWERED, BODY, Model, Reply
 from deploy.kserve.rest import LENGTH, Asked, Speaker
 from deploy.kserve.tensors import Bytes, Mistake, Spec, Tensor, packed
 from handlers.tensors import npz
+from tests.support.archives import RECORD
 
 FILES = Model("fd1", "1.0", False, (BODY,), ANSWERED)
 ARRAYS = Model(
@@ -253,6 +254,8 @@ def test_other_parameters_are_settings_which_the_handler_takes_or_refuses() -> N
 def test_settings_for_an_archive_that_does_not_read_them_are_refused() -> None:
     older = replace(FILES, settings=False)
     assert Model.read(asdict(older)) == older
+    assert not Model.of("m", RECORD).settings
+    assert Model.of("m", replace(RECORD, files={"handlers/parameters.py": "a"})).settings
     handler, given = Handler(), [Tensor("BODY", "BYTES", (1, 1), packed([b"a"]))]
     with pytest.raises(Mistake, match="settings came, which the archive of fd1 does not read"):
         asyncio.run(older.infer(given, {"conf": 0.5}, {}, handler.ask))

@@ -54,11 +54,12 @@ def answering(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(folder / "out")
 
-    def ask(accept: str = "application/json") -> bytes:
+    def ask(accept: str = "application/json", wide: int = 1, high: int = 1) -> bytes:
         entry, context = Entry(), LocalContext(folder / "out", headers={"accept": accept})
         entry.initialize(context)
         body = io.BytesIO()
-        Image.fromarray(made.pictures(1)[0]).save(body, "PNG")
+        picture = made.pictures(1)[0].repeat(wide, axis=1).repeat(high, axis=0)
+        Image.fromarray(picture).save(body, "PNG")
         (answer,) = entry.handle([{"body": body.getvalue()}], context)
         assert context.statuses == [200]
         return bytes(answer)
@@ -66,9 +67,11 @@ def answering(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return request.param, ask
 
 
-def test_an_answer_has_what_stands_beside_its_boxes(answering: Any) -> None:
+@pytest.mark.parametrize(("wide", "high"), [(1, 1), (2, 1), (1, 2)], ids=["", "wide", "high"])
+def test_an_answer_has_what_stands_beside_its_boxes(answering: Any, wide: int, high: int) -> None:
     task, ask = answering
-    answer = json.loads(ask())
+    answer = json.loads(ask(wide=wide, high=high))
+    width, height = wide * made.SIDE, high * made.SIDE
     assert answer["model"]["task"] == task
     assert len(answer["detections"]) >= 3
     for d in answer["detections"]:
@@ -77,22 +80,49 @@ def test_an_answer_has_what_stands_beside_its_boxes(answering: Any) -> None:
             (px, py, seen), (qx, qy, unseen) = d["points"]
             assert seen + unseen == pytest.approx(1, abs=2e-4)
             for point, edge in ((px, x1), (py, y1), (qx, x2), (qy, y2)):
-                assert point == pytest.approx(edge, abs=0.02) or edge in (0, made.SIDE)
+                assert point == pytest.approx(edge, abs=0.02) or edge in (0, width, height)
             continue
         if task == "oriented":
-            wanted = np.array([d["corners"]]).clip(0, made.SIDE)
-            low, high = wanted.min((0, 1)), wanted.max((0, 1))
-            np.testing.assert_allclose(d["box"], [*low, *high], atol=0.03)
+            wanted = np.array([d["corners"]]).clip(0, (width, height))
+            least, most = wanted.min((0, 1)), wanted.max((0, 1))
+            np.testing.assert_allclose(d["box"], [*least, *most], atol=0.03)
             np.testing.assert_allclose(corners(np.array([d["xywhr"]])), [d["corners"]], atol=0.03)
             continue
-        assert d["mask"]["size"] == [made.SIDE, made.SIDE]
-        assert sum(d["mask"]["counts"]) == made.SIDE**2
+        assert d["mask"]["size"] == [height, width]
+        assert sum(d["mask"]["counts"]) == width * height
         for outline in d["polygons"]:
             xs, ys = outline[::2], outline[1::2]
             assert min(xs) >= x1 - 1
             assert max(xs) <= x2 + 1
             assert min(ys) >= y1 - 1
             assert max(ys) <= y2 + 1
+
+
+@pytest.mark.parametrize(("wide", "high"), [(2, 1), (1, 2)], ids=["wide", "high"])
+def test_a_mask_lies_where_it_lay_on_the_models_input(
+    answering: Any, wide: int, high: int, tmp_path: Path
+) -> None:
+    task, ask = answering
+    if task != "instances":
+        return
+    given = loaded(task, tmp_path)
+    picture = made.pictures(1)[0].repeat(wide, axis=1).repeat(high, axis=0)
+    fitted, place = images.letterbox(picture, made.SIDE, made.SIDE)
+    answer = given.ask({given.inputs[0].name: fitted[None]})
+    rows, _ = detection.both(given, answer["boxes"][0], answer, 0)
+    answered = json.loads(ask(wide=wide, high=high))["detections"]
+    overlaps = []
+    for row, d in zip(rows, answered, strict=True):
+        here = instances.inside(given, row, answer["protos"][0])
+        there = here[round(place.top) : made.SIDE - round(place.top),
+                     round(place.left) : made.SIDE - round(place.left)]  # fmt: skip
+        there = there.repeat(2, axis=0).repeat(2, axis=1)
+        values = np.arange(len(d["mask"]["counts"])) % 2
+        mask = np.repeat(values, d["mask"]["counts"]).reshape(d["mask"]["size"][::-1]).T > 0
+        if there.sum() > 300:
+            overlaps.append((mask & there).sum() / (mask | there).sum())
+    assert len(overlaps) >= 2
+    assert np.mean(overlaps) > 0.8, overlaps  # a mask of noise has edges everywhere
 
 
 def test_it_is_drawn(answering: Any) -> None:
