@@ -70,8 +70,7 @@ def calibrate(runs: Sequence[Run]) -> Machine:
     delay = min(max(outside, 0.0), alone * (1 - LEAST_WORK))
     work = alone - delay
     speeds = [
-        min(1.0, work / max(_latency_at(j, closed) - wait - delay, 1e-9))
-        for j in range(1, workers + 1)
+        work / max(_latency_at(j, closed) - wait - delay, 1e-9) for j in range(1, workers + 1)
     ]
     values, counts = histograms.values(histograms.merge([closed[1]["histogram"]]))
     return Machine(
