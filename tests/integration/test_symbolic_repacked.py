@@ -34,14 +34,7 @@ def state_dict() -> Path:
 
 
 def repack(tmp_path: Path, *flags: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, made.REPACK, *flags, *SHAPE, "--name", "custom"]
-    return subprocess.run(
-        [*map(str, command), "--model-store", str(tmp_path)],
-        cwd=made.ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return made.repack(*flags, *SHAPE, "--name", "custom", "--model-store", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from tests.support import shared
+from tests.support import preloaded, shared
 from tests.support.shared import once
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,36 +32,44 @@ def repack(
     *flags: str | Path,
     temporary: Path | None = None,
     variables: Mapping[str, str] = MappingProxyType({}),
+    fresh: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs ``model_repack.py`` as a user would, with its temporary files in ``temporary``.
+    """Runs ``model_repack.py`` in a process of its own, with its temporary files in ``temporary``.
 
     Neither there nor in the home folder may anything be left.
 
     Args:
         variables: of the environment, besides those of this process.
+        fresh: started as a user starts it, not a fork of one that has its packages already.
     """
     room = Path(tempfile.mkdtemp(prefix="room-", dir=folder()))
     home, temporary = room / "home", temporary or room / "temporary"
     for made in (home, temporary):
         made.mkdir(exist_ok=True)
     environment = {**os.environ, "TMPDIR": str(temporary), "HOME": str(home), **variables}
-    done = subprocess.run(
-        [sys.executable, str(REPACK), *map(str, flags)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        cwd=folder(),
-    )
+    given = [*map(str, flags)]
+    if fresh:
+        command = [sys.executable, str(REPACK), *given]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, cwd=folder()
+        )
+    else:
+        done = preloaded.run("repack.model_repack", given, environment, folder())
     assert not list(home.iterdir()), "something was left in the home folder"
+    for empty in temporary.glob("torchinductor_*"):  # PyTorch's own, where it traced a network
+        empty.rmdir()
     assert not list(temporary.iterdir()), "something was left in the temporary folder"
     shutil.rmtree(room)
     return done
 
 
-def repacked(*flags: str | Path, variables: Mapping[str, str] = MappingProxyType({})) -> str:
+def repacked(
+    *flags: str | Path,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    fresh: bool = False,
+) -> str:
     """``repack`` that must succeed; returns what it said."""
-    done = repack(*flags, variables=variables)
+    done = repack(*flags, variables=variables, fresh=fresh)
     assert done.returncode == 0, done.stderr
     return done.stderr
 

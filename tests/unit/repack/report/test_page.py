@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -25,7 +24,7 @@ from repack.gate import NOT_PROVEN, GateResult
 from repack.model import Model
 from repack.report import page, unchecked, words
 from repack.sources.source import Source
-from tests.support import made
+from tests.support import made, preloaded
 from tests.support.reports import HOSTILE, hostile, segmentation_facts
 
 VOID = {"img", "meta"}
@@ -306,8 +305,7 @@ def test_a_report_without_something_that_the_page_shows_is_refused_by_its_name(
 
 def again(data: Path) -> tuple[int, str, str]:
     """Exit code, output and errors of ``python -m repack.report``."""
-    command = [sys.executable, "-m", "repack.report", str(data)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=made.ROOT)
+    done = preloaded.run("repack.report.__main__", [str(data)], os.environ, made.ROOT)
     return done.returncode, done.stdout, done.stderr
 
 
