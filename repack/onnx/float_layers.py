@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from onnx import GraphProto
 
@@ -21,9 +22,25 @@ AT_INPUTS = 1
 SIZES = ("Shape", "Size")
 """Operators that look at no value."""
 
-Way = tuple[str, Sequence[str], Sequence[str]]
-"""A node that values of the inputs pass through: its name if it is one of ``QUANTISED``, else "";
-what it is fed of these values, and what it gives."""
+SOFTMAX = "Softmax"
+MOVING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
+"""Operators that move values and change none."""
+
+
+class Way(NamedTuple):
+    """A node that values of the inputs pass through.
+
+    Attributes:
+        layer: its name if it is one of ``QUANTISED``, else "".
+        fed, given: what it is fed of these values, and what it gives.
+        mean: whether it averages by a softmax's shares, as YOLOv8's boxes are decoded: a layer that
+            costs nothing, and does not count as one.
+    """
+
+    layer: str
+    fed: Sequence[str]
+    given: Sequence[str]
+    mean: bool = False
 
 
 def ends(graph: GraphProto) -> list[str]:
@@ -34,9 +51,9 @@ def ends(graph: GraphProto) -> list[str]:
     """
     ways = _ways(graph)
     found = _near((value.name for value in graph.input), ways, AT_INPUTS)
-    back = [(name, given, fed) for name, fed, given in reversed(ways)]
+    back = [way._replace(fed=way.given, given=way.fed) for way in reversed(ways)]
     found |= _near((value.name for value in graph.output), back, AT_OUTPUTS)
-    return sorted(found) if 2 * len(found) <= sum(bool(name) for name, _, _ in ways) else []
+    return sorted(found) if 2 * len(found) <= sum(bool(way.layer) for way in ways) else []
 
 
 def between(graph: GraphProto, layers: Sequence[str]) -> list[str]:
@@ -48,10 +65,10 @@ def between(graph: GraphProto, layers: Sequence[str]) -> list[str]:
     ways = _ways(graph)
     inputs = {value.name for value in graph.input}
     behind, before = set(inputs), {value.name for value in graph.output}
-    for name, fed, given in ways:
+    for name, fed, given, _ in ways:
         if name in layers if name else behind.issuperset(fed):
             behind.update(given)
-    for name, fed, given in reversed(ways):
+    for name, fed, given, _ in reversed(ways):
         if name in layers if name else not before.isdisjoint(given):
             before.update(fed)
     return sorted((behind & before) - inputs)
@@ -59,14 +76,18 @@ def between(graph: GraphProto, layers: Sequence[str]) -> list[str]:
 
 def _ways(graph: GraphProto) -> list[Way]:
     apart = {tensor.name for tensor in graph.initializer}
+    shares: set[str] = set()
     found: list[Way] = []
     for node in graph.node:
         fed = [name for name in node.input if name and name not in apart]
         given = [name for name in node.output if name]
         if not fed or node.op_type in SIZES:
             apart.update(given)
-        else:
-            found.append((node.name if node.op_type in QUANTISED else "", fed, given))
+            continue
+        mean = node.op_type in QUANTISED and shares.issuperset(fed)
+        if node.op_type == SOFTMAX or (node.op_type in MOVING and fed[0] in shares):
+            shares.update(given)
+        found.append(Way(node.name if node.op_type in QUANTISED else "", fed, given, mean))
     return found
 
 
@@ -79,10 +100,10 @@ def _near(tensors: Iterable[str], ways: Sequence[Way], count: int) -> set[str]:
     far = dict.fromkeys(tensors, 0)
     """Tensors on the way, and how many layers lie before them."""
     found = set()
-    for name, near_side, far_side in ways:
+    for name, near_side, far_side, mean in ways:
         steps = min((far[tensor] for tensor in near_side if tensor in far), default=count)
         if steps < count:
             found |= {name} if name else set()
             for tensor in far_side:
-                far[tensor] = min(far.get(tensor, count), steps + bool(name))
+                far[tensor] = min(far.get(tensor, count), steps + (bool(name) and not mean))
     return found

@@ -16,16 +16,14 @@ from handlers.artefact import Artefact, OpenVinoOptions
 from handlers.errors import KitError, RuntimeMissing
 from repack import inputs
 from repack.backends.base import Backend, Found, TritonBackend, narrowed
-from repack.backends.openvino import norms
+from repack.backends.openvino import floats, norms
+from repack.backends.openvino.floats import HEAVY
 from repack.element_types import NAMES
 
 if TYPE_CHECKING:
     from handlers.runtimes.base import Runtime
     from repack.backends.conversion import Conversion
     from repack.model import Arrays, Model
-
-HEAVY = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"}
-"""OpenVINO's operations whose multiplications make up a network's cost."""
 
 
 class OpenVino(Backend):
@@ -88,11 +86,11 @@ class OpenVino(Backend):
             for name in str(info["originalLayersNames"].value).split(","):
                 ran[name] = NAMES.get(kind, kind)
         found = Found()
-        floats = _left_in_floats(model) if runtime.artefact.precision_asked == "int8" else []
+        left = floats.left(model) if runtime.artefact.precision_asked == "int8" else set()
         for op, count in zip(heavy, counts, strict=True):
             kind = next((ran[n] for n in _merged_names(op) if n in ran), "unknown")
             found.add(kind, count)
-            if kind != "int8" and op.get_friendly_name() in floats:
+            if kind != "int8" and op.get_friendly_name() in left:
                 found.left += count
         return found
 
@@ -142,42 +140,16 @@ def _quantise(model: Any, calibration: Sequence[Arrays]) -> Any:
     nncf.set_log_level(logging.ERROR)
     # NNCF would hold what a norm takes in steps of one size for all channels, though the norm makes
     # the smallest of them as large as any.
-    floats = nncf.IgnoredScope(
-        names=_left_in_floats(model), patterns=["nms_.*"], types=["MVN"], validate=False
-    )
+    ignored = nncf.IgnoredScope(names=sorted(floats.left(model)), types=["MVN"], validate=False)
     with contextlib.redirect_stdout(sys.stderr):  # NNCF's progress bars
         return nncf.quantize(
             model,
             nncf.Dataset(calibration),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(calibration),
-            ignored_scope=floats,
+            ignored_scope=ignored,
             fast_bias_correction=True,
         )
-
-
-def _left_in_floats(model: Any) -> list[str]:
-    """The first layers behind inputs of floats, which int8 leaves as they are.
-
-    Such an input has no bounds, and int8 cuts off what lies outside the calibration's: with it the
-    vessels net's masks of other windows fell to a Dice of 0.17. A picture of bytes has bounds.
-
-    None where they are half of the layers or more.
-    """
-    found: set[str] = set()
-    waiting = [p for p in model.get_parameters() if p.get_element_type().is_real()]
-    seen = {node.get_friendly_name() for node in waiting}
-    while waiting:
-        for output in waiting.pop().outputs():
-            for target in output.get_target_inputs():
-                node = target.get_node()
-                if node.get_type_name() in HEAVY:
-                    found.add(node.get_friendly_name())
-                elif node.get_type_name() != "ShapeOf" and node.get_friendly_name() not in seen:
-                    seen.add(node.get_friendly_name())
-                    waiting.append(node)
-    layers = sum(op.get_type_name() in HEAVY for op in model.get_ops())
-    return sorted(found) if 2 * len(found) < layers else []
 
 
 def _merged_names(op: Any) -> list[str]:

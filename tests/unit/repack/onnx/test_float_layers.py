@@ -159,6 +159,31 @@ def test_a_size_is_no_way_to_the_output(tmp_path: Path) -> None:
     assert {name.split("/")[1] for name in names} == {"first.0", "first.4", "last"}
 
 
+def test_a_mean_by_a_softmaxs_shares_is_no_layer_of_its_own() -> None:
+    """YOLOv8's boxes: the two layers before it are left in floats all the same."""
+
+    def conv(fed: str, given: str) -> NodeProto:
+        return helper.make_node("Conv", [fed, "w"], [given], given)
+
+    nodes = [
+        conv("x", "a"),
+        *(conv(fed, given) for fed, given in zip("abcdefg", "bcdefgh", strict=True)),
+    ]
+    nodes += [
+        helper.make_node("Reshape", ["h", "s"], ["i"], "moved"),
+        helper.make_node("Softmax", ["i"], ["j"], "softmax", axis=1),
+        helper.make_node("Transpose", ["j"], ["k"], "turned"),
+        conv("k", "mean"),
+    ]
+    tensors = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("x", "mean")}
+    apart = [
+        helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0]),
+        helper.make_tensor("s", TensorProto.INT64, [1], [-1]),
+    ]
+    graph = helper.make_graph(nodes, "g", [tensors["x"]], [tensors["mean"]], apart)
+    assert float_layers.ends(graph) == ["a", "g", "h", "mean"]
+
+
 def test_every_node_has_a_name_of_its_own(chain: Path) -> None:
     graph = onnx.load(chain).graph
     names = [node.name for node in graph.node]

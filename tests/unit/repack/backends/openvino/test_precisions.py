@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from repack.backends.conversion import Conversion
+from repack.backends.openvino import floats
 from repack.candidates import Candidate, try_one
 from repack.gate import Reference
 from repack.model import Arrays, Model
@@ -104,3 +105,63 @@ def test_int8_leaves_the_layer_behind_an_input_without_bounds_in_floats(tmp_path
     found = candidate.proof.gate.precision_found
     assert found["flops"].keys() == {"int8", "f32"} or found["flops"].keys() == {"int8", "bf16"}
     assert found["kept"] == pytest.approx(1 - found["flops"]["int8"], abs=1e-3)
+
+
+def decoding(path: Path) -> Model:
+    """Pictures of bytes through three convolutions; the mean of a distribution over 16 bins, times
+    32, beside a score of 0..1, as YOLOv8 and its kin decode their boxes."""
+    rng = np.random.default_rng(6)
+
+    def conv(fed: str, given: str, pads: int) -> NodeProto:
+        return helper.make_node("Conv", [fed, f"{given}_w"], [given], given, pads=[pads] * 4)
+
+    nodes = [
+        helper.make_node("Cast", ["x"], ["f"], "cast", to=TensorProto.FLOAT),
+        conv("f", "first", 1),
+        helper.make_node("Relu", ["first"], ["r"], "relu"),
+        conv("r", "bins", 1),
+        conv("r", "score", 1),
+        helper.make_node("Softmax", ["bins"], ["shares"], "softmax", axis=1),
+        conv("shares", "mean", 0),
+        helper.make_node("Mul", ["mean", "stride"], ["side"], "mul"),
+        helper.make_node("Sigmoid", ["score"], ["sure"], "sigmoid"),
+        helper.make_node("Concat", ["side", "sure"], ["y"], "concat", axis=1),
+    ]
+    values = {
+        "first_w": rng.normal(0, 0.002, (8, 3, 3, 3)).astype(np.float32),
+        "bins_w": rng.normal(0, 0.3, (16, 8, 3, 3)).astype(np.float32),
+        "score_w": rng.normal(0, 0.3, (1, 8, 3, 3)).astype(np.float32),
+        "mean_w": np.arange(16, dtype=np.float32).reshape(1, 16, 1, 1),
+        "stride": np.float32(32),
+    }
+    shape: list[int | str] = ["batch", 3, 32, 32]
+    end: list[int | str] = ["batch", 2, 32, 32]
+    odd.saved(path, nodes, [("x", TensorProto.UINT8, shape)], [("y", odd.FLOAT, end)], **values)
+    return tensors(load(path), {})
+
+
+def test_int8_leaves_what_no_layer_reads_in_floats(tmp_path: Path) -> None:
+    """Told by what reads what: no node's name says what it is for."""
+    import openvino as ov
+
+    decoding(tmp_path / "m.onnx")
+    graph = ov.convert_model(tmp_path / "m.onnx")
+    left = floats.left(graph)
+    heavy = [op for op in graph.get_ops() if op.get_type_name() in floats.HEAVY]
+    assert {"softmax", "sigmoid", "y"} <= left
+    assert left.isdisjoint({"cast", "first", "relu", "bins", "score"})
+    (mean,) = (op for op in heavy if op.get_friendly_name() in left)  # times 32: it is renamed
+    assert mean.input_value(0).get_node().get_friendly_name() == "softmax"
+
+
+def test_int8_keeps_scores_beside_pixels(tmp_path: Path) -> None:
+    """In one tensor of int8 with pixels up to 480, no score of 0..1 is left."""
+    model = decoding(tmp_path / "m.onnx")
+    calibration = [model.random_inputs(seed) for seed in range(4)]
+    candidate = tried(model, tmp_path / "work", "int8", calibration)
+    assert candidate.proof is not None, candidate.error
+    given = model.random_inputs(9)
+    want, have = model.ask(given)["y"], candidate.proof.runtime.infer(given)["y"]
+    assert candidate.verdict == "passed"
+    assert np.abs(want - have)[:, 1].mean() < 0.02
+    assert candidate.proof.gate.precision_found["kept"] > 0
