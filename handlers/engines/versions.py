@@ -149,6 +149,8 @@ class Flags:
         heavy = types.CONVOLUTION, types.DECONVOLUTION, types.MATRIX_MULTIPLY
         if layer.type in heavy:  # whose multiplications make up a network's cost
             layer.precision = half if layer.name in int8.float_layers else kind
+        if layer.type == types.CAST:  # it says its own type, and 8.6 fails where it is told another
+            return
         for i in range(layer.num_outputs):
             if layer.get_output(i).name in int8.float_tensors:
                 layer.set_output_type(i, half)
