@@ -69,8 +69,9 @@ def test_what_was_refused_is_on_torchserves_page(tmp_path: Path) -> None:
         writer.close()
 
     async def scene() -> None:
-        given = {
-            "metrics": ("127.0.0.1", 0), "metrics_socket": str(tmp_path / "m"), "versions": SLOTS,
+        socket = str(tmp_path / "m")
+        given: dict[str, object] = {
+            "metrics": ("127.0.0.1", 0), "metrics_socket": socket, "versions": SLOTS,
             "described": {"fd1": asdict(Model("fd1", "2.0", False, (BODY,), ANSWERED))},
         }  # fmt: skip
         gate = asyncio.Event()
@@ -78,7 +79,7 @@ def test_what_was_refused_is_on_torchserves_page(tmp_path: Path) -> None:
             listening = await figures.serve(stage.house)
             address = listening.sockets[0].getsockname()
             assert (await read(address, "/metrics")).startswith(b"HTTP/1.1 503 ")
-            server = await asyncio.start_unix_server(behind, given["metrics_socket"])
+            server = await asyncio.start_unix_server(behind, socket)
 
             assert b" 400 " in await stage.ask(b"nonsense\r\n\r\n")
             assert b" 404 " in await stage.ask(question(b"a", model="fd1/3.0"))
