@@ -6,9 +6,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from deploy.kserve.models import Reply
 from deploy.kserve.rest import head_of
+from deploy.kserve.tensors import Mistake
 from deploy.torchserve.guard import asking, limits
 from deploy.torchserve.guard.client import CLOSE
 from deploy.torchserve.guard.counts import Counts
@@ -47,18 +49,15 @@ async def page(house: House, head: Head) -> Reply:
     Raises:
         Refusal: TorchServe cannot be asked.
     """
+    behind = House(replace(house.given, socket=house.given.metrics_socket), 1)
+    lines = b"%s %s HTTP/1.1" % (head.method, head.target), b"host: localhost"
     try:
-        reader, writer = await asyncio.open_unix_connection(house.given.metrics_socket)
-    except OSError as e:
-        told = f"the server does not take requests yet ({e.strerror})"
-        raise Refusal(503, told, "not_ready") from None
-    try:
-        lines = b"%s %s HTTP/1.1", b"host: localhost", b"connection: close"
-        writer.write(b"\r\n".join(lines) % (head.method, head.target) + END)
-        told_head, _, data = (await reader.read()).partition(END)
+        reply = await asking.Question(behind, behind.other, b"\r\n".join(lines) + END, b"").answer()
+    except Mistake as e:
+        raise Refusal(e.status, str(e), e.reason or "") from None
     finally:
-        writer.close()
-    reply = asking.read(told_head, data)
+        for connection in tuple(behind.pool.idle):
+            connection.abort()
     if reply.status != 200 or head.path != [b"metrics"]:
         return reply
     shown = by_version(reply.body.decode(), house.given.versions) + refused(house.counts)
