@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deploy.torchserve.guard.http import READER
 from handlers.passport import Passport
 from repack.tasks import TASKS
 from repack.tasks.schemas import BYTES, JSON, TEXT, Schema, record
@@ -34,7 +35,13 @@ def path_item(passport: Passport) -> dict[str, Any]:
     if (answers := task.answers()) is None:
         return _item(passport.name, passport.version, passport.task, task.title, ANY, ANY_ANSWER)
     taken, given = answers.taken(passport), answers.given(passport)
-    return _item(passport.name, passport.version, passport.task, task.title, taken, given)
+    item = _item(passport.name, passport.version, passport.task, task.title, taken, given)
+    if READER in passport.files and hasattr(answers, "parameters"):
+        item["post"]["parameters"] = [
+            {"name": name, "in": "query", "schema": schema, "explode": False}
+            for name, schema in answers.parameters(passport).items()
+        ]
+    return item
 
 
 def unknown_item(name: str, version: str, task: str) -> dict[str, Any]:

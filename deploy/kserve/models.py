@@ -126,7 +126,7 @@ class Model:
             body, more = _npz(given), {"accept": NPZ, "content-type": "application/octet-stream"}
             reply = await ask(self.name, body, {**headers, **more})
             if reply.status != 200:
-                raise Mistake(reply.reason, reply.status)
+                raise Mistake(reply.reason, reply.status, None)
             return _of_npz(reply.body)
         (tensor,) = given
         if tensor.shape[0] not in range(1, MOST_ITEMS + 1):
@@ -139,12 +139,12 @@ class Model:
                 raise unread(self.name)
             headers |= {"content-type": kind, **told}
         except Refusal as e:
-            raise Mistake(str(e), e.status) from None
+            raise Mistake(str(e), e.status, e.reason) from None
         replies = await together([ask(self.name, e, headers) for e in tensor.elements()])
         if all(reply.status != 200 for reply in replies):
             first = replies[0]
             many = f"all {len(replies)} items were refused, the first with "
-            raise Mistake((many if replies[1:] else "") + first.reason, first.status)
+            raise Mistake((many if replies[1:] else "") + first.reason, first.status, None)
         return _answers(replies)
 
     def _by_name(self, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -52,21 +52,25 @@ class Speaker:
         ask: asks a model's handler.
         ready: whether a model can be asked.
         require_json: raises ``Mistake`` where JSON would take too much memory.
+        refused: told of each mistake that is answered.
     """
 
     models: Mapping[str, Model]
     ask: Ask
     ready: Ready
     require_json: Callable[[bytes], None]
+    refused: Callable[[Mistake], None] = lambda mistake: None
 
     async def answer(self, asked: Asked) -> Reply:
         """The answer, an error too."""
         try:
             return await self._answer(replace(asked, body=_plain(asked)))
         except Mistake as e:
+            self.refused(e)
             return _json({"error": str(e)}, e.status)
         except Exception:
             logger.exception("%s %s", asked.method, asked.path)
+            self.refused(Mistake("", 500, "fault"))
             return _json({"error": "a fault inside the server: see its log"}, 500)
 
     async def _answer(self, asked: Asked) -> Reply:
@@ -150,7 +154,7 @@ class Speaker:
         replies = await together([self.ask(model.name, body, headers) for body in given])
         for number, reply in enumerate(replies):
             if reply.status != 200:
-                raise Mistake(f"instance {number}: {reply.reason}", reply.status)
+                raise Mistake(f"instance {number}: {reply.reason}", reply.status, None)
         return _json({"predictions": [json.loads(reply.body) for reply in replies]})
 
     def _read(self, data: bytes) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def handlers(speaker: Speaker, hold: Hold) -> Any:
         SERVICE,
         {
             name: grpc.unary_unary_rpc_method_handler(
-                _guarded(method, hold),
+                _guarded(method, hold, speaker),
                 known[f"{name}Request"].FromString,
                 known[f"{name}Response"].SerializeToString,
             )
@@ -121,7 +121,7 @@ def handlers(speaker: Speaker, hold: Hold) -> Any:
 
 
 def _guarded(
-    method: Callable[[Any, Mapping[str, str]], Awaitable[Any]], hold: Hold
+    method: Callable[[Any, Mapping[str, str]], Awaitable[Any]], hold: Hold, speaker: Speaker
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     async def answered(request: Any, context: Any) -> Any:
         told = {str(key).lower(): value for key, value in context.invocation_metadata() or ()}
@@ -129,6 +129,7 @@ def _guarded(
             with hold(request.ByteSize()):
                 return await method(request, passed_on(told))
         except Mistake as e:
+            speaker.refused(e)
             usual = grpc.StatusCode.INVALID_ARGUMENT if e.status < 500 else grpc.StatusCode.INTERNAL
             await context.abort(CODES.get(e.status, usual), str(e))
 

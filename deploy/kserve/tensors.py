@@ -22,11 +22,14 @@ class Mistake(Exception):
 
     Attributes:
         status: as HTTP has it.
+        reason: in a word; "" for the usual one of its status, None where the model's handler, and
+            not the server, refuses.
     """
 
-    def __init__(self, message: str, status: int = 400):
+    def __init__(self, message: str, status: int = 400, reason: str | None = ""):
         super().__init__(message)
         self.status = status
+        self.reason = reason
 
 
 Bytes = bytes | memoryview

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
 
 from deploy.hosting.model import batch_sizes
 from deploy.ray.ingress import Ingress
-from deploy.ray.replica import Replica, Served
+from deploy.ray.replica import Process, Replica, Served, Shared, archive_id
 from deploy.ray.settings import Settings
 from deploy.torchserve.archives import Archive
 from deploy.torchserve.settings import ROOT, share_of_memory
@@ -19,7 +20,7 @@ from handlers.memory import LIMIT_VARIABLE
 from handlers.passport import FILE
 from handlers.payload import MAX_BODY_VARIABLE
 
-INGRESS = "kit-ingress"
+INGRESS, SHARED = "kit-ingress", "kit-shared"
 VERSION = "1"
 """Of the ingress's code: where it stays the same, Serve gives running ingresses another table."""
 
@@ -33,24 +34,41 @@ def model(archive: Archive, settings: Settings, name: str = "model") -> Any:
     """The application of one archive, in which it is the deployment of this name."""
     with zipfile.ZipFile(archive.path) as z:
         built = batch_sizes(json.loads(z.read(FILE)))
-    size = settings.batch_size or max(built, default=1)
-    low, high = settings.replicas
-    served = Served(
-        path=str(archive.path.absolute()),
-        sha256=archive.sha256,
-        name=archive.name,
-        batch_size=size,
+    served = served_with(settings, settings.batch_size or max(built, default=1))
+    path = str(archive.path.absolute())
+    served = replace(served, path=path, sha256=archive.sha256, name=archive.name)
+    return deployed(Replica, name, settings, served.batch_size).bind(served)
+
+
+def shared(settings: Settings, name: str = "model") -> Any:
+    """The application whose replicas hold any archives, each ``settings.share`` of them."""
+    served = served_with(settings, settings.batch_size or 1)
+    return deployed(Shared, name, settings, served.batch_size).bind(served, settings.share)
+
+
+def served_with(settings: Settings, batch_size: int) -> Served:
+    """What replicas are made of, but for the archive."""
+    return Served(
+        path="",
+        sha256="",
+        name="",
+        batch_size=batch_size,
         max_batch_delay=settings.max_batch_delay,
         threads=settings.threads,
         gpu=settings.gpu > 0,
         response_timeout=settings.response_timeout,
     )
+
+
+def deployed(kind: type[Process], name: str, settings: Settings, size: int) -> Any:
+    """The deployment of this name, for batches of ``size``; to be bound."""
+    low, high = settings.replicas
     scale: dict[str, Any] = {"num_replicas": low}
     if low < high:
         # One batch in work and half a batch waiting, for each replica.
         target = {"target_ongoing_requests": 1.5 * size}
         scale = {"autoscaling_config": {"min_replicas": low, "max_replicas": high, **target}}
-    deployment = serve.deployment(Replica).options(
+    return serve.deployment(kind).options(
         name=name,
         max_ongoing_requests=2 * size,
         max_queued_requests=settings.queue,
@@ -66,7 +84,6 @@ def model(archive: Archive, settings: Settings, name: str = "model") -> Any:
         },
         **scale,
     )
-    return deployment.bind(served)
 
 
 def ingress(
@@ -112,10 +129,20 @@ def new_table(settings: Settings) -> dict[str, Any]:
     }
 
 
-def with_model(table: Mapping[str, Any], archive: Archive, keep: bool) -> dict[str, Any]:
+def entry(archive: Archive, settings: Settings) -> dict[str, str]:
+    """Which application answers an archive; ``archive`` is what replicas that are shared are
+    asked for."""
+    if settings.share is None:
+        return {"app": app_name(archive), "sha256": archive.sha256}
+    asked = archive_id(archive.path, archive.sha256, archive.name)
+    return {"app": SHARED, "archive": asked, "sha256": archive.sha256}
+
+
+def with_model(
+    table: Mapping[str, Any], archive: Archive, settings: Settings, keep: bool
+) -> dict[str, Any]:
     """The table with an archive as its model's default; other versions stay where ``keep``."""
     before = table["models"].get(archive.name, {"versions": {}})["versions"]
-    entry = {"app": app_name(archive), "sha256": archive.sha256}
-    versions = {**(before if keep else {}), archive.version: entry}
+    versions = {**(before if keep else {}), archive.version: entry(archive, settings)}
     entry_of_model = {"default": archive.version, "versions": versions}
     return {**table, "models": {**table["models"], archive.name: entry_of_model}}

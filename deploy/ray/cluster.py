@@ -17,7 +17,8 @@ from ray import serve
 
 from deploy.hosting.model import Request
 from deploy.ray import applications
-from deploy.ray.applications import INGRESS
+from deploy.ray.applications import INGRESS, SHARED
+from deploy.ray.ingress import asked_for
 from deploy.ray.settings import Settings
 from deploy.torchserve import ports
 from deploy.torchserve.answer import say
@@ -115,15 +116,17 @@ def serve_store(settings: Settings) -> int:
     )
     before = table_of(settings) if INGRESS in serve.status().applications else None
     table = applications.new_table(settings)
+    if settings.share is not None:
+        run_application(applications.shared(settings), SHARED, None, settings)
     for archive in archives:
         try:
             load(archive, settings)
         except KitError as e:
-            if before and applications.app_name(archive) in apps(before):
+            if before and is_served(before, archive, settings):
                 raise  # it is served, and goes on as it was
             say("model", f"not served: {e}")
             continue
-        table = applications.with_model(table, archive, keep=True)
+        table = applications.with_model(table, archive, settings, keep=True)
         say("model", f"{archive.name} {archive.version} READY")
     if not table["models"]:
         raise KitError(f"no archive in {settings.model_store} can be served")
@@ -154,11 +157,24 @@ def until_ended() -> int:
 def load(archive: Archive, settings: Settings) -> Any:
     """Deploys an archive beside all others and waits until it runs; returns its handle.
 
+    Where models share replicas, one of these loads it.
+
     Raises:
         KitError: why it does not; nothing of it is left, but for replicas that ran before.
     """
-    name = applications.app_name(archive)
+    entry = applications.entry(archive, settings)
+    name = entry["app"]
     ran = name in serve.status().applications
+    if name == SHARED:
+        if not ran:
+            run_application(applications.shared(settings), SHARED, None, settings)
+        handle = asked_for(serve.get_app_handle(SHARED), entry)
+        try:
+            handle.describe.remote().result(timeout_s=settings.startup_timeout)
+        except Exception as e:  # what loading raised, or its replica is gone, or it takes too long
+            known = REASON.findall(str(e))
+            raise KitError(known[-1] if known else f"{archive.name}: {type(e).__name__}") from None
+        return handle
     try:
         run_application(applications.model(archive, settings), name, None, settings)
     except BaseException:
@@ -221,19 +237,19 @@ def update(settings: Settings) -> int:
     """
     archive = check(settings.archive)
     table = table_of(settings)
-    before = table["models"].get(archive.name)
-    name = applications.app_name(archive)
-    if before and before["versions"].get(archive.version, {}).get("app") == name:
-        if before["default"] == archive.version:
+    app = applications.entry(archive, settings)["app"]
+    if is_served(table, archive, settings):
+        if table["models"][archive.name]["default"] == archive.version:
             raise KitError(f"{archive.name} {archive.version}: this very archive is served already")
     else:
         handle = load(archive, settings)
         try:
             ask_sample(archive, handle, settings)
         except BaseException:
-            serve.delete(name)
+            if app not in apps(table):
+                serve.delete(app)
             raise
-    after = applications.with_model(table, archive, settings.keep)
+    after = applications.with_model(table, archive, settings, settings.keep)
     switch(after, settings)
     say("model", f"{archive.name} {archive.version} answers")
     end_others(table, after)
@@ -267,6 +283,12 @@ def end_others(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
 def apps(table: Mapping[str, Any]) -> set[str]:
     """The applications that a table names."""
     return {v["app"] for m in table["models"].values() for v in m["versions"].values()}
+
+
+def is_served(table: Mapping[str, Any], archive: Archive, settings: Settings) -> bool:
+    """Whether a table has this very archive, in replicas as the settings want."""
+    known = table["models"].get(archive.name, {"versions": {}})["versions"]
+    return bool(known.get(archive.version) == applications.entry(archive, settings))
 
 
 def ask_sample(archive: Archive, handle: Any, settings: Settings) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
@@ -33,11 +34,18 @@ ATTEMPTS = 2
 BUSY = {"Retry-After": "1"}
 
 
+def asked_for(handle: Any, entry: Mapping[str, str]) -> Any:
+    """The handle of an application, for the archive that an entry of the table names."""
+    archive = entry.get("archive")
+    return handle.options(multiplexed_model_id=archive) if archive else handle
+
+
 class Ingress:
     """Takes requests and asks the models.
 
     Its ``user_config`` is ``{"models": {NAME: {"default": VERSION, "versions": {VERSION: {"app",
-    "sha256"}}}}, "tokens": [SHA-256, ...], "max_body": bytes, "response_timeout": s}``.
+    "sha256"}}}}, "tokens": [SHA-256, ...], "max_body": bytes, "response_timeout": s}``. A version
+    whose application has several archives has "archive", too: what it is asked for.
 
     Args:
         bound: handles of models that are of the same application, by their "app".
@@ -52,7 +60,7 @@ class Ingress:
 
     def reconfigure(self, config: dict[str, Any]) -> None:
         """Takes another table, for the requests that come from now on."""
-        apps = [v["app"] for m in config["models"].values() for v in m["versions"].values()]
+        apps = {v["app"] for m in config["models"].values() for v in m["versions"].values()}
         self._handles = {
             app: self._handles.get(app) or self._bound.get(app) or serve.get_app_handle(app)
             for app in apps
@@ -93,8 +101,8 @@ class Ingress:
         known = [hmac.compare_digest(digest, t) for t in tokens]
         return not tokens or (kind.lower() == "bearer" and any(known))
 
-    def _found(self, name: str, version: str) -> str | Answer:
-        """The application that answers a model's version, or why there is none."""
+    def _found(self, name: str, version: str) -> Any:
+        """The handle that answers a model's version, or the ``Answer`` that there is none."""
         model = self._table["models"].get(name)
         if model is None:
             return error(404, "ModelNotFoundException", f"Model not found: {name}")
@@ -102,7 +110,7 @@ class Ingress:
         if served is None:
             said = f"Model version: {version} does not exist for model: {name}"
             return error(404, "ModelVersionNotFoundException", said)
-        return str(served["app"])
+        return asked_for(self._handles[served["app"]], served)
 
     async def _predicted(self, request: HttpRequest, name: str, version: str = "") -> Answer:
         if request.method not in ("POST", "PUT"):
@@ -128,14 +136,12 @@ class Ingress:
     async def _asked(self, name: str, version: str, request: Request) -> Answer:
         last = ""
         for _ in range(ATTEMPTS):
-            app = self._found(name, version)
-            if isinstance(app, Answer):
-                return app
+            handle = self._found(name, version)
+            if isinstance(handle, Answer):
+                return handle
             try:
                 limit = self._table["response_timeout"]
-                answer: Answer = await asyncio.wait_for(
-                    self._handles[app].answer.remote(request), limit
-                )
+                answer: Answer = await asyncio.wait_for(handle.answer.remote(request), limit)
                 return answer
             except BackPressureError:
                 said = f"model {name} has as many requests waiting as may (--queue); ask later"
@@ -155,9 +161,9 @@ class Ingress:
         if not parts:
             names = [{"modelName": n, "modelUrl": f"{n}.mar"} for n in self._table["models"]]
             return Answer(200, JSON, {}, json.dumps({"models": names}).encode())
-        app = self._found(parts[0], "".join(parts[1:]))
-        if isinstance(app, Answer):
-            return app
+        handle = self._found(parts[0], "".join(parts[1:]))
+        if isinstance(handle, Answer):
+            return handle
         model = self._table["models"][parts[0]]
         version = "".join(parts[1:]) or model["default"]
         told = {
@@ -165,6 +171,6 @@ class Ingress:
             "modelVersion": version,
             "default": version == model["default"],
             "sha256": model["versions"][version]["sha256"],
-            "metadata": await self._handles[app].describe.remote(),
+            "metadata": await handle.describe.remote(),
         }
         return Answer(200, JSON, {}, json.dumps([told]).encode())

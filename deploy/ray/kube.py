@@ -32,7 +32,10 @@ def app(args: Mapping[str, Any]) -> Any:
     table = applications.new_table(settings)
     bound = {}
     for archive in archives:
-        name = applications.app_name(archive)
-        bound[name] = applications.model(archive, settings, name)
-        table = applications.with_model(table, archive, keep=True)
+        app = applications.entry(archive, settings)["app"]
+        if app != applications.SHARED:
+            bound[app] = applications.model(archive, settings, app)
+        elif app not in bound:
+            bound[app] = applications.shared(settings, app)
+        table = applications.with_model(table, archive, settings, keep=True)
     return applications.ingress(table, settings, bound)

@@ -23,7 +23,9 @@ class Settings:
         action: "serve", "update", "status" or "stop".
         cluster: address of a running cluster, "auto" for this machine's; "" for one of its own.
         archive: the new archive of an update.
-        replicas: least and most processes of each model.
+        replicas: least and most processes of each model, or of all that share them.
+        share: models that each process may hold, of all that are served; None where each model has
+            processes of its own.
         gpu: share of a GPU for each replica; 0 for none.
         batch_size: None for the largest that the archive was built for, else 1.
     """
@@ -37,6 +39,7 @@ class Settings:
     host: str
     port: int
     replicas: tuple[int, int]
+    share: int | None
     threads: int
     gpu: float
     batch_size: int | None
@@ -87,6 +90,7 @@ OPTIONS: tuple[tuple[str, Callable[[str], Any], str, str], ...] = (
     ("host", address, "127.0.0.1", "address for requests"),
     ("port", whole(1, 65535), "8080", "port for requests, on every node"),
     ("replicas", replicas, "1:4", "processes of each model: a number, or LEAST:MOST by the load"),
+    ("share", whole(1, 1000), "", "all models share the replicas, each of which holds so many"),
     ("threads", whole(1, 256), "1", "CPU cores and threads of each replica"),
     ("gpu", fraction, "0", "GPUs of each replica: 0.25 lets four share one"),
     ("batch-size", whole(1, 1024), "", "requests answered together (default: the archive's)"),

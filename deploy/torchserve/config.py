@@ -25,8 +25,8 @@ from handlers.payload import MAX_BODY_VARIABLE
 from handlers.tracing import VARIABLE
 
 HERE = ROOT / "deploy" / "torchserve"
-SOCKET = "http.sock"
-"""In the temporary folder: where TorchServe listens for predictions."""
+SOCKET, METRICS_SOCKET = "http.sock", "metrics.sock"
+"""In the temporary folder: where TorchServe listens for predictions, and for who reads figures."""
 
 MANY_CORES = 8
 GUARDS = 4
@@ -49,7 +49,7 @@ def properties(settings: Settings, archives: Sequence[Archive], temp: Path) -> d
     return {
         "inference_address": f"unix:{temp / SOCKET}",
         "management_address": "http://{}:{}".format(*listen["management"]),
-        "metrics_address": "http://{}:{}".format(*listen["metrics"]),
+        "metrics_address": f"unix:{temp / METRICS_SOCKET}",
         "grpc_inference_address": grpc[0],
         "grpc_inference_port": str(grpc[1]),
         "grpc_management_address": grpc_management[0],
@@ -141,12 +141,14 @@ def guards(
         paths=paths,
         tokens=settings.needs_tokens,
         traced=bool(settings.otel_exporter_otlp_endpoint),
+        metrics_socket=str(temp / METRICS_SOCKET),
         management=(reachable(settings.management_host), settings.port + 1),
         keys=str(key_file(settings)),
         v2_grpc_port=settings.v2_grpc_port,
         versions={a.name: {a.version: a.version} for a in archives},
     )
-    return [asdict(given)] * count
+    first = {**asdict(given), "metrics": settings.ports["metrics"]}  # of all processes
+    return [first, *[asdict(given)] * (count - 1)]
 
 
 def guard_command(temp: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """JSON Schema (2020-12) of what requests and answers are made of; each task's own are in its
-``answers.py``, which gives ``taken`` and ``given``: media type to schema, ``{}`` for bytes."""
+``answers.py``, which gives ``taken`` and ``given``: media type to schema, ``{}`` for bytes; and
+``parameters``, where a request may bring settings: name to schema."""
 
 from __future__ import annotations
 
@@ -47,6 +48,11 @@ def classes(passport: Passport) -> dict[str, Schema]:
     """The fields that name a class."""
     number = {"type": "integer", "minimum": 0, "maximum": max(0, len(passport.labels) - 1)}
     return {"class": {"enum": list(dict.fromkeys(passport.labels))}, "class_id": number}
+
+
+def whole(most: int) -> Schema:
+    """A whole number from 1 on."""
+    return {"type": "integer", "minimum": 1, "maximum": most}
 
 
 IMAGE = record(width=COUNT, height=COUNT)

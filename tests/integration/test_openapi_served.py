@@ -92,6 +92,24 @@ def test_answers_and_errors_are_as_described(
     assert openapi_check.complaints(python, {**document, "info": {}}, [])
 
 
+def test_settings_are_taken_at_the_ends_of_their_ranges_and_not_beyond(
+    url: str, document: dict[str, Any]
+) -> None:
+    asked = 0
+    for path, item in document["paths"].items():
+        for told in item["post"].get("parameters", ()):
+            schema = told["schema"].get("items", told["schema"])
+            name = schema["anyOf"][0]["enum"][-1] if "anyOf" in schema else None
+            good = [name] if name else [schema["minimum"], schema["maximum"], schema["default"]]
+            bad = ["no such"] if name else [schema["minimum"] - 1, schema["maximum"] + 1]
+            for value in (*good, *bad):
+                query = {told["name"]: value}
+                answer = requests.post(f"{url}{path}", PICTURE, params=query, timeout=60)
+                assert answer.status_code == (200 if value in good else 422), (query, answer.text)
+            asked += 1
+    assert asked == 5
+
+
 def test_every_media_type_that_is_named_is_taken_and_given(
     url: str, document: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -47,6 +47,9 @@ def test_two_versions_side_by_side_and_back(
     first = served.file.read_bytes()
     served.update(served.archive("2.0"), keep=True)
     assert [served.answers(v) for v in ("", "1.0", "2.0", "~1")] == ["2.0", "1.0", "2.0", 404]
+    assert served.figures('ts_inference_requests_total.*model_version="([^"]*)"') >= {"1.0", "2.0"}
+    assert "~1" not in served.figures('model_version="([^"]*)"')
+    assert served.figures('guard_refusals{Reason="unknown"} (.*)') == {"1"}
     with pytest.raises(KitError, match=re.escape("echo.mar is version 1.0, as the one")):
         served.update(served.archive("1.0", sleep_ms=1), keep=True)
     with pytest.raises(KitError, match=re.escape("there is echo/2.0, echo/1.0")):

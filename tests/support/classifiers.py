@@ -59,6 +59,17 @@ def archive() -> Path:
     return store / "kinds.mar"
 
 
+@once
+def resnet50() -> Path:
+    """``resnet50.mar``: of the real size, with random weights, for ONNX Runtime; minutes."""
+    source = made.folder() / "resnet50.onnx"
+    write(resnet(), source, 224)
+    store = made.folder() / "resnet50"
+    made.repacked(*FLAGS, "--weights", source, "--name", "resnet50", "--model-store", store)
+    source.unlink()
+    return store / "resnet50.mar"
+
+
 def pooled(
     nhwc: bool = False,
     batch: int | str = "batch",

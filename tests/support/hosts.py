@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from deploy.triton.__main__ import main as write_repository
-from tests.support import environments, triton, v2_client
+from tests.support import environments, rays, triton, v2_client
 from tests.support.servers import free_ports, serving, settings_for
 
 Ask = Callable[[str, bytes, str], bytes]
@@ -71,4 +71,25 @@ def triton_server(archives: Mapping[str, Path], room: Path) -> Iterator[Mapping[
         yield {"v2 http": _v2(v2, "http"), "v2 grpc": _v2(v2, "grpc")}
 
 
-HOSTS: Mapping[str, Host] = {"torchserve": torchserve, "triton": triton_server}
+@contextmanager
+def ray(archives: Mapping[str, Path], room: Path) -> Iterator[Mapping[str, Ask]]:
+    """Ray Serve, a replica for each archive on a node that has a CPU for each."""
+    (room / "store").mkdir()
+    for name, path in archives.items():
+        shutil.copyfile(path, room / "store" / f"{name}.mar")
+    head, port = "127.0.0.1:21700", "21000"
+    flags = ("--cluster", head, "--port", port, "--replicas", "1")
+
+    def predict(model: str, body: bytes, accept: str) -> bytes:
+        url = f"http://127.0.0.1:{port}/predictions/{model}"
+        reply = rays.ask(url, body, {"Accept": accept})
+        assert reply.status == 200, reply.body
+        return reply.body
+
+    with rays.network(), rays.node(room, "127.0.0.1", cpus=len(archives)):
+        done = rays.run(*flags, "--model-store", room / "store")
+        assert done.stdout.count("READY") == len(archives), done.stdout + done.stderr
+        yield {"predictions": predict}
+
+
+HOSTS: Mapping[str, Host] = {"torchserve": torchserve, "triton": triton_server, "ray": ray}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,12 @@ class Updated:
         summary = str(paths["/predictions/echo"]["post"]["summary"])
         told = client.request("predictions", "GET", "/v2/models/echo").json()
         return summary.rpartition("version ")[2], list(told["versions"])
+
+    def figures(self, pattern: str) -> set[str]:
+        """What the pattern finds on the page for Prometheus."""
+        client = servers.Server(self.settings, self.state()).client
+        page = client.request("metrics", "GET", "/metrics").body.decode()
+        return set(re.findall(pattern, page))
 
     def answers(self, version: str = "") -> Any:
         """The version that answers; the status where it is not 200."""

@@ -13,8 +13,10 @@ import time
 from functools import partial
 from pathlib import Path
 
+from deploy.torchserve.guard import figures
 from deploy.torchserve.guard.asking import hold, speaker
 from deploy.torchserve.guard.client import Client
+from deploy.torchserve.guard.counts import Counts
 from deploy.torchserve.guard.house import House
 from deploy.torchserve.guard.limits import Given
 
@@ -59,10 +61,11 @@ def life(pid: int) -> bytes | None:
     return None if fields[0] in (b"Z", b"X") else fields[19]
 
 
-async def serve(given: Given) -> None:
+async def serve(given: Given, counts: Counts) -> None:
     """Serves until SIGTERM, then until all are answered; ends at once with the front end."""
     loop = asyncio.get_running_loop()
-    house = House(given, connections())
+    house = House(given, connections(), counts)
+    page = await figures.serve(house) if given.metrics[0] else None
     door = listen(given)
     server = await loop.create_server(lambda: Client(house), sock=door, backlog=AT_ONCE)
     door.listen(BACKLOG)
@@ -104,6 +107,8 @@ async def serve(given: Given) -> None:
             print("refused:", *(f"{n} x {s}" for s, n in house.refused.items()), flush=True)
             house.refused.clear()
             logged = time.monotonic()
+    if page is not None:
+        page.close()
     if service is not None:
         await service.stop(None)
 
@@ -116,12 +121,13 @@ def read(file: Path) -> list[Given]:
 def main() -> None:
     """Forks for all but the first description."""
     given, *others = read(Path(sys.argv[1]))
-    for other in others:
+    counts = Counts(1 + len(others))
+    for number, other in enumerate(others, 1):
         if os.fork() == 0:
-            given = other
+            given, counts.process = other, number
             break
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asyncio.run(serve(given))
+    asyncio.run(serve(given, counts))
 
 
 if __name__ == "__main__":

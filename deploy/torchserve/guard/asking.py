@@ -15,7 +15,7 @@ from deploy.kserve.tensors import Bytes, Mistake
 from deploy.torchserve import management
 from deploy.torchserve.guard.forms import form
 from deploy.torchserve.guard.house import House
-from deploy.torchserve.guard.http import CHUNKED, Chunks, Refusal
+from deploy.torchserve.guard.http import CHUNKED, USUAL, Chunks, Refusal
 from deploy.torchserve.guard.turns import Turns
 from deploy.torchserve.guard.upstream import Job
 from handlers.memory import json_memory, mib
@@ -52,7 +52,7 @@ class Question(Job):
             self._turns.enter(self)
             return await self._answered
         except Refusal as e:
-            raise Mistake(str(e), e.status) from None
+            raise Mistake(str(e), e.status, e.reason) from None
         finally:
             self.asker = None
             if self._begun is None:
@@ -88,7 +88,7 @@ class Question(Job):
     def fail(self, refusal: Refusal) -> None:
         self.done()
         if not self._answered.done():
-            self._answered.set_exception(Mistake(str(refusal), refusal.status))
+            self._answered.set_exception(Mistake(str(refusal), refusal.status, refusal.reason))
 
 
 def read(head: bytes, data: bytes) -> Reply:
@@ -110,7 +110,7 @@ def hold(house: House, size: int) -> Iterator[None]:
         house.make_room(asyncio.get_running_loop().time())
         yield
     except Refusal as e:
-        raise Mistake(str(e), e.status) from None
+        raise Mistake(str(e), e.status, e.reason) from None
     finally:
         house.held -= size
 
@@ -147,7 +147,7 @@ def speaker(house: House) -> Speaker:
             if parts is not None:
                 parts.feed(bytes(body))
         except Refusal as e:
-            raise Mistake(str(e), e.status) from None
+            raise Mistake(str(e), e.status, e.reason) from None
         kind = media_type.partition(b";")[0].strip().lower()
         if kind == b"application/json" or (parts is not None and parts.has_json):
             require_json(bytes(body))
@@ -160,4 +160,8 @@ def speaker(house: House) -> Speaker:
                 413,
             )
 
-    return Speaker(house.models, ask, ready, require_json)
+    def refused(mistake: Mistake) -> None:
+        if mistake.reason is not None:
+            house.count(mistake.reason or USUAL[mistake.status])
+
+    return Speaker(house.models, ask, ready, require_json, refused)

@@ -316,7 +316,7 @@ class Client(asyncio.Protocol):
         if self._begun_answer:  # half an answer: the end of the connection says so
             self._transport.abort()
             return
-        self.house.refused[refusal.status] += 1
+        self.house.count(refusal.reason)
         self._transport.write(refusal.answer())
         self._linger()
 

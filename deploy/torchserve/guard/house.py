@@ -9,6 +9,7 @@ from typing import Protocol
 
 from deploy.kserve.models import Model
 from deploy.torchserve.guard import limits
+from deploy.torchserve.guard.counts import Counts
 from deploy.torchserve.guard.http import PARAMETERS, Head, Refusal, unread
 from deploy.torchserve.guard.turns import Turns
 from deploy.torchserve.guard.upstream import Pool
@@ -46,15 +47,18 @@ class Guest(Protocol):
 class House:
     """Shared by all connections of one process.
 
+    Args:
+        counts: of all processes.
+
     Attributes:
         held: bytes of bodies that came and are not answered.
         guests: open connections, those that were answered last at the end.
-        refused: refusals by their status, since the last line of the log.
+        refused: refusals by their reason, since the last line of the log.
         models: what is said of each in other protocols.
         most: connections that there may be.
     """
 
-    def __init__(self, given: limits.Given, most: int):
+    def __init__(self, given: limits.Given, most: int, counts: Counts | None = None):
         self.asked: set[Asked] = set()
         self.models: dict[str, Model] = {}
         self._before = set[Asked]()
@@ -63,7 +67,8 @@ class House:
         self.held = 0
         self.stopping = False
         self.guests: dict[Guest, None] = {}
-        self.refused: Counter[int] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.counts = counts or Counts()
         self.pool = Pool(given.socket)
         self.turns = {name.encode(): Turns(name, *m) for name, m in given.models.items()}
         self.other = Turns("of another name", 16, 100)
@@ -74,6 +79,11 @@ class House:
         self.models.clear()
         self.models |= {name: Model.read(told) for name, told in given.described.items()}
         self._before = set(self.asked)
+
+    def count(self, reason: str) -> None:
+        """Notes a refusal."""
+        self.refused[reason] += 1
+        self.counts.add(reason)
 
     @property
     def changed(self) -> bool:
@@ -127,6 +137,7 @@ class House:
             503,
             f"requests of {self.given.held >> 20} MiB are being taken or answered, which is the"
             " most: ask again later",
+            "memory_full",
         )
         if slow is None:
             raise full

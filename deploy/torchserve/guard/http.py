@@ -23,6 +23,15 @@ PHRASES = {
     503: "Service Unavailable",
 }  # fmt: skip
 
+USUAL = {
+    400: "malformed", 404: "unknown", 405: "malformed", 408: "slow", 413: "too_large",
+    415: "unsupported", 417: "unsupported", 422: "malformed", 431: "too_large",
+    501: "unsupported", 502: "lost", 503: "queue_full",
+}  # fmt: skip
+"""Why a request is refused, in a word, where nothing else is said."""
+
+REASONS = (*dict.fromkeys(USUAL.values()), "memory_full", "not_ready", "settings", "fault")
+
 REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) ([!-~]{1,4000}) HTTP/1\.([01])")
 FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
 HOP = {
@@ -38,11 +47,16 @@ CONNECTION = re.compile(rb"\r\n(?:connection|keep-alive):[^\r]*", re.IGNORECASE)
 
 
 class Refusal(Exception):
-    """A request that TorchServe is not asked; ``str(refusal)`` is one line for the caller."""
+    """A request that TorchServe is not asked; ``str(refusal)`` is one line for the caller.
 
-    def __init__(self, status: int, message: str):
+    Attributes:
+        reason: one of ``REASONS``.
+    """
+
+    def __init__(self, status: int, message: str, reason: str = ""):
         super().__init__(message)
         self.status = status
+        self.reason = reason or USUAL[status]
 
     def answer(self) -> bytes:
         """The whole answer, its JSON in the shape of TorchServe's own errors."""
@@ -113,6 +127,7 @@ def unread(name: str) -> Refusal:
         400,
         f"settings came, which the archive of {name} does not read; expected none, or repack its"
         " model",
+        "settings",
     )
 
 
@@ -130,10 +145,13 @@ def query_handed_on(head: Head) -> Head:
     shown = query[:80].decode("latin-1")
     if first in ELSEWHERE:
         raise Refusal(
-            400, f"the query string {shown!r} came to /{first.decode()}, {ELSEWHERE[first]}"
+            400,
+            f"the query string {shown!r} came to /{first.decode()}, {ELSEWHERE[first]}",
+            "settings",
         )
     if any(name.lower() == PARAMETERS for name, _ in head.fields):
-        raise Refusal(400, f"the query string {shown!r} came beside X-Parameters; expected one")
+        told = f"the query string {shown!r} came beside X-Parameters; expected one"
+        raise Refusal(400, told, "settings")
     return replace(head, target=path, fields=[*head.fields, (PARAMETERS, query)])
 
 

@@ -44,6 +44,8 @@ class Given:
         paths: model -> what OpenAPI says of it (``deploy.openapi``); ``tokens`` whether TorchServe
             wants one.
         traced: whether the workers are told when each request had come.
+        metrics: where this process gives the figures of all; TorchServe's are at
+            ``metrics_socket``.
         management: where TorchServe says whether a model is READY; ``keys`` has the tokens.
         v2_grpc_port: where the protocol is spoken by gRPC, too; 0 for nowhere.
         versions: model -> version that clients may ask -> its name in TorchServe.
@@ -64,6 +66,8 @@ class Given:
     paths: dict[str, dict[str, Any]] = field(default_factory=dict)
     tokens: bool = False
     traced: bool = False
+    metrics: tuple[str, int] = ("", 0)
+    metrics_socket: str = ""
     management: tuple[str, int] = ("", 0)
     keys: str = ""
     v2_grpc_port: int = 0

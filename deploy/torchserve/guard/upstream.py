@@ -201,6 +201,7 @@ class Pool:
         try:
             _, upstream = await loop.create_unix_connection(lambda: Upstream(self), self.socket)
         except OSError as e:
-            job.fail(Refusal(503, f"the server does not take requests yet ({e.strerror})"))
+            told = f"the server does not take requests yet ({e.strerror})"
+            job.fail(Refusal(503, told, "not_ready"))
             return
         upstream.ask(job)

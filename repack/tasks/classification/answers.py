@@ -13,9 +13,15 @@ from repack.tasks.schemas import (
     listed,
     pictures,
     record,
+    whole,
 )
 
 taken = pictures
+
+
+def parameters(passport: Passport) -> dict[str, Schema]:
+    most = len(passport.labels)
+    return {"top_k": {**whole(most), "default": min(passport.settings["top_k"], most)}}
 
 
 def given(passport: Passport) -> dict[str, Schema]:

@@ -6,7 +6,7 @@ from handlers.passport import Passport
 from repack.tasks.detection import answers
 from repack.tasks.schemas import Schema, row
 
-taken = answers.taken
+taken, parameters = answers.taken, answers.parameters
 
 
 def given(passport: Passport) -> dict[str, Schema]:

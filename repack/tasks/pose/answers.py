@@ -8,7 +8,7 @@ from handlers.pose import POINT
 from repack.tasks.detection import answers
 from repack.tasks.schemas import NUMBER, SHARE, Schema, row
 
-taken = answers.taken
+taken, parameters = answers.taken, answers.parameters
 
 
 def given(passport: Passport) -> dict[str, Schema]:

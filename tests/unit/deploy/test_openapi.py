@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from importlib import import_module
+from typing import Any
 
 import pytest
 
 from deploy.openapi import ERRORS, document, path_item
+from deploy.torchserve.guard.http import READER
 from handlers import errors
 from handlers.passport import TensorSpec
 from repack.tasks import TASKS
@@ -53,6 +56,42 @@ def test_a_classifiers_answer_may_have_as_many_classes_as_a_request_asks_for() -
     )  # fmt: skip
     answers = path_item(record)["post"]["responses"]["200"]["content"]["application/json"]
     assert answers["schema"]["properties"]["classes"]["maxItems"] == 3
+
+
+def settings_of(task: Task, head: str = "scored") -> dict[str, dict[str, Any]]:
+    """The schemas of a request's own settings."""
+    settings = {
+        "top_k": 1, "confidence": 0.3, "iou": 0.5, "max_detections": 20,
+        "head": {"name": head, "classes": 2},
+    }  # fmt: skip
+    record = replace(
+        RECORD, task=task.name, labels=("a", "b"), settings=settings, handler=task.handler,
+        files={READER: ""}, outputs=(),
+    )  # fmt: skip
+    told = path_item(record)["post"].get("parameters", [])
+    assert all(p["in"] == "query" and not p["explode"] for p in told)
+    assert "parameters" not in path_item(replace(record, files={}))["post"]
+    return {p["name"]: p["schema"] for p in told}
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_requests_own_settings_are_those_that_the_handler_takes(task: Task) -> None:
+    module, _, name = task.handler.partition(":")
+    handler = getattr(import_module(module), name)
+    assert set(settings_of(task)) == set(handler.parameters)
+
+
+def test_settings_have_the_ranges_that_were_packed() -> None:
+    assert settings_of(TASKS["classification"])["top_k"] == {
+        "type": "integer", "minimum": 1, "maximum": 2, "default": 1,
+    }  # fmt: skip
+    found = settings_of(TASKS["detection"])
+    assert found["conf"] == {"type": "number", "minimum": 0.3, "maximum": 1, "default": 0.3}
+    assert found["iou"] == {"type": "number", "minimum": 0, "maximum": 1, "default": 0.5}
+    assert found["max_det"]["maximum"] == 20
+    number = {"type": "integer", "minimum": 0, "maximum": 1}
+    assert found["classes"]["items"] == {"anyOf": [{"enum": ["a", "b"]}, number]}
+    assert "iou" not in settings_of(TASKS["detection"], "ranked")
 
 
 def test_of_a_handler_that_is_not_the_kits_nothing_is_claimed() -> None:

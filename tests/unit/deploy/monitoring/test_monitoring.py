@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from deploy.torchserve.guard import figures
 from tests.support.made import ROOT
 from tests.support.prometheus import FOLDER, SELECTOR, alerts, panels, promtool, shown
 
@@ -40,7 +41,7 @@ def test_only_metrics_of_the_servers_page_are_asked() -> None:
     }
     for expression in (*shown("1m").values(), *alerts().values()):
         named = set(SELECTOR.findall(expression))
-        assert named and named <= {*given, "up"}, expression
+        assert named and named <= {*given, figures.NAME, "up"}, expression
 
 
 def test_panels_lie_beside_each_other() -> None:
