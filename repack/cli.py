@@ -191,7 +191,7 @@ def _detector_flags(found: argparse.ArgumentParser) -> None:
         "--resize-mode",
         choices=MODES,
         help="how pictures are fitted in: centred on grey, at the left and the top of grey, or "
-        "stretched (default: the layout's)",
+        "stretched (default: the layout's; stretched for semantic)",
     )
     add(
         "--conf",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,25 @@ class Sample:
 
     path: Path
     inputs: Arrays
-    truth: NDArray[np.float32] | None = None
+    truth: NDArray[Any] | None = None
 
 
 def read_each(
-    folder: Path, flag: str, endings: set[str], read: Callable[[Path], Sample]
+    folder: Path,
+    flag: str,
+    endings: set[str],
+    read: Callable[[Path], Sample],
+    others: Collection[Path] = (),
 ) -> list[Sample]:
     """Every file of a folder that has one of the endings, by name.
+
+    Args:
+        others: files there that are no samples, such as labels.
 
     Raises:
         KitError: none is there, or one cannot be read.
     """
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in endings)
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in endings and p not in others)
     if not paths:
         raise KitError(f"{flag} {folder}: holds no {', '.join(sorted(endings))} file")
     found = []

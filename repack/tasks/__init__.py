@@ -63,6 +63,15 @@ TASKS: dict[str, Task] = {
             server={"max_request_mb": "512", "response_timeout": "900"},
         ),
         Task(
+            "semantic",
+            "a semantic segmentation net",
+            "handlers.semantic:SemanticHandler",
+            names_causes=True,
+            labelled=True,
+            takes_pictures=True,
+            server=PICTURES,
+        ),
+        Task(
             "tensors",
             "a model of raw tensors",
             "handlers.tensors:TensorHandler",

@@ -175,9 +175,9 @@ def compare_map(
     labelled = [
         (s.truth[:, :5], real, originals[first + i], converted[first + i])
         for i, s in enumerate(samples)
-        if s.truth is not None and len(s.truth) and (real := of.real(s.truth)) is not None
-    ]
-    if not labelled:
+        if s.truth is not None and (real := of.real(s.truth) if len(s.truth) else []) is not None
+    ]  # a picture of nothing counts: all that is found in it is wrong
+    if not any(real for _, real, _, _ in labelled):
         result.figures[of.figure] = f"not compared: no sample has a label file of {of.labels}"
         return
     truths, beside = [t for t, _, _, _ in labelled], [real for _, real, _, _ in labelled]

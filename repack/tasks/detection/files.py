@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
-
-import onnx
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from typing import Any
 
 from handlers.errors import KitError
 from handlers.heads import SETTING, Head
 from handlers.passport import TensorSpec
-from handlers.runtimes.torchscript import flatten
-from repack.model import Export, GpuModel, Model
-from repack.onnx import appended, pixels, suppression
+from repack.model import Export, Model
+from repack.onnx import suppression
 from repack.onnx.pixels import Normal
 from repack.options import IMAGENET_STD, MAX_SIDE, DetectorOptions, Options, Shapes
 from repack.raw_tensors import tensors
 from repack.sources.source import Source
-from repack.tasks import labels, pictures
+from repack.tasks import ended, labels, pictures
 from repack.tasks.detection import layouts
 from repack.tasks.detection.layouts.base import Layout, Probe, Rows
+from repack.tasks.ended import Ending
 
 USUAL = 640
 """Side of the pictures where neither the file nor the user says."""
@@ -46,22 +40,13 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
         raise KitError(
             f"{source.path}: {source.network} is made for {source.task}: leave --task out"
         )
-    if options.input_types or options.input_values:
-        raise KitError(
-            "a detector takes pictures: leave the types of --input-shape and --input-values out, "
-            "or use --task tensors"
-        )
     asked = options.detector
-    base = _sized(source, options.input_shapes, asked)
-    plain = pictures.taken(base)
-    axes = dict(zip(plain.layout, base.inputs[0].shape, strict=True))
-    sides = _sides(base, axes, asked)
-    base = replace(base, inputs=(replace(base.inputs[0], shape=_shape(axes, sides)),))
+    base, plain, sides = of_one_size(source, options)
     ends, rows, normal, notes = _told(base, asked, task, plain, sides)
-    original = pictures.Asked(base, normal, partial(_rows, rows))
+    original = pictures.Asked(base, normal, partial(ended.answers, rows))
     names, unnamed = labels.named(source, asked.labels, rows.head.classes)
-    build = _OfGraph if base.module is None else _OfModule
-    built, head = build(original, ends, rows, sides), rows.head
+    head = rows.head
+    built = ended.of(original, Ending(rows, names_of(head), ends.batches, head.ranked), sides)
     batch, shapes = built.batch, [list(shape) for shape in built.shapes]
     spec = TensorSpec(built.name, "uint8", (batch, *sides, 3), (0, 255), "NHWC")
     if not ends.batches:
@@ -87,7 +72,7 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
         settings=settings,
         output=BOXES,
         write_onnx=built.write,
-        export=built.export(partial(_finish, settings, rows))
+        export=Export(built.module, names_of(head), partial(_finish, settings, rows), "detections")
         if head.name in suppression.TAILS
         else None,
         on_gpu=built.on_gpu(),
@@ -96,6 +81,25 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
         sorts=head.ranked,
         notes=(*base.notes, *pictures.notes(normal), *notes, *unnamed),
     )
+
+
+def of_one_size(source: Source, options: Options) -> tuple[Model, Normal, tuple[int, int]]:
+    """A file as a model of pictures of one height and width, what its input is, and these sides.
+
+    Raises:
+        KitError: it takes something else, another size, or options say what pictures do not have.
+    """
+    if options.input_types or options.input_values:
+        raise KitError(
+            "the model takes pictures: leave the types of --input-shape and --input-values out, "
+            "or use --task tensors"
+        )
+    base = _sized(source, options.input_shapes, options.detector)
+    plain = pictures.taken(base)
+    axes = dict(zip(plain.layout, base.inputs[0].shape, strict=True))
+    sides = _sides(base, axes, options.detector)
+    spec = replace(base.inputs[0], shape=_shape(axes, sides))
+    return replace(base, inputs=(spec,)), plain, sides
 
 
 def _sized(source: Source, shapes: Shapes, asked: DetectorOptions) -> Model:
@@ -183,120 +187,6 @@ def names_of(head: Head) -> tuple[str, ...]:
     return BOXES, *head.beside
 
 
-def _rows(rows: Rows, outputs: Sequence[NDArray[Any]], count: int = 0) -> list[NDArray[Any]]:
-    with torch.inference_mode():
-        found = rows(*(torch.from_numpy(value) for value in outputs))
-    return [part.numpy() for part in (found if isinstance(found, tuple) else (found,))]
-
-
 def _finish(settings: dict[str, Any], rows: Rows, exported: Path, finished: Path) -> None:
     limits = (settings["confidence"], settings["iou"], settings["max_detections"])
     suppression.append(exported, finished, rows.head, *limits)
-
-
-class _OfGraph:
-    """An ONNX file's graph, from pixels to rows.
-
-    Attributes:
-        asked: the original, with any batch where the file can be made to take it.
-        batch: the first axis of the input.
-        name: of the input.
-        shapes: of one picture's answers.
-        module: what is traced; none.
-    """
-
-    module = None
-
-    def __init__(self, asked: pictures.Asked, ends: Layout, rows: Rows, sides: tuple[int, int]):
-        self.graph = onnx.load(asked.base.source.graph)
-        self.rows, self.sides = rows, sides
-        pixels.set_sides(self.graph, sides, asked.normal.layout)
-        pixels.widen(self.graph)
-        if asked.fixed is not None:
-            self.asked = pictures.free(self.graph, asked, sides)
-        else:
-            self.asked = pictures.one_by_one(asked, sides, ends.batches)
-            if self.asked.fixed is not None:
-                pixels.fix_batch(self.graph, self.asked.fixed)
-        self.batch = self.asked.fixed or "batch"
-        self.name = pixels.input_name(self.graph)
-        self.example = self.asked.outputs(pictures.noise(sides, self.asked.fixed or 2))
-        self.shapes = [part.shape[1:] for part in _rows(rows, self.example)]
-
-    def write(self, path: Path) -> None:
-        self._write(path, pixels.take_pixels)
-
-    def export(self, finish: Callable[[Path, Path], None]) -> Export:
-        return Export(None, names_of(self.rows.head), finish, "detections")
-
-    def on_gpu(self) -> GpuModel:
-        return _on_gpu(self, None, write=lambda path: self._write(path, pixels.take_planes))
-
-    def _write(self, path: Path, front: Callable[..., None]) -> None:
-        graph = _copy(self.graph)
-        front(graph, self.sides, self.asked.normal)
-        free = isinstance(self.batch, str)
-        head = self.rows.head
-        whole = appended.append(graph, self.rows, self.example, names_of(head), free)
-        if not head.ranked:
-            for output, shape in zip(whole.graph.output, self.shapes, strict=True):
-                axes = output.type.tensor_type.shape.dim
-                for axis, size in zip(axes[1:], shape, strict=True):
-                    axis.dim_value = size
-        onnx.save(whole, path)
-
-
-class _OfModule:
-    """The same of a TorchScript file's module, which is traced."""
-
-    write = None
-    name = "images"
-
-    def __init__(self, asked: pictures.Asked, ends: Layout, rows: Rows, sides: tuple[int, int]):
-        if asked.fixed is None:
-            asked = pictures.one_by_one(asked, sides, ends.batches)
-        self.asked, self.rows, self.sides = asked, rows, sides
-        self.batch = asked.fixed or "batch"
-        self.whole = _Whole(cast(nn.Module, asked.base.module), rows)
-        self.module = pictures.FromPixels(self.whole, asked.normal).eval()
-        example = asked.outputs(pictures.noise(sides, asked.fixed or 2))
-        self.shapes = [part.shape[1:] for part in _rows(rows, example)]
-
-    def export(self, finish: Callable[[Path, Path], None]) -> Export:
-        return Export(self.module, names_of(self.rows.head), finish, "detections")
-
-    def on_gpu(self) -> GpuModel:
-        planes = _FromPlanes(self.whole, self.asked.normal).eval()
-        return _on_gpu(self, planes, channels_last=True)
-
-
-def _on_gpu(built: _OfGraph | _OfModule, module: nn.Module | None, **more: Any) -> GpuModel:
-    shapes: Shapes = {built.name: (built.batch, 3, *built.sides)}
-    types, outputs = {built.name: "float32"}, names_of(built.rows.head)
-    return GpuModel(module, shapes, types, outputs, pixels=(built.name,), **more)
-
-
-class _Whole(nn.Module):
-    """A network and what makes rows of its answers."""
-
-    def __init__(self, network: nn.Module, rows: Rows):
-        super().__init__()
-        self.network = network
-        self.rows = rows
-
-    def forward(self, x: Tensor) -> Any:
-        outputs = flatten(self.network(x)).values()
-        return self.rows(*(v.float() if v.dtype == torch.float16 else v for v in outputs))
-
-
-class _FromPlanes(pictures.FromPixels):
-    """The same, of ``[N, 3, H, W]`` in 0..1."""
-
-    def forward(self, planes: Tensor) -> Any:
-        return super().forward(planes.permute(0, 2, 3, 1) * 255)
-
-
-def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
-    made = onnx.ModelProto()
-    made.CopyFrom(graph)
-    return made

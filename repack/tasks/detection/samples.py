@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from handlers.errors import KitError
 from handlers.letterbox import Letterbox
 from repack.model import Model
 from repack.samples import PICTURES, Sample, picture_example, read_each
+from repack.tasks.label_files import beside
 
 Points = Sequence[tuple[float, float, float]]
 """x, y and a third value, as the task's truth has it."""
@@ -60,23 +61,11 @@ def _picture(path: Path, model: Model, box: Box, expected: str) -> Sample:
     size = picture.height, picture.width
     fitted, place = images.letterbox(picture.pixels, *fit, size, mode)
     truth = None
-    for labels in _label_files(path):
+    for labels in beside(path, ".txt"):
         if labels.is_file():
             truth = _truth(labels, picture.width, picture.height, place, box, expected)
             _check_classes(labels, truth, len(model.source.labels))
     return Sample(path, {spec.name: fitted[None]}, truth)
-
-
-def _label_files(picture: Path) -> Iterator[Path]:
-    """Where a picture's labels may be: the later one counts."""
-    name = f"{picture.stem}.txt"
-    folder = picture.absolute().parent
-    for above in folder.parents:
-        if folder.relative_to(above).parts[0] == "images":
-            yield above / "labels" / folder.relative_to(above / "images") / name
-            break
-    yield folder / name
-    yield folder / "labels" / name
 
 
 def _truth(
@@ -86,7 +75,7 @@ def _truth(
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise KitError(f"{path}: no label file ({e})") from None
-    rows, beside = [], []
+    rows, more = [], []
     for number, line in enumerate(lines, 1):
         try:
             kind, *numbers = (float(v) for v in line.split())
@@ -103,16 +92,17 @@ def _truth(
                 kind,
             ]
         )
-        beside.append([(px * width, py * height, v) for px, py, v in points])
+        more.append([(px * width, py * height, v) for px, py, v in points])
     truth = np.array(rows, np.float32).reshape(-1, 5)
     truth[:, [0, 2]] = truth[:, [0, 2]] * place.scale_x + place.left
     truth[:, [1, 3]] = truth[:, [1, 3]] * place.scale_y + place.top
-    more = np.full((len(rows), max(map(len, beside), default=0), 3), np.nan, np.float32)
-    for row, points in zip(more, beside, strict=True):
+    most = max(map(len, more), default=0)
+    placed = np.full((len(rows), most, 3), np.nan, np.float32)
+    for row, points in zip(placed, more, strict=True):
         row[: len(points)] = np.reshape(points, (-1, 3))
-    more[..., 0] = more[..., 0] * place.scale_x + place.left
-    more[..., 1] = more[..., 1] * place.scale_y + place.top
-    return np.concatenate((truth, more.reshape(len(rows), 3 * more.shape[1])), axis=1)
+    placed[..., 0] = placed[..., 0] * place.scale_x + place.left
+    placed[..., 1] = placed[..., 1] * place.scale_y + place.top
+    return np.concatenate((truth, placed.reshape(len(rows), 3 * most)), axis=1)
 
 
 def _check_classes(path: Path, truth: NDArray[np.float32], classes: int) -> None:

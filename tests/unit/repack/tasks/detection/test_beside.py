@@ -379,3 +379,24 @@ def test_precision_of_points_and_masks_is_measured_on_labels(
     without = Comparison()
     detection.compare_map(given, "f16", answers[2:], moved[2:], samples[2:], without, kind)
     assert "no sample has a label file of " in without.figures[figure]
+
+
+@pytest.mark.parametrize("task", ["pose", "instances"])
+def test_what_is_found_in_a_picture_of_nothing_counts_as_false(task: str, tmp_path: Path) -> None:
+    given = loaded(task, tmp_path)
+    samples = labelled(task, given, tmp_path / "samples")[:2]
+    nothing = samples[1].truth
+    assert nothing is not None
+    emptied = [samples[0], Sample(samples[1].path, samples[1].inputs, nothing[:0])]
+    answers = [given.ask(s.inputs) for s in samples]
+    beside = TASKS[task].part("compare").precision(given)
+    for kind in (detection.OF_BOXES, beside):
+        alone, both, none = Comparison(), Comparison(), Comparison()
+        detection.compare_map(given, "f32", answers[:1], answers[:1], emptied[:1], alone, kind)
+        detection.compare_map(given, "f32", answers, answers, emptied, both, kind)
+        detection.compare_map(given, "f32", answers[1:], answers[1:], emptied[1:], none, kind)
+        assert both.figures[kind.figure]["labelled_samples"] == 2
+        name = f"{kind.figure}50_95"
+        before = alone.figures[kind.figure]["original"][name]
+        assert both.figures[kind.figure]["original"][name] < before - 0.01
+        assert "no sample has a label file of " in none.figures[kind.figure]

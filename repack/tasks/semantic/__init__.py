@@ -1,0 +1,1 @@
+"""Semantic segmentation of pictures: the class of each pixel out."""
