@@ -30,8 +30,6 @@ from repack.tasks.detection.layouts.base import Layout, Probe, Rows
 USUAL = 640
 """Side of the pictures where neither the file nor the user says."""
 
-BOXES = "boxes"
-
 
 def make(source: Source, options: Options, task: str = "detection") -> Model:
     """A detector on pictures of one size, or another task whose answers begin with boxes.
@@ -59,6 +57,8 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
     base = replace(base, inputs=(replace(base.inputs[0], shape=_shape(axes, sides)),))
     ends, rows, normal, notes = _told(base, asked, task, plain, sides)
     original = pictures.Asked(base, normal, partial(_rows, rows))
+    if ends.names and not source.told.names:
+        source = replace(source, told=replace(source.told, names=ends.names))
     names, unnamed = labels.named(source, asked.labels, rows.head.classes)
     build = _OfGraph if base.module is None else _OfModule
     built, head = build(original, ends, rows, sides), rows.head
@@ -71,7 +71,7 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
         for name, shape in zip(names_of(head), shapes, strict=True)
     )
     settings = {
-        "confidence": asked.confidence,
+        "confidence": asked.confidence or ends.confidence,
         "iou": asked.iou or ends.iou,
         "max_detections": asked.max_detections,
         "resize_mode": asked.mode or ends.mode,
@@ -85,7 +85,7 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
         built.module,
         lambda given: dict(zip(names_of(head), built.asked.answers(given[spec.name]), strict=True)),
         settings=settings,
-        output=BOXES,
+        output="boxes",
         write_onnx=built.write,
         export=built.export(partial(_finish, settings, rows))
         if head.name in suppression.TAILS
@@ -180,7 +180,7 @@ def _told(
 
 def names_of(head: Head) -> tuple[str, ...]:
     """Of the outputs that the gate compares."""
-    return BOXES, *head.beside
+    return *head.raw, *head.beside
 
 
 def _rows(rows: Rows, outputs: Sequence[NDArray[Any]], count: int = 0) -> list[NDArray[Any]]:
