@@ -51,8 +51,8 @@ def yolox(pictures: list[Path], out: Path, side: int) -> None:
     plausible.statistics(network, lambda: network(batch))
     for objectness, scores in zip(network.head.obj_preds, network.head.cls_preds, strict=True):
         torch.nn.init.normal_(objectness.weight, 0, 0.05)
-        torch.nn.init.constant_(objectness.bias, 2)
-        plausible.confident(scores, 1, lambda: network(batch))
+        torch.nn.init.constant_(objectness.bias, 4)
+        plausible.confident(scores, 1, lambda: network(batch), 0.05)
     answers = {}
     for picture, given in zip(pictures, read, strict=True):
         with torch.no_grad():
@@ -87,7 +87,7 @@ def torchvision(pictures: list[Path], out: Path, side: int) -> None:
         boxes = found["boxes"] - torch.tensor([left, top] * 2)
         rest = found["scores"][:, None], found["labels"][:, None].float()
         answers[path.name] = {"boxes": torch.cat((boxes, *rest), 1).tolist()}
-    export(network, given[:1], out / "fasterrcnn.onnx", ["boxes", "labels", "scores"])
+    export(network, torch.stack(given[:1]), out / "fasterrcnn.onnx", ["boxes", "labels", "scores"])
     plausible.write(out / "fasterrcnn.json", answers)
 
 
