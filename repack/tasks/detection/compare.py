@@ -258,8 +258,11 @@ def _suppressed(model: Model, prediction: NDArray[Any]) -> boxes.Boxes:
 
 
 def _found(model: Model, answer: Arrays, i: int) -> boxes.Boxes:
-    """What the handler would answer: the graph's own detections where it ends in them."""
+    """What the handler would answer: the graph's own detections where it ends in them, whose limit
+    is one for each class."""
     if "detections" not in answer:
         return _suppressed(model, every(model, answer)[i])
     rows = answer["detections"]
-    return np.ascontiguousarray(rows[rows[:, 0] == i, 1:])
+    mine = rows[rows[:, 0] == i, 1:]
+    best = np.argsort(-mine[:, 4], kind="stable")[: model.settings["max_detections"]]
+    return np.ascontiguousarray(mine[best])

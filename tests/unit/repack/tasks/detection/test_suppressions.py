@@ -124,3 +124,12 @@ def test_the_gate_says_what_rounding_decided(asked: str, detector: Model) -> Non
     less = {"boxes": want["boxes"], "detections": kept[:2]}
     found = compare.compare(detector, asked, [want], [less], [])
     assert "boxes: 2 of 3 matched" in found.failures[0]
+
+
+def test_the_most_boxes_are_those_of_a_picture_not_of_a_class(detector: Model) -> None:
+    given = replace(detector, settings={**detector.settings, "max_detections": 2})
+    whole = {"boxes": moved(1)[None], "detections": np.insert(survivors(moved(1)), 0, 0, axis=1)}
+    assert len(whole["detections"]) == 3
+    found = compare.compare(given, "f32", [whole], [whole], [])
+    assert not found.failures
+    assert found.figures["boxes_compared"] == 2
