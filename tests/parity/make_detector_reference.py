@@ -1,11 +1,10 @@
-"""YOLOX, torchvision's Faster R-CNN and RF-DETR: their makers' networks, exports and predictions.
+"""YOLOX and torchvision's Faster R-CNN: their makers' networks, exports and predictions.
 
 Run by the Python of an environment that has the package::
 
     ENV/bin/python tests/parity/make_detector_reference.py KIND --pictures DIR --out DIR
 
-``yolox``: the project's code, on PYTHONPATH; ``torchvision``; ``rfdetr``: its package, where
-torchvision may lack its compiled operators. Weights are random, class biases such that there is
+``yolox``: the project's code, on PYTHONPATH; ``torchvision``. Weights are random, class biases such that there is
 something to compare. ``compare_detectors.py`` reads what is written: ``NAME.onnx`` and
 ``NAME.json``. Pictures must fit the network's size, so that neither side resizes them.
 """
@@ -14,7 +13,6 @@ something to compare. ``compare_detectors.py`` reads what is written: ``NAME.onn
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -101,44 +99,13 @@ def centred(path: Path, side: int) -> tuple[Tensor, tuple[int, int]]:
     return torch.from_numpy(whole.transpose(2, 0, 1).copy()) / 255, (left, top)
 
 
-def rfdetr(pictures: list[Path], out: Path, side: int) -> None:
-    """RF-DETR nano."""
-    without_operators()
-    image = import_module("PIL.Image")
-    model = import_module("rfdetr").RFDETRNano(pretrain_weights=None, resolution=side)
-    network = model.model.model.eval()
-    read = [image.open(p).convert("RGB") for p in pictures]
-    ask = partial(model.predict, threshold=CONFIDENCE, include_source_image=False)
-    for head in (network.class_embed, *getattr(network.transformer, "enc_out_class_embed", ())):
-        plausible.confident(head, -1, lambda: ask(read[:4]), 0.03)
-    answers = {}
-    for path, picture in zip(pictures, read, strict=True):
-        found = ask(picture)
-        rows = (found.xyxy, found.confidence[:, None], found.class_id[:, None])
-        answers[path.name] = {"boxes": np.concatenate(rows, 1).tolist()}
-    model.export(output_dir=str(out), shape=(side, side))
-    (out / "inference_model.onnx").rename(out / "rfdetr-nano.onnx")
-    plausible.write(out / "rfdetr-nano.json", answers)
-
-
-def without_operators() -> None:
-    """Lets a torchvision be imported without its compiled operators, which nothing here calls."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    KEPT.append(library)
-    for signature in ("nms(Tensor a, Tensor b, float c) -> Tensor",):
-        library.define(signature)
-
-
-KEPT: list[Any] = []
-
-
 def export(network: Any, given: Any, path: Path, names: list[str]) -> None:
     torch.onnx.export(
         network, (given,), str(path), opset_version=16, input_names=["images"], output_names=names
     )
 
 
-KINDS = {"yolox": yolox, "torchvision": torchvision, "rfdetr": rfdetr}
+KINDS = {"yolox": yolox, "torchvision": torchvision}
 
 
 if __name__ == "__main__":
