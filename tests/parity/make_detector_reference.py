@@ -4,9 +4,10 @@ Run by the Python of an environment that has the package::
 
     ENV/bin/python tests/parity/make_detector_reference.py KIND --pictures DIR --out DIR
 
-``yolox``: the project's code, on PYTHONPATH; ``torchvision``. Weights are random, class biases such that there is
-something to compare. ``compare_detectors.py`` reads what is written: ``NAME.onnx`` and
-``NAME.json``. Pictures must fit the network's size, so that neither side resizes them.
+``yolox``: the project's code, on PYTHONPATH; ``torchvision``. Weights are random, class
+biases such that there is something to compare. ``compare_detectors.py`` reads what is written:
+``NAME.onnx`` and ``NAME.json``. Pictures must fit the network's size, so that neither side
+resizes them.
 """
 
 # mypy: disable-error-code="import-not-found"
