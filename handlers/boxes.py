@@ -30,9 +30,6 @@ FEW = 300
 """Boxes up to which all their overlaps at once are the faster way: 60 took 0.08 ms instead of 0.34,
 200 0.62 instead of 0.94 (one core of an AMD EPYC)."""
 
-CLASS_OFFSET = 7680.0
-"""Pixels between the classes' copies of the plane, so that one pass keeps classes apart."""
-
 
 def nms(
     prediction: NDArray[np.float32],
@@ -113,14 +110,14 @@ def overlaps_asked(limits: Sequence[Limits | None], packed: float, crowded: bool
 
 def _greedy_few(found: Boxes, threshold: float, limit: int) -> list[int]:
     """As ``_greedy``, by the overlaps of all pairs at once: their number grows with the square."""
-    corners = found[:, :4] + found[:, 5:6] * np.float32(CLASS_OFFSET)
-    left, top, right, bottom = np.ascontiguousarray(corners.T)
+    left, top, right, bottom, _, kinds = np.ascontiguousarray(found[:, :6].T)
     area = (right - left) * (bottom - top)
     shared = np.minimum(right[:, None], right) - np.maximum(left[:, None], left)
     high = np.minimum(bottom[:, None], bottom) - np.maximum(top[:, None], top)
     np.clip(shared, 0, None, out=shared)
     shared *= np.clip(high, 0, None, out=high)
     apart = shared <= threshold * (area[:, None] + area - shared)
+    apart |= kinds[:, None] != kinds
     alive = np.ones(len(found), bool)
     kept: list[int] = []
     for i in range(len(found)):
@@ -133,7 +130,7 @@ def _greedy_few(found: Boxes, threshold: float, limit: int) -> list[int]:
 
 
 def _greedy(found: Boxes, threshold: float, limit: int) -> list[int]:
-    corners = found[:, :4] + found[:, 5:6] * np.float32(CLASS_OFFSET)
+    corners, kinds = found[:, :4], found[:, 5]
     area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
     left = np.arange(len(found))
     kept: list[int] = []
@@ -143,7 +140,8 @@ def _greedy(found: Boxes, threshold: float, limit: int) -> list[int]:
         low = np.maximum(corners[first, :2], corners[left, :2])
         high = np.minimum(corners[first, 2:], corners[left, 2:])
         shared = np.clip(high - low, 0, None).prod(1)
-        left = left[shared <= threshold * (area[first] + area[left] - shared)]
+        apart = shared <= threshold * (area[first] + area[left] - shared)
+        left = left[apart | (kinds[left] != kinds[first])]
     return kept
 
 

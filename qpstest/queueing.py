@@ -5,8 +5,8 @@ The model, calibrated by closed loops on a real machine:
 - A request takes ``delay`` seconds outside the workers (network, the server's front end), during
   which it occupies none, and an amount of work in one.
 - With j workers busy each of them works at ``speeds[j - 1]`` of the speed that one alone has: less
-  than 1, since they share caches, memory and cores, or a little more, where a machine with little to
-  do falls asleep between two requests.
+  than 1, since they share caches, memory and cores, or a little more, where a machine with little
+  to do falls asleep between two requests.
 - A worker that is free takes as many waiting requests as its batch allows, waiting for the batch to
   fill no longer than it is set to; a batch of n takes ``batches[n - 1]`` times the work of one.
 """

@@ -196,9 +196,8 @@ def _detector_flags(found: argparse.ArgumentParser) -> None:
     add(
         "--conf",
         type=float,
-        default=d.confidence,
         metavar="0..1",
-        help="least confidence of an answered box",
+        help="least confidence of an answered box (default: the layout's)",
     )
     add(
         "--iou",

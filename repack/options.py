@@ -74,7 +74,7 @@ class DetectorOptions:
 
     Attributes:
         imgsz: side of the square input, or height and width, pixels; None for what the file says.
-        confidence: least confidence of an answered box, 0 to 1.
+        confidence: least confidence of an answered box, 0 to 1; None for the layout's.
         iou: overlap above which boxes of a class are merged, 0 to 1; None for what the family is
             usually served with.
         max_detections: most boxes per picture.
@@ -85,7 +85,7 @@ class DetectorOptions:
     """
 
     imgsz: int | tuple[int, int] | None = None
-    confidence: float = 0.25
+    confidence: float | None = None
     iou: float | None = None
     max_detections: int = 300
     layout: str = "auto"

@@ -10,6 +10,7 @@ from typing import Any
 from handlers.artefact import decoded
 from handlers.errors import ArchiveError
 from handlers.heads.base import Grid, Head
+from handlers.heads.dbnet import DBNet
 from handlers.heads.rows import Masked, Oriented, Posed, Ranked, Scored
 from handlers.heads.yolov5 import YOLOv5
 
@@ -19,7 +20,7 @@ SETTING = "head"
 """The setting of a passport that holds a detector's head."""
 
 HEADS: dict[str, type[Head]] = {
-    kind.name: kind for kind in (YOLOv5, Scored, Ranked, Posed, Masked, Oriented)
+    kind.name: kind for kind in (YOLOv5, Scored, Ranked, Posed, Masked, Oriented, DBNet)
 }
 
 

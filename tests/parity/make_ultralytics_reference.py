@@ -22,7 +22,6 @@ Written for each: ``NAME.pt``, ``NAME.onnx``, ``NAME.torchscript`` and ``NAME.js
 from __future__ import annotations
 
 import argparse
-import json
 import lzma
 import os
 import shutil
@@ -34,6 +33,7 @@ os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 
 import cv2
 import numpy as np
+import plausible
 import torch
 from ultralytics import RTDETR, YOLO
 from ultralytics.data.augment import LetterBox
@@ -56,9 +56,6 @@ TINY = {
 }
 """Depth, width and most channels; YOLO11's attention has heads of 64 channels."""
 
-SHARE, LOGIT = 0.01, -1.1
-"""Of the cells, how many are more confident than 0.25, and what that is before the sigmoid."""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -73,7 +70,7 @@ def main() -> None:
             tiny(name, given.tiny)
         return
     given.out.mkdir(parents=True, exist_ok=True)
-    pictures = sorted(p for s in ("png", "jpg") for p in given.pictures.glob(f"*.{s}"))
+    pictures = plausible.found(given.pictures)
     for name in given.names:
         make(name, pictures, given.out, given.imgsz)
 
@@ -90,8 +87,7 @@ def make(name: str, pictures: list[Path], out: Path, side: int) -> None:
         model.model.args = {"imgsz": side, "task": model.task}
         model.save(out / f"{name}.pt")
     loaded = kind(out / f"{name}.pt")
-    answers = predicted(loaded, pictures, side)
-    (out / f"{name}.json").write_text(json.dumps(answers))
+    plausible.write(out / f"{name}.json", predicted(loaded, pictures, side))
     for flags in ({"format": "onnx", "simplify": False, "opset": 17}, {"format": "torchscript"}):
         made = kind(out / f"{name}.pt").export(imgsz=side, **flags)
         print(name, made)
@@ -146,16 +142,8 @@ def pixels(path: Path, side: int) -> torch.Tensor:
 
 def settle(network: Any, batch: torch.Tensor) -> None:
     """Batch statistics of the pictures, then class biases."""
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 0.3
-            torch.nn.init.uniform_(module.weight, 0.8, 1.6)
-            torch.nn.init.normal_(module.bias, 0, 0.3)
-    network.train()
-    with torch.no_grad():
-        for _ in range(8):
-            network(batch)
     network.eval()
+    plausible.statistics(network, lambda: network(batch))
     head = network.model[-1]
     if isinstance(getattr(head, "linear", None), torch.nn.Linear):
         torch.nn.init.normal_(head.linear.weight, 0, 0.3)
@@ -163,21 +151,9 @@ def settle(network: Any, batch: torch.Tensor) -> None:
         torch.nn.init.normal_(branch[-1].weight, 0, 0.5)
     for name in ("cv3", "one2one_cv3", "dec_score_head"):
         for branch in getattr(head, name, None) or []:
-            last = branch if isinstance(branch, torch.nn.Linear) else branch[-1]
-            seen: list[torch.Tensor] = []
-            torch.nn.init.normal_(last.weight, 0, 0.15)
-            hook = last.register_forward_hook(lambda _m, _i, o, s=seen: s.append(o))
-            with torch.no_grad():
-                network(batch)
-            hook.remove()
-            if not seen:
-                continue
-            values = seen[0]  # [N, classes, H, W], or [N, queries, classes]
-            values = values.movedim(1 if values.dim() == 4 else 2, 0).flatten(1)
-            best = values.max(0).values.sort(descending=True).values
-            edge = best[max(1, int(len(best) * SHARE))]
-            with torch.no_grad():
-                last.bias -= edge - LOGIT
+            of_queries = isinstance(branch, torch.nn.Linear)  # [N, queries, classes]
+            last = branch if of_queries else branch[-1]
+            plausible.confident(last, 2 if of_queries else 1, lambda: network(batch))
 
 
 def predicted(model: Any, pictures: list[Path], side: int) -> dict[str, Any]:

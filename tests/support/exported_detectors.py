@@ -74,9 +74,11 @@ class Exported(nn.Module):
             order = best[..., 0].topk(40, 1).indices
             return ranked.gather(1, order[..., None].expand(-1, -1, 6))
         shares = torch.cat((rows[..., :4] / SIDE, rows[..., 4:]), 2).clamp(0, 1)
-        if self.layout == "queries":
+        if self.layout in ("queries", "best-queries"):
             order = best[..., 0].topk(60, 1).indices
-            return shares.gather(1, order[..., None].expand(-1, -1, 4 + CLASSES))
+            rest = rows[..., 4:] if self.layout == "queries" else ranked[..., 4:]
+            whole = torch.cat((shares[..., :4], rest), 2)
+            return whole.gather(1, order[..., None].expand(-1, -1, whole.shape[2]))
         if self.layout == "detr":
             return shares[..., :4], shares[..., 4:].logit()
         return self.listed(corners, kind, best)

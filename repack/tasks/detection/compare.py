@@ -12,6 +12,7 @@ from handlers import boxes, heads
 from repack.model import Arrays, Model
 from repack.samples import Sample
 from repack.tasks.base import Comparison
+from repack.tasks.detection import suppressions
 from repack.tasks.detection.metrics import (
     Match,
     MeanAveragePrecision,
@@ -50,22 +51,20 @@ def compare(
 ) -> Comparison:
     """The boxes' agreement, and mAP where samples carry labels; as ``Task.compare``."""
     result = Comparison()
-    matched = expected = 0
+    matched = expected = rounded = 0
     shift = confidence = 0.0
-    for p in paired(model, originals, converted):
-        m = p.match
-        border = model.settings["confidence"] + BORDER[asked]
-        lost = np.delete(p.first, m.pairs[:, 0], axis=0)[:, 4] > border
-        extra = np.delete(p.second, m.pairs[:, 1], axis=0)[:, 4] > border
-        matched += m.matched
-        expected += m.matched + int(lost.sum()) + int(extra.sum())
-        shift, confidence = max(shift, m.box_px), max(confidence, m.confidence)
+    for p in paired(model, asked, originals, converted):
+        matched += p.match.matched
+        expected += p.match.matched + p.alone
+        rounded += p.rounded
+        shift, confidence = max(shift, p.match.box_px), max(confidence, p.match.confidence)
     share = matched / expected if expected else 1.0
     result.figures = {
         "boxes_compared": expected,
         "boxes_matched": round(share, 4) if expected else "none to compare",
         "largest_shift_px": round(shift, 2),
         "largest_confidence_difference": round(confidence, 4),
+        **({"suppressions_decided_by_rounding": rounded} if rounded else {}),
     }
     if share < MATCHED[asked]:
         result.failures.append(
@@ -102,6 +101,9 @@ class Paired(NamedTuple):
     Attributes:
         first, second: of the original and of the converted model, ``[M, 6 + extras]``.
         match: which belong together.
+        alone: how many have no partner, those close above the threshold apart.
+        rounded: how many more have none, or one that lies elsewhere, because of suppressions that
+            rounding decides (``suppressions.within_rounding``).
         want, have: all outputs of both, for the batch.
         i: the picture's place in the batch.
     """
@@ -109,6 +111,8 @@ class Paired(NamedTuple):
     first: boxes.Boxes
     second: boxes.Boxes
     match: Match
+    alone: int
+    rounded: int
     want: Arrays
     have: Arrays
     i: int
@@ -121,14 +125,23 @@ class Paired(NamedTuple):
 
 
 def paired(
-    model: Model, originals: Sequence[Arrays], converted: Sequence[Arrays]
+    model: Model, asked: str, originals: Sequence[Arrays], converted: Sequence[Arrays]
 ) -> Iterator[Paired]:
     """Every picture's boxes from both models."""
     for want, have in zip(originals, converted, strict=True):
-        for i, original in enumerate(want["boxes"]):
-            first, second = both(model, original, have, i)
+        for i in range(len(next(iter(want.values())))):
+            first, second = both(model, want, have, i)
             m = match(first[:, :6], second[:, :6], iou=0.5)
-            yield Paired(first, second, m, want, have, i)
+            border = model.settings["confidence"] + BORDER[asked]
+            lost = np.delete(first, m.pairs[:, 0], axis=0)[:, 4] > border
+            extra = np.delete(second, m.pairs[:, 1], axis=0)[:, 4] > border
+            alone, rounded = int(lost.sum()) + int(extra.sum()), 0
+            if asked == "f32" and (alone or m.box_px > PIXELS[asked]):
+                rows = every(model, want)[i], every(model, have)[i]
+                if suppressions.within_rounding(*rows, second, model.settings):
+                    near = match(first[:, :6], second[:, :6], 0.5, PIXELS[asked])
+                    m, alone, rounded = near, 0, alone + m.matched - near.matched
+            yield Paired(first, second, m, alone, rounded, want, have, i)
 
 
 class Precision(NamedTuple):
@@ -214,24 +227,23 @@ def compare_map(
 
 
 def both(
-    model: Model, original: NDArray[Any], converted: Arrays, i: int
+    model: Model, original: Arrays, converted: Arrays, i: int
 ) -> tuple[boxes.Boxes, boxes.Boxes]:
     """The boxes that a caller would get from the original and from the converted model.
 
     Args:
-        original: the original's boxes of one picture before suppression.
-        converted: the converted model's outputs for the batch.
-        i: the picture's place in the batch.
+        original, converted: the models' outputs for the batch.
+        i: the picture's place in it.
     """
-    return _suppressed(model, original), _found(model, converted, i)
+    return _suppressed(model, every(model, original)[i]), _found(model, converted, i)
 
 
 def _for_map(model: Model, answer: Arrays) -> boxes.Boxes:
     ends = heads.required(model.settings)
-    return boxes.nms(_boxes(model, answer)[0], ends, MAP_CONFIDENCE, 0.6, 300)
+    return boxes.nms(every(model, answer)[0], ends, MAP_CONFIDENCE, 0.6, 300)
 
 
-def _boxes(model: Model, answer: Arrays) -> NDArray[Any]:
+def every(model: Model, answer: Arrays) -> NDArray[Any]:
     """All boxes before suppression, decoded from the raw maps where the artefact ends in these."""
     if "boxes" in answer:
         return answer["boxes"]
@@ -246,8 +258,11 @@ def _suppressed(model: Model, prediction: NDArray[Any]) -> boxes.Boxes:
 
 
 def _found(model: Model, answer: Arrays, i: int) -> boxes.Boxes:
-    """What the handler would answer: the graph's own detections where it ends in them."""
+    """What the handler would answer: the graph's own detections where it ends in them, whose limit
+    is one for each class."""
     if "detections" not in answer:
-        return _suppressed(model, _boxes(model, answer)[i])
+        return _suppressed(model, every(model, answer)[i])
     rows = answer["detections"]
-    return np.ascontiguousarray(rows[rows[:, 0] == i, 1:])
+    mine = rows[rows[:, 0] == i, 1:]
+    best = np.argsort(-mine[:, 4], kind="stable")[: model.settings["max_detections"]]
+    return np.ascontiguousarray(mine[best])

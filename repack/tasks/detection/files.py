@@ -24,8 +24,6 @@ from repack.tasks.ended import Ending
 USUAL = 640
 """Side of the pictures where neither the file nor the user says."""
 
-BOXES = "boxes"
-
 
 def make(source: Source, options: Options, task: str = "detection") -> Model:
     """A detector on pictures of one size, or another task whose answers begin with boxes.
@@ -44,6 +42,8 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
     base, plain, sides = of_one_size(source, options)
     ends, rows, normal, notes = _told(base, asked, task, plain, sides)
     original = pictures.Asked(base, normal, partial(ended.answers, rows))
+    if ends.names and not source.told.names:
+        source = replace(source, told=replace(source.told, names=ends.names))
     names, unnamed = labels.named(source, asked.labels, rows.head.classes)
     head = rows.head
     built = ended.of(original, Ending(rows, names_of(head), ends.batches, head.ranked), sides)
@@ -56,7 +56,7 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
         for name, shape in zip(names_of(head), shapes, strict=True)
     )
     settings = {
-        "confidence": asked.confidence,
+        "confidence": asked.confidence or ends.confidence,
         "iou": asked.iou or ends.iou,
         "max_detections": asked.max_detections,
         "resize_mode": asked.mode or ends.mode,
@@ -70,7 +70,7 @@ def make(source: Source, options: Options, task: str = "detection") -> Model:
         built.module,
         lambda given: dict(zip(names_of(head), built.asked.answers(given[spec.name]), strict=True)),
         settings=settings,
-        output=BOXES,
+        output="boxes",
         write_onnx=built.write,
         export=Export(built.module, names_of(head), partial(_finish, settings, rows), "detections")
         if head.name in suppression.TAILS
@@ -184,7 +184,7 @@ def _told(
 
 def names_of(head: Head) -> tuple[str, ...]:
     """Of the outputs that the gate compares."""
-    return BOXES, *head.beside
+    return *head.raw, *head.beside
 
 
 def _finish(settings: dict[str, Any], rows: Rows, exported: Path, finished: Path) -> None:

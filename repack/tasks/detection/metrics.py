@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -114,7 +115,10 @@ def mean_average_precision(
 
 
 def match(
-    reference: NDArray[np.float32], candidate: NDArray[np.float32], iou: float = 0.5
+    reference: NDArray[np.float32],
+    candidate: NDArray[np.float32],
+    iou: float = 0.5,
+    pixels: float = math.inf,
 ) -> Match:
     """Pair two sets of boxes of one picture: same class, best overlap first, each box once.
 
@@ -122,6 +126,7 @@ def match(
         reference: ``float [M, 6]``: x1, y1, x2, y2, score, class.
         candidate: ``float [K, 6]``, likewise.
         iou: least overlap of a pair, above 0 and at most 1.
+        pixels: pairs whose corners lie further apart are none.
 
     Raises:
         ValueError: rows of another width.
@@ -129,6 +134,8 @@ def match(
     first, second = _rows(reference, 6, "reference"), _rows(candidate, 6, "candidate")
     pairs = _pairs(first, second, iou)
     apart = np.abs(first[pairs[:, 0]] - second[pairs[:, 1]])
+    near = apart[:, :4].max(1, initial=0.0) <= pixels
+    pairs, apart = pairs[near], apart[near]
     alone = np.concatenate(
         (np.delete(first, pairs[:, 0], axis=0), np.delete(second, pairs[:, 1], axis=0))
     )

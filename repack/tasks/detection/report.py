@@ -80,7 +80,7 @@ def pictures(
     """Both models' boxes side by side, see ``repack.tasks.reporting.most_differing``."""
 
     def compared(given: Arrays, want: Arrays, have: Arrays) -> dict[str, Any]:
-        one, two = compare.both(model, want["boxes"][0], have, 0)
+        one, two = compare.both(model, want, have, 0)
         m = match(one[:, :6], two[:, :6], iou=0.5)
         alone = len(one) + len(two) - 2 * m.matched
         pixels = given[model.inputs[0].name][0]

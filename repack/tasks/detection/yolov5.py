@@ -16,7 +16,7 @@ from handlers.passport import TensorSpec
 from repack.model import Export, GpuModel, Model
 from repack.networks.yolov5 import Detect, YOLOv5
 from repack.onnx import suppression
-from repack.options import MAX_SIDE, DetectorOptions, Options
+from repack.options import MAX_SIDE, Options
 from repack.raw_tensors import of_module
 from repack.sources.source import Source
 
@@ -68,7 +68,7 @@ class Maps(nn.Module):
         return tuple(conv(m) for conv, m in zip(head.m, maps, strict=True))
 
 
-IOU = 0.45
+CONFIDENCE, IOU = 0.25, 0.45
 """Overlap above which boxes are merged, as these networks are usually served."""
 
 USUAL = 640
@@ -103,6 +103,7 @@ def make(network: YOLOv5, source: Source, options: Options) -> Model:
         maps = raw(pixels)
         return torch.cat([detect.decode(m, i) for i, m in enumerate(maps)], 1), *maps
 
+    limits = (asked.confidence or CONFIDENCE, asked.iou or IOU, asked.max_detections)
     return Model(
         source,
         (spec,),
@@ -110,13 +111,11 @@ def make(network: YOLOv5, source: Source, options: Options) -> Model:
         PixelDetector(network).eval(),
         of_module(both, (spec,), (boxes, *raws)),
         settings={
-            "confidence": asked.confidence,
-            "iou": asked.iou or IOU,
-            "max_detections": asked.max_detections,
+            **dict(zip(("confidence", "iou", "max_detections"), limits, strict=True)),
             SETTING: head.to_setting(),
         },
         output="boxes",
-        export=Export(raw, head.raw, partial(_finish, head, asked), "detections"),
+        export=Export(raw, head.raw, partial(_finish, head, limits), "detections"),
         on_gpu=GpuModel(
             Maps(network).eval(),
             {spec.name: ("batch", 3, height, width)},
@@ -128,6 +127,5 @@ def make(network: YOLOv5, source: Source, options: Options) -> Model:
     )
 
 
-def _finish(head: Head, asked: DetectorOptions, exported: Path, finished: Path) -> None:
-    iou = asked.iou or IOU
-    suppression.append(exported, finished, head, asked.confidence, iou, asked.max_detections)
+def _finish(head: Head, limits: tuple[float, float, int], exported: Path, finished: Path) -> None:
+    suppression.append(exported, finished, head, *limits)

@@ -34,7 +34,7 @@ def compare(
     """As ``Task.compare``."""
     result = detection.compare(model, asked, originals, converted, samples)
     overlaps = []
-    for p in detection.paired(model, originals, converted):
+    for p in detection.paired(model, asked, originals, converted):
         for one, other in p.rows:
             first = inside(model, one, p.want["protos"][p.i])
             second = inside(model, other, p.have["protos"][p.i])

@@ -22,7 +22,7 @@ def compare(
     result = detection.compare(model, asked, originals, converted, samples)
     overlaps = [
         overlap(one[6:], other[6:])
-        for p in detection.paired(model, originals, converted)
+        for p in detection.paired(model, asked, originals, converted)
         for one, other in p.rows
         if one[8] * one[9] >= detection.SMALL
     ]

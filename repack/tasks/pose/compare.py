@@ -39,7 +39,7 @@ def compare(
     """As ``Task.compare``."""
     result = detection.compare(model, asked, originals, converted, samples)
     shift, seen_points = 0.0, 0
-    for p in detection.paired(model, originals, converted):
+    for p in detection.paired(model, asked, originals, converted):
         for one, other in p.rows:
             first, second = (row[6:].reshape(-1, POINT) for row in (one, other))
             seen = first[:, 2] >= SEEN

@@ -96,6 +96,19 @@ def test_classes_are_kept_apart_up_to_the_last_of_coco() -> None:
     assert boxes.nms(prediction, HEAD, 0.25, 0.45, 10)[:, 5].tolist() == [78, 79]
 
 
+@pytest.mark.parametrize("few", [boxes.FEW, 0])
+def test_fractions_of_a_pixel_decide_in_the_last_class_too(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boxes, "FEW", few)
+    prediction = np.zeros((2, 85), np.float32)
+    prediction[:, :5] = (5.03, 5, 10, 10, 1)
+    prediction[1, 0] += 3.78  # they overlap by 0.4514
+    prediction[:, 5 + 79] = 0.9, 0.8
+    assert len(boxes.nms(prediction, HEAD, 0.25, 0.45, 10)) == 1
+    assert len(boxes.nms(prediction, HEAD, 0.25, 0.452, 10)) == 2
+
+
 @pytest.mark.parametrize("rows", [0, 3])
 def test_nothing_found(rows: int) -> None:
     found = boxes.nms(np.zeros((rows, 8), np.float32), HEAD, 0.25, 0.45, 300)

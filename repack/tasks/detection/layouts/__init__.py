@@ -24,6 +24,7 @@ LAYOUTS = {
     "objectness-points": "objectness:ObjectnessPoints",
     "objectness-masks": "objectness:ObjectnessMasks",
     "anchor-free-angle": "angles:AnchorFreeAngle",
+    "dbnet": "dbnet:DBNet",
 }
 """By the value of ``--layout`` its class, in the order in which they are tried."""
 

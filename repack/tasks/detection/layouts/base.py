@@ -74,6 +74,8 @@ class Layout(ABC):
         task: a key of ``repack.tasks.TASKS``.
         mode: how pictures are fitted in, one of ``handlers.images.MODES``.
         mean, std, bgr: as ``repack.onnx.pixels.Normal``.
+        names: of the classes, where they are always the same.
+        confidence: least confidence of an answered box.
         iou: overlap above which boxes of a class are merged.
         stated: whether all that answer so take pictures prepared so; where not, the user is told
             what was assumed.
@@ -87,6 +89,8 @@ class Layout(ABC):
     mean: ClassVar[Three] = (0, 0, 0)
     std: ClassVar[Three] = (1, 1, 1)
     bgr: ClassVar[bool] = False
+    names: ClassVar[tuple[str, ...]] = ()
+    confidence: ClassVar[float] = 0.25
     iou: ClassVar[float] = 0.7
     stated: ClassVar[bool] = True
     batches: ClassVar[bool] = True

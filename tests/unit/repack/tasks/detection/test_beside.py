@@ -109,7 +109,7 @@ def test_a_mask_lies_where_it_lay_on_the_models_input(
     picture = made.pictures(1)[0].repeat(wide, axis=1).repeat(high, axis=0)
     fitted, place = images.letterbox(picture, made.SIDE, made.SIDE)
     answer = given.ask({given.inputs[0].name: fitted[None]})
-    rows, _ = detection.both(given, answer["boxes"][0], answer, 0)
+    rows, _ = detection.both(given, answer, answer, 0)
     answered = json.loads(ask(wide=wide, high=high))["detections"]
     overlaps = []
     for row, d in zip(rows, answered, strict=True):
@@ -324,7 +324,7 @@ def labelled(task: str, given: Model, folder: Path) -> list[Sample]:
     pictures = made.pictures(3)
     answer = given.ask({given.inputs[0].name: pictures})
     for i, picture in enumerate(pictures):
-        found = detection.both(given, answer["boxes"][i], answer, i)[0]
+        found = detection.both(given, answer, answer, i)[0]
         lines = []
         for row in found[found[:, 4] > 0.3]:
             low, high = row[:2] / made.SIDE, row[2:4] / made.SIDE

@@ -121,6 +121,17 @@ def test_a_module_gives_a_gpu_the_same_rows(layout: str, tmp_path: Path) -> None
     np.testing.assert_allclose(have, want, rtol=1e-4, atol=2e-3)
 
 
+def test_queries_with_a_class_number_are_those_with_scores(tmp_path: Path) -> None:
+    """Later releases choose the best pairs in the graph: [N, K, 6], as end-to-end exports have, but
+    shares of the picture in place of pixels."""
+    files = (made.onnx_file(tmp_path, f"{kind}queries") for kind in ("", "best-"))
+    scored, best = (loaded(path, DetectorOptions()) for path in files)
+    assert best.settings["resize_mode"] == "stretch"
+    pixels = {best.inputs[0].name: made.pictures()}
+    want, have = scored.ask(pixels), best.ask(pixels)
+    np.testing.assert_allclose(have["boxes"], want["boxes"], atol=1e-3)
+
+
 @pytest.mark.parametrize("opset", [11, 12, 13, 17])
 def test_operators_of_older_versions_are_added_in_their_own(opset: int, tmp_path: Path) -> None:
     given = loaded(made.onnx_file(tmp_path, "anchor-free", opset))
