@@ -43,7 +43,7 @@ def survivors(rows: Rows) -> Rows:
 
 
 def moved(by: float) -> Rows:
-    found = EDGE.copy()
+    found: Rows = EDGE.copy()
     found[1, 1] += by
     return found
 
