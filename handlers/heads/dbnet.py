@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,6 +46,8 @@ class DBNet(Ranked):
         return whole
 
     def _rows(self, likely: NDArray[np.float32]) -> NDArray[np.float64]:
+        import cv2  # here: workers of volumes have no use for it
+
         text = (likely > self.least).astype(np.uint8)
         islands, _ = cv2.findContours(text, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
         around = [_upright(*cv2.minAreaRect(island)) for island in islands[:MOST]]
@@ -72,6 +73,8 @@ def _upright(
 
 def _mean(likely: NDArray[np.float32], outline: NDArray[np.float64]) -> float:
     """Of the pixels that an outline ``[4, 2]`` holds or touches, its corners in whole pixels."""
+    import cv2
+
     last = np.array(likely.shape[::-1]) - 1
     low = np.clip(np.floor(outline.min(0)), 0, last).astype(int)
     high = np.clip(np.ceil(outline.max(0)), 0, last).astype(int)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from onnx import GraphProto
+if TYPE_CHECKING:
+    from onnx import GraphProto
 
 QUANTISED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """Operators that run in int8."""

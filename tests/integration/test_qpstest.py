@@ -284,9 +284,12 @@ def test_a_load_process_that_dies_is_named(slow_server: Server, sign: int) -> No
     command = [sys.executable, "qpstest", "--url", url_of(slow_server), "--requests", "100000",
                "--concurrency", "1", "--warmup", "1"]  # fmt: skip
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
-        time.sleep(4)
-        children = psutil.Process(running.pid).children(recursive=True)
-        next(p for p in children if p.net_connections()).send_signal(sign)
+        loading: list[psutil.Process] = []
+        while not loading:
+            time.sleep(0.5)
+            children = psutil.Process(running.pid).children(recursive=True)
+            loading = [p for p in children if p.net_connections()]
+        loading[0].send_signal(sign)
         _, output = running.communicate(timeout=20)
     assert running.returncode == 1
     assert f"a load process was ended by {signal.Signals(sign).name}" in output

@@ -30,7 +30,8 @@ def guarding(bench: Bench, limits: dict[str, float], **given: object) -> Iterato
     port, _ = free_ports()
     (told,) = json.loads((Path(bench.server.state.temp) / GUARD).read_text())[:1]
     file = bench.room / "run" / "another-guard.json"
-    file.write_text(json.dumps([{**told, "port": port, "shared": False, **given}]))
+    own = {"port": port, "shared": False, "metrics": ("", 0)}
+    file.write_text(json.dumps([{**told, **own, **given}]))
     command = [sys.executable, "-c", RUN, str(file), json.dumps(limits)]
     with subprocess.Popen(command, cwd=ROOT) as process:
         try:

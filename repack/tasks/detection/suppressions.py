@@ -34,7 +34,7 @@ def within_rounding(
         settings: of the passport.
     """
     head, least, iou = heads.required(settings), settings["confidence"], settings["iou"]
-    if head.ranked or head.angled:
+    if head.ranked or head.angled or original.shape != converted.shape:
         return False
     passed = (head.first(original) > least) | (head.first(converted) > least)
     one, other = original[passed].astype(np.float64), converted[passed].astype(np.float64)

@@ -25,6 +25,7 @@ TRT: Any = SimpleNamespace(
     LayerType=SimpleNamespace(
         **{"CONVOLUTION": "conv", "DECONVOLUTION": "deconv", "MATRIX_MULTIPLY": "mm"},
         **{"ACTIVATION": "activation", "ELEMENTWISE": "elementwise", "UNARY": "unary"},
+        CAST="cast",
     ),
 )
 
@@ -116,6 +117,15 @@ def test_tensors_between_layers_in_floats_are_a_demand() -> None:
     given = {layer.name: layer.types for layer in network.layers if layer.types}
     assert given == {"middle": {0: "half"}, "wide": {0: "half"}, "last": {0: "half"}}
     assert all(t.dynamic_range == (-3.0, 3.0) for t in network.tensors.values())
+
+
+def test_a_cast_says_its_own_type() -> None:
+    """TensorRT 8.6.0 fails where a cast is told another ("castLayer.cpp::validate")."""
+    network = Network()
+    network.layers[1] = Layer("cast", network.tensors["act"])
+    told = Int8({"act": 1.0}, frozenset(), frozenset({"act"}))
+    Flags(TRT).ask(Config(), network, "int8", None, told)
+    assert (network.layers[1].precision, network.layers[1].types) == (None, {})
 
 
 def test_of_what_sums_over_channels_only_the_result_is_demanded() -> None:
