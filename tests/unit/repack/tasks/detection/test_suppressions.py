@@ -92,6 +92,14 @@ def test_a_box_that_is_missing_or_made_up_is_found() -> None:
         assert not within_rounding(rows, rows, wrong, SETTINGS)
 
 
+@pytest.mark.parametrize(("column", "by"), [(0, 0.8), (4, 0.01)])
+def test_a_difference_beyond_rounding_excuses_nothing(column: int, by: float) -> None:
+    other = EDGE.copy()
+    other[:, column] -= by
+    assert within_rounding(EDGE, EDGE, survivors(EDGE), SETTINGS)
+    assert not within_rounding(EDGE, other, survivors(other), SETTINGS)
+
+
 def test_the_most_boxes_leave_out_the_least_confident() -> None:
     settings = {**SETTINGS, "max_detections": 2}
     best = nms(EDGE, HEAD, 0.25, 0.5, 2)
