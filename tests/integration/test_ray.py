@@ -59,7 +59,7 @@ def test_addresses_and_errors_are_torchserves(served: Served) -> None:
         ("/predictions/fd1/9.9", picture, 404, "ModelVersionNotFoundException"),
         ("/predictions/none", picture, 404, "ModelNotFoundException"),
         ("/predictions/broken", picture, 404, "ModelNotFoundException"),
-        ("/predictions/fd1?a=1", picture, 400, "BadRequestException"),
+        ("/predictions/fd1?a=1", picture, 400, "BadInput"),
         ("/predictions/fd1", None, 405, "MethodNotAllowedException"),
         ("/predictions", picture, 404, "ResourceNotFoundException"),
         ("/predictions/fd1", bytes(1 << 21), 413, "ContentTooLargeException"),
