@@ -65,7 +65,8 @@ def compare(
     except Unprocessable as e:
         result.failures.append(f"classes: {e}")
         return result
-    agreed, judged = float(np.trace(same) / same.sum()), same.sum(0) + same.sum(1) >= FEW
+    agreed, sizes = float(np.trace(same) / same.sum()), same.sum(0) + same.sum(1)
+    judged = sizes >= min(FEW, sizes.max())
     mean = float(ious(same)[judged].mean())
     result.figures = {
         "pixels_compared": int(same.sum()),

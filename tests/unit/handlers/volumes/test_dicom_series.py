@@ -184,8 +184,10 @@ def test_files_without_preamble_or_file_meta_are_read(syntax: str) -> None:
     for dataset in files.values():
         dataset.file_meta.TransferSyntaxUID = syntax
     without_preamble = {name: one_file(d)[132:] for name, d in files.items()}
-    meta = 12 + int.from_bytes(next(iter(without_preamble.values()))[8:12], "little")
-    without_meta = {name: data[meta:] for name, data in without_preamble.items()}
+    without_meta = {  # whose length is that of its identifiers
+        name: data[12 + int.from_bytes(data[8:12], "little") :]
+        for name, data in without_preamble.items()
+    }
     for given in (without_preamble, without_meta):
         assert np.array_equal(read(volumes.zipped(given)).data[0], VOXELS)
 

@@ -15,12 +15,16 @@ from handlers.errors import Unprocessable
 from handlers.volumes import preparing, reading, recipe
 from tests.support import volumes
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of MONAI's optional packages
-    transforms = pytest.importorskip("monai.transforms")
-    MetaTensor = pytest.importorskip("monai.data").MetaTensor
-
 LINEAR = {"order": 1, "order_z": 0, "separate_z": False}
+
+
+@pytest.fixture(scope="module")
+def monai() -> Any:
+    """MONAI, imported when the first test needs it: that takes seconds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its optional packages
+        pytest.importorskip("monai.transforms")
+        return pytest.importorskip("monai")
 
 
 def prepared(body: bytes, spacing: list[float]) -> preparing.Prepared:
@@ -60,14 +64,14 @@ OBLIQUE = placed([0.3, -0.2, 0.25], [0.9, 1.2, 2.7])
     ids=["upright", "oblique", "exchanged", "hardly", "as it is"],
 )
 def test_voxels_lie_where_monai_puts_them(
-    affine: NDArray[Any], spacing: list[float], first: str
+    monai: Any, affine: NDArray[Any], spacing: list[float], first: str
 ) -> None:
     voxels = volumes.scan((13, 21, 17))
     body = volumes.nifti(voxels, affine)
     stored = reading.read(body, lambda layout: None).geometry.affine
-    scan = MetaTensor(voxels.T[None].copy(), affine=stored)
-    spaced = transforms.Spacing(spacing, mode="bilinear", padding_mode="border")
-    expected = spaced(transforms.Orientation("RAS", labels=None)(scan))
+    scan = monai.data.MetaTensor(voxels.T[None].copy(), affine=stored)
+    spaced = monai.transforms.Spacing(spacing, mode="bilinear", padding_mode="border")
+    expected = spaced(monai.transforms.Orientation("RAS", labels=None)(scan))
     found = prepared(body, spacing)
     assert any(found.back.first) == (first == "centre")
     np.testing.assert_allclose(found.data, np.asarray(expected), atol=2e-5)
