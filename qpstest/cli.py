@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     except KitError as e:
         print(f"error: {e}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, PartlyMeasuredError):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
 
