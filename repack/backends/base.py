@@ -158,7 +158,7 @@ class Backend(ABC):
         Raises:
             KitError: the artefact is none that Triton's backend takes.
         """
-        raise NotImplementedError(f"{self.title} names no backend of Triton's")
+        raise KitError(f"{self.title}: Triton has no backend that takes its artefacts")
 
     @abstractmethod
     def found(self, runtime: Runtime) -> Found:

@@ -9,6 +9,7 @@ installed.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ class LoadTest:
         raise KitError("--vis 1: this model's answers have no picture; leave it out")
 
 
-class PicturesLoadTest(LoadTest):
+class PicturesLoadTest(LoadTest, ABC):
     """What the tasks on pictures share: a sheet with a row for each picture and a column a mode."""
 
     suffixes = PICTURES
@@ -147,15 +148,15 @@ class PicturesLoadTest(LoadTest):
         """The picture with what the answer says of it, ``[H, W, 3]`` of uint8."""
         return picture
 
+    @abstractmethod
     def title(self, answer: Mapping[str, Any]) -> str:
         """The answer in a few words."""
-        raise NotImplementedError
 
+    @abstractmethod
     def agreement(
         self, ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]
     ) -> str:
         """How far two modes' answers to the same pictures agree, in one line."""
-        raise NotImplementedError
 
     def _parse(self, mode: str, answer: bytes) -> dict[str, Any]:
         try:

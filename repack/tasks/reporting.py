@@ -6,6 +6,7 @@ import base64
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 SHOWN, LOOKED_AT = 3, 40
 """Samples that are shown, those that differ most, and samples that are searched for these."""
 
+SIDE = 480
+"""Longest side of a shown picture of the samples, pixels."""
+
 QUALITY = 82
 """JPEG quality of what is shown."""
 
@@ -33,6 +37,13 @@ def note(what: str, why: str, serious: bool = False) -> dict[str, Any]:
         serious: a person who decides on the archive must know it.
     """
     return {"what": what, "why": why, "serious": serious}
+
+
+def small(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
+    """A picture ``[H, W, 3]`` no longer than ``SIDE``, and its scale, at most 1."""
+    scale = min(1.0, SIDE / max(picture.shape[:2]))
+    size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8), scale
 
 
 def most_differing(

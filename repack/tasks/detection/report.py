@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,9 +19,6 @@ from repack.tasks.detection.metrics import match
 
 if TYPE_CHECKING:
     from repack.gate import Reference
-
-SIDE = 480
-"""Longest side of a shown picture, pixels."""
 
 
 def limits(precision: str) -> dict[str, dict[str, Any]]:
@@ -111,9 +107,7 @@ def _drawn(
     more: Sequence[dict[str, Any]],
 ) -> NDArray[np.uint8]:
     picture, (left, top) = _without_border(pixels)
-    scale = min(1.0, SIDE / max(picture.shape[:2]))
-    size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
-    small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    small, scale = reporting.small(picture)
     shift = np.array([left, top, left, top])
     rows = [
         {

@@ -20,14 +20,15 @@ from handlers.semantic import BAND, LabelMap, label_map
 from repack.model import Arrays, Model
 from repack.samples import Sample
 from repack.tasks.base import Comparison
+from repack.tasks.detection import compare as detection
 
 AGREE = {"f32": 0.999, "f16": 0.995, "bf16": 0.98, "int8": 0.95, "best": 0.95}
 """Least share of the pixels that must keep their class."""
 
-IOU = {"f32": 0.99, "f16": 0.97, "bf16": 0.9, "int8": 0.85, "best": 0.85}
+IOU = detection.OVERLAP
 """Least mean intersection over union with the original's label maps, as of masks and rectangles."""
 
-POINTS = {"f32": 0.1, "f16": 0.5, "bf16": 0.5, "int8": 1.0, "best": 1.0}
+POINTS = detection.MAP_POINTS
 """Most points (hundredths) of mean intersection over union that may be lost on labelled samples, as
 of mean average precision."""
 

@@ -6,9 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from handlers.runtimes.base import Runtime
 from handlers.semantic import LabelMap, colour, draw
@@ -18,9 +16,6 @@ from repack.tasks.semantic import compare
 
 if TYPE_CHECKING:
     from repack.gate import Reference
-
-SIDE = 480
-"""Longest side of a shown picture, pixels."""
 
 DIFFERENT = (255, 0, 255)
 
@@ -75,7 +70,6 @@ def pictures(model: Model, runtime: Runtime, reference: Reference) -> dict[str, 
         apart = one != two
         shown = pixels // 3
         shown[apart] = DIFFERENT
-        parts = {"original": draw(pixels, one, names), "converted": draw(pixels, two, names)}
         return {
             "differs": float(apart.sum()),
             "note": f"{int(apart.sum()):,} of {apart.size:,} pixels differ; the model's input of "
@@ -83,10 +77,14 @@ def pictures(model: Model, runtime: Runtime, reference: Reference) -> dict[str, 
             "classes": np.union1d(one, two).tolist(),
             "pictures": [
                 *(
-                    {"label": label, "note": _largest(found, names), "pixels": _small(part)}
-                    for (label, part), found in zip(parts.items(), (one, two), strict=True)
+                    {
+                        "label": label,
+                        "note": _largest(found, names),
+                        "pixels": reporting.small(draw(pixels, found, names))[0],
+                    }
+                    for label, found in (("original", one), ("converted", two))
                 ),
-                {"label": "difference", "note": "in magenta", "pixels": _small(shown)},
+                {"label": "difference", "note": "in magenta", "pixels": reporting.small(shown)[0]},
             ],
         }
 
@@ -100,9 +98,3 @@ def _largest(found: LabelMap, names: tuple[str, ...]) -> str:
     counts = np.bincount(found.reshape(-1), minlength=len(names))
     first = [int(i) for i in np.argsort(-counts, kind="stable")[:3] if counts[i]]
     return ", ".join(f"{names[i]} {counts[i] / found.size:.1%}" for i in first)
-
-
-def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    scale = min(1.0, SIDE / max(picture.shape[:2]))
-    size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -14,14 +14,14 @@ from deploy.ray import settings as on_ray
 from deploy.torchserve import settings as serving
 from deploy.triton import __main__ as triton
 from qpstest import flags as tester
-from repack import cli
+from repack import flags
 from tests.support import pages
 from tests.support.pages import PAGES, ROOT
 
 MAX_README_WORDS = 1500
 
 PARSERS: Mapping[str, argparse.ArgumentParser] = {
-    "repack/model_repack.py": cli.parser(),
+    "repack/model_repack.py": flags.parser(),
     "run.sh": serving.parser(),
     "python -m deploy.ray": on_ray.parser(),
     "qpstest": tester.parser(),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from handlers.errors import KitError
-from repack import cli, pipeline
+from repack import cli, flags, pipeline
 from repack.backends import BACKENDS, PRECISIONS
 from repack.options import ROOT, ClassifierOptions, GpuOptions, Options, SourceOptions
 from repack.tasks import TASKS
@@ -143,7 +143,7 @@ def test_an_original_is_for_engines(tmp_path: Path) -> None:
 def helped(monkeypatch: pytest.MonkeyPatch, columns: int) -> dict[str, str]:
     """By flag what ``--help`` says of it, in one line each."""
     monkeypatch.setenv("COLUMNS", str(columns))
-    _, *parts = re.split(r"\n  (?=-)", cli.parser().format_help())
+    _, *parts = re.split(r"\n  (?=-)", flags.parser().format_help())
     lines = [" ".join(part.split()) for part in parts]
     return {re.split("[ ,]", line)[0]: line for line in lines}
 
@@ -153,7 +153,7 @@ def test_help_names_every_flag_and_its_default(
     columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = helped(monkeypatch, columns)
-    assert {a.option_strings[0] for a in cli.parser()._actions} == set(said)
+    assert {a.option_strings[0] for a in flags.parser()._actions} == set(said)
     assert {"-h", "--weights", "--backend", "--precision", "--samples", "--trt"} < set(said)
     for line in said.values():
         assert len(line.split(" ")) > 2, line
