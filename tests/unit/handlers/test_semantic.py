@@ -104,3 +104,14 @@ def test_a_background_stays_as_it_is_and_others_are_tinted() -> None:
     assert (drawn[39, 60:] == 200).all()
     mixed = 0.45 * 200 + 0.55 * np.array(semantic.colour(1))
     np.testing.assert_allclose(drawn[50, 60], mixed, atol=1)
+
+
+def test_of_equal_scores_the_first_class_is_taken() -> None:
+    """Also where another of the same score is looked at first, as it has the best anywhere."""
+    given = np.ones((3, 4, 4), np.float32)
+    given[1, 0, 0], given[2, 3, 3] = 2, 3
+    place = placed((4, 4), (4, 4), "stretch")[0]
+    found = semantic.label_map(given, 3, None, place, (4, 4), (4, 4))
+    want = np.zeros((4, 4))
+    want[0, 0], want[3, 3] = 1, 2
+    np.testing.assert_array_equal(found, want)

@@ -93,6 +93,15 @@ def test_calibration_by_hand() -> None:
     assert len(machine.batches) == 1
 
 
+def test_a_worker_may_be_quicker_among_others() -> None:
+    """A machine with little to do falls asleep between requests: two workers answered 122/s where
+    twice one alone would have been 115/s, and the plan took the lesser for the most."""
+    runs = [closed(1, 0.0182, 54.9), closed(2, 0.0172, 116.0), closed(8, 0.065, 122.0)]
+    machine = capacity.calibrate(runs)
+    assert machine.speeds[1] > 1.04
+    assert machine.capacity == pytest.approx(122, rel=0.01)
+
+
 def test_calibration_of_batches() -> None:
     runs = [
         closed(1, 0.017, 59.0, batch=4, processes=1, max_batch_delay_ms=5),

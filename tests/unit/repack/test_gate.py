@@ -21,7 +21,7 @@ from repack import backends
 from repack.backends.base import Found
 from repack.backends.conversion import Conversion
 from repack.candidates import Candidate, try_one
-from repack.gate import GateResult, Reference, check
+from repack.gate import GateResult, Reference, _count, check
 from repack.model import Arrays, Model
 from repack.onnx import export
 from repack.raw_tensors import tensors
@@ -172,6 +172,17 @@ def test_another_shape_or_a_missing_output_is_named(monkeypatch: pytest.MonkeyPa
     assert line == "output: shape [2, 2, 8, 8], the original's is [2, 4, 8, 8]"
 
 
+def test_whole_numbers_of_another_shape_or_none_are_named() -> None:
+    want: Arrays = {"classes": np.zeros((1, 4, 4), np.int32)}
+    for have, got in (({"classes": np.zeros((1, 4, 2), np.int32)}, "[1, 4, 2]"), ({}, "nothing")):
+        result = GateResult("f32")
+        _count("classes", [want], [have], result)
+        assert result.failures == [f"classes: shape {got}, the original's is [1, 4, 4]"]
+    result = GateResult("f32")
+    _count("classes", [want], [{"classes": np.eye(4, dtype=np.int32)[None]}], result)
+    assert (result.failures, result.outputs) == ([], {"classes": {"differing": 0.25}})
+
+
 def test_a_precision_that_does_not_run_is_named() -> None:
     report = {"label": "f32", "layers": {"f32": 1.0}, "flops": {"f32": 1.0}}
     assert shortfall("f32", report) is None
@@ -197,16 +208,23 @@ BOXES: NDArray[np.float64] = np.array(
 )
 
 
+SETTINGS: dict[str, Any] = {
+    **{"confidence": 0.25, "iou": 0.45, "max_detections": 300},
+    "head": YOLOv5(classes=3).to_setting(),
+}
+
+
+def detector(settings: dict[str, Any]) -> Model:
+    source = Source(nn.Identity(), "yolov5", "n", ("a", "b", "c"), Path(), "", "detection")
+    spec = TensorSpec("images", "uint8", ("batch", 320, 320, 3))
+    return Model(source, (spec,), (), None, lambda x: x, settings)
+
+
 def compared(
     other: NDArray[Any], asked: str = "f32", truth: NDArray[np.float32] | None = None
 ) -> Comparison:
-    source = Source(nn.Identity(), "yolov5", "n", ("a", "b", "c"), Path(), "", "detection")
-    spec = TensorSpec("images", "uint8", ("batch", 320, 320, 3))
-    settings: dict[str, Any] = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
-    settings["head"] = YOLOv5(classes=3).to_setting()
-    given = Model(source, (spec,), (), None, lambda x: x, settings)
     sample = Sample(Path("a.jpg"), {}, truth)
-    return compare(given, asked, [detections(BOXES)], [detections(other)], [sample])
+    return compare(detector(SETTINGS), asked, [detections(BOXES)], [detections(other)], [sample])
 
 
 def moved(row: int, column: int, value: float) -> NDArray[Any]:
@@ -239,6 +257,15 @@ def test_a_box_near_the_threshold_may_be_missing() -> None:
     extra = [200, 200, 260, 260, 0.27, 0]
     assert compared(np.vstack((BOXES, extra)), "bf16").failures == []
     assert compared(np.vstack((BOXES, extra)), "f32").failures
+
+
+def test_a_graphs_own_boxes_are_cut_as_they_are_answered() -> None:
+    """Its suppression has a limit for each class; what is beyond the limit of all is not lost."""
+    rows = np.concatenate((np.zeros((3, 1)), BOXES), axis=1).astype(np.float32)[::-1]
+    given, want = detector({**SETTINGS, "max_detections": 2}), detections(BOXES)
+    for found, failed in ((rows, False), (rows[:2], True)):
+        have = {**want, "detections": found}
+        assert bool(compare(given, "bf16", [want], [have], []).failures) == failed
 
 
 def test_a_loss_of_map_fails() -> None:

@@ -8,17 +8,22 @@ import gzip
 import json
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
+from deploy.kserve import service
+from deploy.kserve.messages import SERVICE, messages
 from deploy.kserve.models import ANSWERED, BODY, Model, Reply
 from deploy.kserve.rest import LENGTH, Asked, Speaker
 from deploy.kserve.tensors import Bytes, Mistake, Spec, Tensor, packed
 from handlers.tensors import npz
 from tests.support.archives import RECORD
+from tests.support.servers import free_ports
 
 FILES = Model("fd1", "1.0", False, (BODY,), ANSWERED)
 ARRAYS = Model(
@@ -345,3 +350,35 @@ def test_v1_of_a_model_of_tensors_is_its_handlers_own() -> None:
     assert handler.asked == [
         ("tiny", b'{"instances": [1]}', {"content-type": "application/json"})
     ]  # fmt: skip
+
+
+def test_what_is_refused_by_grpc_is_told_too() -> None:
+    """A real server and a real client of the protocol."""
+    told: list[tuple[int, str | None]] = []
+
+    async def ready(name: str) -> bool:
+        return True
+
+    async def scene() -> None:
+        handler = Handler()
+        speaker = Speaker({"fd1": FILES}, handler.ask, ready, require_json,
+                          lambda e: told.append((e.status, e.reason)))  # fmt: skip
+        (port, _) = free_ports()
+        server = await service.start(
+            speaker, "127.0.0.1", port, False, 1 << 20, lambda size: nullcontext()
+        )
+        known = messages()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            ask = channel.unary_unary(
+                f"/{SERVICE}/ModelMetadata",
+                known["ModelMetadataRequest"].SerializeToString,
+                known["ModelMetadataResponse"].FromString,
+            )
+            assert (await ask(known["ModelMetadataRequest"](name="fd1"))).name == "fd1"
+            assert told == []
+            with pytest.raises(grpc.aio.AioRpcError, match="none"):
+                await ask(known["ModelMetadataRequest"](name="none"))
+        await server.stop(None)
+
+    asyncio.run(scene())
+    assert told == [(404, "")]
